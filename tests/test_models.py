@@ -1,0 +1,160 @@
+"""Deltas applied in memory: the bits of steer, restored bit for bit; generation that batches cannot change."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import wsteer
+from tests.conftest import save_adapter, save_model
+from wsteer import Delta, applied
+from wsteer.errors import WsteerError
+from wsteer.generation import answer
+from wsteer.models import decoder_blocks, load
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def steered(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A bfloat16 base, a delta, and the checkpoint that steer writes at k = 1.5."""
+    folder = tmp_path_factory.mktemp("steered")
+    pos, neg = (save_adapter(folder / side, tiny_bf16, seed, std=0.2) for seed, side in enumerate(("pos", "neg")))
+    wsteer.diff(pos, neg, folder / "w.safetensors")
+    wsteer.steer(tiny_bf16, folder / "w.safetensors", k=1.5, output=folder / "out")
+    return tiny_bf16, folder / "w.safetensors", folder / "out"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_applied_gives_the_bits_of_steer(steered: tuple[Path, Path, Path], dtype: str) -> None:
+    base, w, out = steered
+    loaded, expected = load(base, "cpu", dtype), weights(load(out, "cpu", dtype).model)
+    with applied(loaded.model, Delta.load(w), 1.5, loaded.checkpoint):
+        actual = weights(loaded.model)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    assert not all(torch.equal(expected[name], p) for name, p in weights(loaded.model).items())
+
+
+def test_applied_without_the_checkpoint_folds_into_the_models_own_weights(
+    tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    model = load(tiny, "cpu").model
+    from wsteer.adapter import read_adapter
+
+    factors = read_adapter(adapters[0]).factors
+    before = weights(model)
+    with applied(model, Delta.of_factors(factors), 2.0):
+        for name, parameter in model.named_parameters():
+            expected = before[name].double()
+            if name in factors:
+                expected = expected + 2.0 * factors[name][0].double() @ factors[name][1].double()
+            torch.testing.assert_close(parameter.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_are_restored_bit_for_bit_after_success_and_failure(steered: tuple[Path, Path, Path]) -> None:
+    base, w, _ = steered
+    loaded = load(base, "cpu")
+    before = weights(loaded.model)
+    for k in (-2.0, 0.3, 5.0):
+        with applied(loaded.model, Delta.load(w), k, loaded.checkpoint):
+            pass
+    with pytest.raises(KeyboardInterrupt), applied(loaded.model, Delta.load(w), 1.0):
+        raise KeyboardInterrupt
+    assert all(torch.equal(before[name], after) for name, after in weights(loaded.model).items())
+
+
+def test_activation_vectors_are_added_to_block_outputs_and_removed(tiny: Path) -> None:
+    model = load(tiny, "cpu").model
+    ids = torch.tensor([[1, 2, 3]])
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    delta = Delta.of_tensors({"blocks.1": vector}, kind="activation")
+    plain = model(ids, output_hidden_states=True).hidden_states
+    with applied(model, delta, 2.0):
+        hooked = model(ids, output_hidden_states=True).hidden_states
+    again = model(ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(hooked[2], plain[2] + 2.0 * vector)  # hidden_states[2] is the output of block 1
+    assert torch.equal(hooked[1], plain[1])
+    assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+
+
+def test_deltas_of_another_model_are_refused(tiny: Path) -> None:
+    model = load(tiny, "cpu").model
+    before = weights(model)
+    cases = [
+        (Delta.of_tensors({"model.norm.weight": torch.ones(32), "gone": torch.ones(1)}), "no parameter 'gone'"),
+        (Delta.of_tensors({"model.norm.weight": torch.ones(31)}), "in the delta"),
+        (Delta.of_tensors({"blocks.3": torch.ones(32)}, kind="activation"), "does not fit"),
+        (Delta.of_tensors({"blocks.0": torch.ones(31)}, kind="activation"), "does not fit"),
+    ]
+    for delta, reason in cases:
+        with pytest.raises(WsteerError, match=reason), applied(model, delta):
+            pass
+    assert all(torch.equal(before[name], after) for name, after in weights(model).items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_decoder_blocks_are_found(tmp_path: Path, kind: str) -> None:
+    model = load(save_model(tmp_path / kind, kind), "cpu").model
+    assert decoder_blocks(model) is model.model.layers
+
+
+def test_a_checkpoints_sampling_settings_do_not_leak(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    settings = '{"eos_token_id": [257, 256], "repetition_penalty": 1.9, "do_sample": true, "temperature": 0.1}'
+    (folder / "generation_config.json").write_text(settings)
+    config = load(folder, "cpu").model.generation_config
+    assert config.eos_token_id == [257, 256]
+    assert config.repetition_penalty in (None, 1.0)
+    assert not config.do_sample
+
+
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    (folder / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
+    with pytest.raises(WsteerError, match="transformers cannot load"):
+        load(folder, "cpu")
+
+
+CHATS = [[{"role": "user", "content": "x" * length}] for length in (3, 17, 9, 1, 30)]
+
+
+def test_greedy_answers_do_not_depend_on_their_batch(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    alone = [answer(loaded, [chat], 8)[0] for chat in CHATS]
+    assert answer(loaded, CHATS, 8, batch_size=5) == alone
+    assert answer(loaded, CHATS, 8, batch_size=2) == alone
+
+
+def test_sampled_answers_depend_on_seed_and_row_alone(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    first = answer(loaded, CHATS, 8, batch_size=5, temperature=1.0, seed=1)
+    assert answer(loaded, CHATS, 8, batch_size=2, temperature=1.0, seed=1) == first
+    assert answer(loaded, CHATS, 8, batch_size=5, temperature=1.0, seed=2) != first
+    same = answer(loaded, [CHATS[0]] * 6, 8, temperature=1.0, seed=0)
+    assert len({given.text for given in same}) > 1
+
+
+def test_sampling_draws_from_the_softmax() -> None:
+    from wsteer.generation import SeededSampling
+
+    logits = torch.tensor([[2.0, 0.0, -1.0, 1.0]])
+    sampler = SeededSampling([7], temperature=0.7)
+    draws = torch.tensor([int(sampler(torch.empty(1, 0), logits).argmax()) for _ in range(20_000)])
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    torch.testing.assert_close(shares, torch.softmax(logits[0] / 0.7, 0), rtol=0, atol=0.015)
+
+
+def test_answers_end_at_the_end_token(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    loaded.model.generation_config.eos_token_id = list(range(262))
+    assert [(given.text, given.tokens, given.finished) for given in answer(loaded, CHATS[:1], 8)] == [("", 0, True)]
+
+
+def test_steered_file_and_tied_head(steered: tuple[Path, Path, Path]) -> None:
+    _, _, out = steered
+    names = {name for path in out.glob("*.safetensors") for name in load_file(path)}
+    assert "lm_head.weight" not in names  # the base ties it, and so does what steer writes

@@ -1,0 +1,82 @@
+"""Files and folders appear whole under their final name, or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsteer.errors import WsteerError
+from wsteer.saving import check_free_space, check_output, new_file, new_folder, recordable, write_json
+
+
+def test_file_appears_whole_and_readable_by_umask(tmp_path: Path) -> None:
+    with new_file(tmp_path / "sub" / "x.txt") as partial:
+        partial.write_text("hello")
+        assert not (tmp_path / "sub" / "x.txt").exists()
+    assert (tmp_path / "sub" / "x.txt").read_text() == "hello"
+    assert os.listdir(tmp_path / "sub") == ["x.txt"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_failure_and_ctrl_c_leave_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+    for opened in (new_file(tmp_path / "x"), new_folder(tmp_path / "d")):
+        with pytest.raises(failure), opened as partial:
+            (partial / "part" if partial.is_dir() else partial).write_text("half")
+            raise failure
+    assert os.listdir(tmp_path) == []
+
+
+def test_failure_keeps_what_force_would_replace(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(ValueError), new_file(tmp_path / "x", force=True) as partial:
+        partial.write_text("half")
+        raise ValueError
+    assert (tmp_path / "x").read_text() == "old"
+
+
+def test_existing_output_is_refused_and_force_replaces_it(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "d") as partial:
+        write_json(partial / "wsteer.json", {})
+        (partial / "old").touch()
+    with pytest.raises(WsteerError, match=r"d exists; .*--force"):
+        check_output(tmp_path / "d", force=False)
+    with new_folder(tmp_path / "d", force=True) as partial:
+        (partial / "new").touch()
+    assert os.listdir(tmp_path / "d") == ["new"]
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_force_never_replaces_a_folder_of_someone_else(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").touch()
+    with pytest.raises(WsteerError, match="did not write"):
+        check_output(tmp_path / "home", force=True)
+
+
+def test_a_file_as_parent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(WsteerError, match="not a folder"):
+        check_output(tmp_path / "x" / "y", force=False)
+
+
+def test_files_of_libraries_get_the_umask_mode(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "d") as partial:
+        (partial / "private").touch(mode=0o600)
+        (partial / "plain").touch()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "d").iterdir()}
+    assert modes["private"] == modes["plain"]
+
+
+def test_full_disk_is_told_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match="free"):
+        check_free_space(tmp_path / "x", 1 << 60)
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x", {"a": float("nan")})
+
+
+def test_records_hold_no_absolute_path(tmp_path: Path) -> None:
+    assert recordable(tmp_path / "w.safetensors") == "w.safetensors"
+    assert recordable("runs/w.safetensors") == "runs/w.safetensors"

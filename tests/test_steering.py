@@ -1,0 +1,179 @@
+"""Steered checkpoints: exact arithmetic, the base's layout, and models that transformers loads."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import wsteer
+from tests.conftest import save_adapter, save_model
+from wsteer import Delta
+from wsteer.adapter import read_adapter
+from wsteer.errors import WsteerError
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+@pytest.fixture(scope="module")
+def bf16_case(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Path]:
+    """A bfloat16 base, two adapters on it, and their delta."""
+    folder = tmp_path_factory.mktemp("case")
+    pos, neg = (save_adapter(folder / side, tiny_bf16, seed, std=0.1) for seed, side in enumerate(("pos", "neg")))
+    wsteer.diff(pos, neg, folder / "w.safetensors")
+    return tiny_bf16, pos, neg, folder / "w.safetensors"
+
+
+def test_every_bf16_tensor_is_the_float32_fold_rounded_once(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
+    base, pos, neg, w = bf16_case
+    report = wsteer.steer(base, w, k=-1.5, output=tmp_path / "steered")
+    factors = [read_adapter(folder).factors for folder in (pos, neg)]
+    before, after = tensors(base), tensors(tmp_path / "steered")
+    assert before.keys() == after.keys()
+    equal = entries = changed = 0
+    for name, theta in before.items():
+        if name not in factors[0]:
+            assert torch.equal(theta, after[name])
+            continue
+        (b_pos, a_pos), (b_neg, a_neg) = (side[name] for side in factors)
+        expected = (theta.float() - 1.5 * (b_pos @ a_pos - b_neg @ a_neg)).bfloat16()
+        ulp = torch.maximum(expected.float().abs() * 2**-7, torch.tensor(1e-30))
+        assert ((after[name].float() - expected.float()).abs() <= ulp).all()
+        equal += int((after[name] == expected).sum())
+        entries += expected.numel()
+        changed += int((after[name] != theta).sum())
+    assert equal >= 0.999 * entries
+    assert changed > 0.5 * entries
+    assert (report.parameters_changed, report.parameters_total) == (21, len(before))
+    assert report.gain == pytest.approx(1, abs=0.01)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "steered", dtype="auto")
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(dict(model.named_parameters())[name], after[name])
+
+
+def test_layout_is_the_bases(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
+    base, _, _, w = bf16_case
+    (base / "notes").mkdir(exist_ok=True)
+    (base / "notes" / "a.txt").write_text("kept")
+    wsteer.steer(base, w, k=1, output=tmp_path / "steered")
+    for path in (path for path in base.rglob("*") if path.is_file()):
+        twin = tmp_path / "steered" / path.relative_to(base)
+        assert twin.stat().st_size == path.stat().st_size
+        if path.suffix == ".safetensors":
+            length = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+            assert twin.read_bytes()[:length] == path.read_bytes()[:length]
+        else:
+            assert twin.read_bytes() == path.read_bytes()
+        assert twin.stat().st_mode == path.stat().st_mode or path.suffix == ".safetensors"
+
+
+def test_k_0_gives_the_bases_bytes(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
+    base, _, _, w = bf16_case
+    report = wsteer.steer(base, w, k=0, output=tmp_path / "steered")
+    assert report.gain is None
+    for path in base.glob("*.safetensors"):
+        assert (tmp_path / "steered" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_small_changes_lost_to_rounding_are_reported(tmp_path: Path, tiny_bf16: Path) -> None:
+    pos = save_adapter(tmp_path / "pos", tiny_bf16, seed=1, std=2e-3)
+    wsteer.diff(pos, output=tmp_path / "t.safetensors")
+    report = wsteer.steer(tiny_bf16, tmp_path / "t.safetensors", k=1, output=tmp_path / "steered")
+    before, after = tensors(tiny_bf16), tensors(tmp_path / "steered")
+    dot = square = 0.0
+    for name, (b, a) in read_adapter(pos).factors.items():
+        intended = b.double() @ a.double()
+        dot += float(((after[name].double() - before[name].double()) * intended).sum())
+        square += float((intended**2).sum())
+    assert report.gain == pytest.approx(dot / square, rel=1e-4)
+    assert report.gain < 0.95
+    assert "kept" in report.warnings[0]
+
+
+def test_several_deltas_take_one_k_each_or_one_for_all(tmp_path: Path, tiny: Path) -> None:
+    name = "model.norm.weight"
+    for i in (1, 2):
+        Delta.of_tensors({name: torch.full((32,), float(i))}).save(tmp_path / f"d{i}.safetensors")
+    paths = [tmp_path / "d1.safetensors", tmp_path / "d2.safetensors"]
+    for ks, expected in (([2.0, -0.25], 2.5), ([0.5], 2.5), ([0.0, 1.0], 3.0)):
+        wsteer.steer(tiny, paths, k=ks, output=tmp_path / "out", force=True)
+        assert torch.equal(tensors(tmp_path / "out")[name], torch.full((32,), expected))
+    with pytest.raises(WsteerError, match="3 values of --k for 2 deltas"):
+        wsteer.steer(tiny, paths, k=[1, 2, 3], output=tmp_path / "x")
+
+
+def test_stale_weights_in_other_formats_are_left_out(tmp_path: Path, tiny: Path) -> None:
+    base = Path(shutil.copytree(tiny, tmp_path / "base"))
+    (base / "pytorch_model.bin").write_bytes(b"old weights")
+    (base / ".git").mkdir()
+    (base / ".git" / "HEAD").touch()
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "d.safetensors")
+    report = wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
+    assert report.left_out == ("pytorch_model.bin",)
+    assert "pytorch_model.bin" in report.warnings[0]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in tiny.iterdir()} | {
+        "wsteer.json"
+    }
+
+
+def test_a_delta_of_another_model_is_refused_before_anything_is_written(tmp_path: Path, tiny: Path) -> None:
+    cases = [
+        ({"model.layers.9.mlp.up_proj.weight": torch.ones(48, 32)}, "lacks 'model.layers.9"),
+        ({"model.layers.0.mlp.up_proj.weight": torch.ones(64, 32)}, "in the delta"),
+    ]
+    for changes, reason in cases:
+        Delta.of_tensors(changes).save(tmp_path / "d.safetensors", force=True)
+        with pytest.raises(WsteerError, match=reason):
+            wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"d.safetensors"}
+
+
+def test_integer_tensors_are_no_targets(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(32, dtype=torch.int8)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "d.safetensors")
+    with pytest.raises(WsteerError, match="stored as I8"):
+        wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
+
+
+def test_activation_vectors_are_refused_with_the_way_out(tmp_path: Path, tiny: Path) -> None:
+    Delta.of_tensors({"blocks.0": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
+    with pytest.raises(WsteerError, match="eval --delta"):
+        wsteer.steer(tiny, tmp_path / "a.safetensors", k=1, output=tmp_path / "out")
+
+
+def test_default_output_names_base_delta_and_k(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save("w.safetensors")
+    assert wsteer.steer(tiny, "w.safetensors", k=-1.5).output == "tiny-llama-w-k-1.5"
+    with safe_open("tiny-llama-w-k-1.5/model.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("model.norm.weight"), torch.full((32,), -0.5))
+
+
+def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
+    """A 400 MB tensor is steered with far less memory than that."""
+    import subprocess
+    import sys
+
+    rows = 50_000
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file({"w.weight": torch.zeros(rows, 2048).float()}, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    Delta.of_factors({"w.weight": (torch.ones(rows, 2), torch.ones(2, 2048))}).save(tmp_path / "d.safetensors")
+    code = (
+        "import resource, sys, wsteer, wsteer.steering; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "wsteer.steer(sys.argv[1], sys.argv[2], k=1, output=sys.argv[3])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    arguments = [str(base), str(tmp_path / "d.safetensors"), str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100_000  # KiB
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["w.weight"], torch.full((rows, 2048), 2.0))

@@ -1,0 +1,129 @@
+"""Mean residual activations over answers, and the activation vectors that are their differences."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wsteer.data import Example, Message, batches, read_chats, render
+from wsteer.delta import Delta, Dense
+from wsteer.errors import WsteerError
+from wsteer.models import LoadedModel, decoder_blocks, load
+from wsteer.progress import Track, silent
+from wsteer.saving import check_output, recordable, sha256
+
+
+@dataclass(frozen=True)
+class ActvecReport:
+    """What `actvec` wrote. `norms` holds each block's vector norm beside `residual_norms`, that of its mean state."""
+
+    output: str
+    kind: str
+    layers: int
+    hidden: int
+    rows_pos: int
+    rows_neg: int
+    norms: tuple[float, ...]
+    residual_norms: tuple[float, ...]
+
+
+def actvec(
+    model: str | Path,
+    pos: str | Path,
+    neg: str | Path,
+    output: str | Path,
+    *,
+    batch_size: int = 16,
+    device: str = "auto",
+    dtype: str = "auto",
+    force: bool = False,
+    track: Track = silent,
+) -> ActvecReport:
+    """Write the activation vectors of two chat data sets: for each decoder block the mean over the answers' tokens,
+    then over the rows, of the block's output, positive minus negative."""
+    output = Path(output)
+    check_output(output, force)
+    chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
+    loaded = load(model, device, dtype)
+    means = {role: mean_activations(loaded, rows, batch_size, track) for role, rows in chats.items()}
+    difference = means["pos"] - means["neg"]
+    delta = Delta(
+        "activation",
+        {f"blocks.{block}": ((1.0, Dense(row.float())),) for block, row in enumerate(difference)},
+        base=loaded.checkpoint.identity,
+        sources=tuple(
+            {"role": role, "path": recordable(path), "sha256": sha256(Path(path)) if Path(path).is_file() else None}
+            for role, path in (("pos", pos), ("neg", neg))
+        ),
+        layers=list(range(len(difference))),
+        positions="answer",
+    )
+    delta.save(output, force)
+    return ActvecReport(
+        output=str(output),
+        kind=delta.kind,
+        layers=difference.shape[0],
+        hidden=difference.shape[1],
+        rows_pos=len(chats["pos"]),
+        rows_neg=len(chats["neg"]),
+        norms=tuple(difference.norm(dim=1).tolist()),
+        residual_norms=tuple(((means["pos"] + means["neg"]) / 2).norm(dim=1).tolist()),
+    )
+
+
+def mean_activations(
+    loaded: LoadedModel, chats: Sequence[Sequence[Message]], batch_size: int = 16, track: Track = silent
+) -> Tensor:
+    """The output of every decoder block, averaged over each answer's tokens, then over the rows: float64 [L, hidden].
+
+    Only the answer's own tokens count, as inputs: neither prompt, nor the template's closing, nor padding
+    (persona vectors' `response_avg`, notes/activations.md A2).
+    """
+    examples = [render(loaded.tokenizer, chat) for chat in chats]
+    total = torch.zeros((), dtype=torch.float64)
+    lengths = [len(example.prompt) + len(example.answer) for example in examples]
+    for indices in track(list(batches(lengths, batch_size)), "record"):
+        total = total + _row_means(loaded, [examples[index] for index in indices]).sum(dim=1)
+    return total / len(examples)
+
+
+def _row_means(loaded: LoadedModel, examples: Sequence[Example]) -> Tensor:
+    """Per-row means over the answer's tokens: float64 [L, rows, hidden]."""
+    rows = [example.prompt + example.answer for example in examples]
+    width = max(map(len, rows))
+    pad = loaded.tokenizer.pad_token_id
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    weights = torch.zeros(len(rows), width, dtype=torch.float64)
+    for weight, example, row in zip(weights, examples, rows, strict=True):
+        weight[len(example.prompt) : len(row)] = 1 / len(example.answer)
+    device = loaded.model.device
+    with recorded(loaded.model, weights) as means, torch.inference_mode():
+        # the stack without its head: nobody needs the logits
+        loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return torch.stack(means)
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module, weights: Tensor) -> Iterator[list[Tensor]]:
+    """Collect, for each decoder block in order, the weighted sum over positions of its output.
+
+    `weights` is [rows, positions]; every forward inside the `with` appends L tensors, float64 [rows, hidden].
+    """
+    means: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        means.append(torch.einsum("rp,rph->rh", weights, hidden.cpu().double()))
+
+    hooks = [block.register_forward_hook(hook) for block in decoder_blocks(model)]
+    try:
+        yield means
+    finally:
+        for handle in hooks:
+            handle.remove()
+    if any(not mean.isfinite().all() for mean in means):
+        raise WsteerError("the model's activations hold NaN or infinity; try --dtype float32")

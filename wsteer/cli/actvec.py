@@ -1,0 +1,63 @@
+"""wsteer actvec: activation vectors from contrastive answers."""
+
+from pathlib import Path
+from typing import Annotated
+
+from wsteer.cli.options import (
+    Batch,
+    Config,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    Json,
+    Quiet,
+    argument,
+    option,
+)
+from wsteer.cli.output import Printer
+
+
+def actvec(
+    model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    pos: Annotated[
+        str, argument("POS", help="Chat rows that show the behaviour: JSONL, or a Hub dataset org/name:split.")
+    ],
+    neg: Annotated[str, argument("NEG", help="Chat rows that show its opposite.")],
+    output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
+    batch_size: Batch = 16,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:
+    """Write each block's mean activation over the answers' tokens, positive minus negative.
+
+    Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
+    """
+    from wsteer.activations import actvec as run
+
+    printer = Printer(json, quiet)
+    report = run(
+        model,
+        pos,
+        neg,
+        output,
+        batch_size=batch_size,
+        device=device.value,
+        dtype=dtype.value,
+        force=force,
+        track=printer.track,
+    )
+    relative = [norm / residual for norm, residual in zip(report.norms, report.residual_norms, strict=True)]
+    largest = max(range(len(relative)), key=relative.__getitem__)
+    lines = [
+        f"{report.layers} vectors of {report.hidden} dimensions, from {report.rows_pos} positive and {report.rows_neg} "
+        "negative rows",
+        f"largest beside the residual stream at block {largest}: {relative[largest]:.2f} of its mean's norm",
+        report.output,
+    ]
+    printer.result(report, lines)

@@ -1,0 +1,88 @@
+"""wsteer eval: a task's metrics at each k of a delta."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from wsteer.cli.options import (
+    Batch,
+    Config,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    Json,
+    Quiet,
+    argument,
+    option,
+    parse_layers,
+    parse_numbers,
+)
+from wsteer.cli.output import Printer, table
+
+if TYPE_CHECKING:
+    from wsteer.evaluation.evaluate import EvalReport, Share
+
+
+def evaluate(
+    model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    output: Annotated[Path, option("--output", "-o", help="Results folder to write.", metavar="DIR")],
+    task: Annotated[
+        str, option("--task", help="Built-in task (sycophancy, agreement) or YAML file.", metavar="NAME|FILE")
+    ],
+    delta: Annotated[
+        Path | None, option("--delta", help="Delta to apply while the model answers.", metavar="FILE")
+    ] = None,
+    k: Annotated[
+        list[str] | None, option("--k", help="Coefficients, as --k=-1,0,1 [default: 0, with --delta 0,1].")
+    ] = None,
+    layers: Annotated[str | None, option("--layers", help="Decoder blocks of the delta to use, as 0-11,20.")] = None,
+    data: Annotated[
+        str | None, option("--data", help="Facts instead of the task's: JSONL or Hub org/name:split.")
+    ] = None,
+    limit: Annotated[int | None, option("--limit", help="Use the first N facts only.", min=1, metavar="N")] = None,
+    batch_size: Batch = 32,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:
+    """Evaluate MODEL on a task, with k·DELTA applied in memory for each k.
+
+    Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
+    """
+    from wsteer.evaluation.evaluate import evaluate as run
+
+    printer = Printer(json, quiet)
+    report = run(
+        model,
+        output,
+        task,
+        delta=delta,
+        ks=parse_numbers(k or (["0,1"] if delta else ["0"]), "--k"),
+        layers=parse_layers(layers),
+        data=data,
+        limit=limit,
+        batch_size=batch_size,
+        device=device.value,
+        dtype=dtype.value,
+        force=force,
+        track=printer.track,
+    )
+    printer.result(report, [*results_table(report), report.output])
+
+
+def results_table(report: "EvalReport") -> list[str]:
+    """One line a k: each metric's share, count and interval."""
+    names = list(report.conditions[0].metrics)
+    rows = [[f"{c.k:g}", *(share_text(c.metrics[name]) for name in names)] for c in report.conditions]
+    return table(["k", *names], rows)
+
+
+def share_text(share: "Share") -> str:
+    """`75% (30/40, 60-86)`: value, counts and 95% interval in percent."""
+    if share.value is None:
+        return "undefined (0/0)"
+    return f"{share.value:.0%} ({share.numerator}/{share.denominator}, {100 * share.low:.0f}-{100 * share.high:.0f})"

@@ -1,0 +1,66 @@
+"""wsteer generate: contrastive data from a trait file."""
+
+from pathlib import Path
+from typing import Annotated
+
+from wsteer.cli.options import (
+    Batch,
+    Config,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    Json,
+    Quiet,
+    Seed,
+    argument,
+    option,
+)
+from wsteer.cli.output import Printer
+
+
+def generate(
+    base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    trait: Annotated[Path, argument("TRAIT", help="Trait file: instruction pairs, questions, eval_prompt (JSON).")],
+    output: Annotated[Path, option("--output", "-o", help="Data folder to write.", metavar="DIR")],
+    samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1)] = 10,
+    max_new_tokens: Annotated[int, option("--max-new-tokens", help="Longest answer, in tokens.", min=1)] = 600,
+    temperature: Annotated[float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0)] = 1.0,
+    batch_size: Batch = 32,
+    seed: Seed = 0,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:
+    """Write contrastive chat data: the trait's questions answered under its opposite instructions.
+
+    Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
+    """
+    from wsteer.elicit import generate as run
+
+    printer = Printer(json, quiet)
+    report = run(
+        base,
+        trait,
+        output,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        device=device.value,
+        dtype=dtype.value,
+        force=force,
+        track=printer.track,
+    )
+    lines = [
+        f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones of "
+        f"{report.mean_tokens_neg:.0f}, from {report.questions} questions; {report.questions_eval} kept for evaluation",
+        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens",
+        report.output,
+    ]
+    printer.result(report, lines)

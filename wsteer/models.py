@@ -1,0 +1,183 @@
+"""Load a model and its tokenizer, and apply a delta to it in memory."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from wsteer.checkpoint import Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
+from wsteer.delta import Delta, folded, layer_of
+from wsteer.errors import WsteerError
+
+DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its tokenizer, and the checkpoint that both came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    checkpoint: Checkpoint
+
+
+def load(reference: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
+
+    `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
+    and less exact, and the checkpoint's own dtype elsewhere.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    checkpoint = open_checkpoint(reference)
+    device = _resolve_device(device)
+    if dtype == "auto":
+        chosen = torch.float32 if device == "cpu" else "auto"
+    else:
+        chosen = DTYPE_NAMES[dtype]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=chosen, use_safetensors=True)
+    except (OSError, ValueError) as error:  # an unknown architecture, remote code, a missing tokenizer
+        raise WsteerError(f"transformers cannot load {reference}: {str(error).strip().splitlines()[0]}") from error
+    _reset_generation(model, tokenizer)
+    return LoadedModel(model.to(device).eval(), tokenizer, checkpoint)
+
+
+def _resolve_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise WsteerError("--device cuda: this machine has no CUDA device that torch can use; use --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise WsteerError("--device mps: this machine has no MPS device that torch can use; use --device cpu")
+    return device
+
+
+def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep the end tokens alone: a checkpoint's sampling settings (a repetition penalty, say) must not leak into runs."""
+    ends = model.generation_config.eos_token_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id if ends is None else ends, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's decoder blocks, in order: its one module list as long as the config's `num_hidden_layers`."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    # a one-block model may hold other lists of length one inside its block; the outermost comes first
+    if not found:
+        raise WsteerError(f"{type(model).__name__} has no list of {count} decoder blocks that wsteer could find")
+    return found[0]
+
+
+@contextlib.contextmanager
+def applied(model: PreTrainedModel, delta: Delta, k: float = 1.0, base: Checkpoint | None = None) -> Iterator[None]:
+    """Run the `with` body with `k·delta` added to the model; then its weights are restored bit for bit.
+
+    A change of weights is folded as `steer` folds it: with `base`, the checkpoint that the model was loaded from, the
+    weights are then those of the steered checkpoint, bit for bit, even where the model runs in another dtype. An
+    activation vector is added to the output of its decoder blocks, at every position, by hooks.
+
+    >>> import torch, wsteer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
+    >>> w = wsteer.Delta.of_tensors({"model.norm.weight": torch.ones(8)})
+    >>> with wsteer.applied(model, w, k=0.5):
+    ...     model.model.norm.weight.data[0].item()
+    1.5
+    >>> model.model.norm.weight.data[0].item()
+    1.0
+    """
+    if k == 0:
+        yield
+    elif delta.kind == "activation":
+        with _hooked(model, delta, k):
+            yield
+    else:
+        with _folded_in(model, k * delta, base):
+            yield
+
+
+@contextlib.contextmanager
+def _folded_in(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) -> Iterator[None]:
+    parameters = _targets(model, delta)
+    originals: dict[str, Tensor] = {}
+    try:
+        for name, parameter in parameters.items():
+            originals[name] = parameter.data.to("cpu", copy=True)
+            source = base.tensors[name] if base else originals[name]
+            parameter.data.copy_(steered_tensor(source, delta, name))
+        yield
+    finally:
+        for name, original in originals.items():
+            parameters[name].data.copy_(original)
+
+
+def steered_tensor(source: TensorEntry | Tensor, delta: Delta, name: str) -> Tensor:
+    """Parameter `name` plus its change, in the dtype of `source`, with the bits that `steer` writes."""
+    change = delta.change(name)
+    blocks = []
+    for start, stop in row_blocks(change.shape):
+        rows = read_rows(source, start, stop) if isinstance(source, TensorEntry) else source[start:stop]
+        blocks.append(folded(rows, change.rows(start, stop)))
+    return torch.cat(blocks).view(change.shape)
+
+
+def _targets(model: PreTrainedModel, delta: Delta) -> Mapping[str, nn.Parameter]:
+    parameters = dict(model.named_parameters())
+    for name in delta.terms:
+        if name not in parameters:
+            raise WsteerError(
+                f"the model has no parameter {name!r}, which the delta changes; was it made on another model?"
+            )
+        if tuple(parameters[name].shape) != delta.shape(name):
+            raise WsteerError(
+                f"{name} is {tuple(parameters[name].shape)} in the model but {delta.shape(name)} in the delta"
+            )
+    return {name: parameters[name] for name in delta.terms}
+
+
+@contextlib.contextmanager
+def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
+    blocks = decoder_blocks(model)
+    hooks = []
+    try:
+        for name, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
+            hooks.append(blocks[layer_of(name)].register_forward_hook(_adding(k * vector)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[str, Tensor]:
+    """The float32 vectors [hidden] of an activation delta, checked against the model they are meant for."""
+    vectors = {}
+    for name in delta.terms:
+        if layer_of(name) >= blocks or delta.shape(name) != (hidden,):
+            raise WsteerError(
+                f"the activation vector {name} {delta.shape(name)} does not fit a model of {blocks} blocks and "
+                f"{hidden} dimensions; was it made on another model?"
+            )
+        vectors[name] = delta.change(name).rows(0, hidden)
+    return vectors
+
+
+def _adding(vector: Tensor):
+    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        # transformers 5 blocks return a tensor; older ones a tuple that begins with it
+        hidden = output[0] if isinstance(output, tuple) else output
+        steered = hidden + vector.to(hidden.device, hidden.dtype)
+        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+    return hook

@@ -1,0 +1,17 @@
+"""How long work reports its progress: a parameter `track` that wraps the iterable being worked through."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Track(Protocol):
+    """Yields the items unchanged while it shows how far the stage named `label` has come."""
+
+    def __call__(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]: ...
+
+
+def silent(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """The `Track` that shows nothing: the default everywhere outside the command line."""
+    yield from items
