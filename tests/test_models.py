@@ -68,16 +68,23 @@ def test_weights_are_restored_bit_for_bit_after_success_and_failure(steered: tup
 
 def test_activation_vectors_are_added_to_block_outputs_and_removed(tiny: Path) -> None:
     model = load(tiny, "cpu").model
-    ids = torch.tensor([[1, 2, 3]])
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     delta = Delta.of_tensors({"blocks.1": vector}, kind="activation")
-    plain = model(ids, output_hidden_states=True).hidden_states
+
+    def block_inputs() -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+        hooks = [b.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for b in model.model.layers]
+        model(torch.tensor([[1, 2, 3]]))
+        for hook in hooks:
+            hook.remove()
+        return seen
+
+    plain = block_inputs()
     with applied(model, delta, 2.0):
-        hooked = model(ids, output_hidden_states=True).hidden_states
-    again = model(ids, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(hooked[2], plain[2] + 2.0 * vector)  # hidden_states[2] is the output of block 1
+        hooked = block_inputs()
+    torch.testing.assert_close(hooked[2], plain[2] + 2.0 * vector)  # what enters block 2 is the output of block 1
     assert torch.equal(hooked[1], plain[1])
-    assert all(torch.equal(x, y) for x, y in zip(plain, again, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(plain, block_inputs(), strict=True))
 
 
 def test_deltas_of_another_model_are_refused(tiny: Path) -> None:
@@ -142,7 +149,7 @@ def test_sampling_draws_from_the_softmax() -> None:
     from wsteer.generation import SeededSampling
 
     logits = torch.tensor([[2.0, 0.0, -1.0, 1.0]])
-    sampler = SeededSampling([7], temperature=0.7)
+    sampler = SeededSampling(0, [7], temperature=0.7)
     draws = torch.tensor([int(sampler(torch.empty(1, 0), logits).argmax()) for _ in range(20_000)])
     shares = torch.bincount(draws, minlength=4) / len(draws)
     torch.testing.assert_close(shares, torch.softmax(logits[0] / 0.7, 0), rtol=0, atol=0.015)

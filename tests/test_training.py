@@ -28,7 +28,7 @@ def test_writes_an_adapter_that_peft_loads_and_that_learnt(
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (32, 16, 0.0, "none")
     assert set(config.target_modules) == {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"}
-    assert report.val_loss < report.val_loss_before - 0.5
+    assert report.val_loss < report.val_loss_before - 0.2
     assert (report.steps, report.rows_train, report.rows_val) == (30, 9, 1)
     assert config.base_model_name_or_path == str(tiny)
 
@@ -66,7 +66,7 @@ def test_first_loss_equals_an_independent_computation(tmp_path: Path, tiny: Path
             ids = torch.tensor([example.prompt + example.answer + example.closing])
             logits = model(ids).logits[0, len(example.prompt) - 1 : -1]
             losses.append(torch.nn.functional.cross_entropy(logits, ids[0, len(example.prompt) :], reduction="none"))
-        assert logged == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
+        assert logged == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
 def test_same_seed_gives_the_same_adapter_and_pos_and_neg_share_their_start(

@@ -69,17 +69,25 @@ def diff(
     from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`.
 
     Raises WsteerError where the sides do not fit each other, or where their difference is nothing.
+
+    >>> import tempfile, torch, wsteer
+    >>> folder = tempfile.mkdtemp()
+    >>> for side, value in (("pos", 3.0), ("neg", 1.0)):
+    ...     wsteer.Delta.of_tensors({"w": torch.full((2, 2), value)}).save(f"{folder}/{side}.safetensors")
+    >>> report = wsteer.diff(f"{folder}/pos.safetensors", f"{folder}/neg.safetensors", f"{folder}/w.safetensors")
+    >>> report.kind, report.norm, report.norm_pos, report.cos_pos_neg
+    ('contrastive', 4.0, 6.0, 1.0)
     """
     output = Path(output)
     check_output(output, force)
     sides = [open_side(pos, "pos")] + ([open_side(neg, "neg")] if neg is not None else [])
     base_checkpoint = open_checkpoint(base) if base is not None else None
+    identity = base_checkpoint.identity if base_checkpoint else _common_base(sides)
     changes = [_change(side, base_checkpoint) for side in sides]
     combined = _subtract(sides, changes, track)
     sources = tuple(side.source for side in sides)
     if base_checkpoint:
         sources += ({"role": "base", "path": base_checkpoint.name, "sha256": None},)
-    identity = base_checkpoint.identity if base_checkpoint else _common_base(sides)
     delta = replace(combined, kind=_kind(sides), base=identity, sources=sources, options={})
     dots = gram(changes, track) if None not in changes else None
     norm, identical = _norm_and_identical(delta, track)

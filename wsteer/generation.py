@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -25,18 +26,17 @@ class SeededSampling(LogitsProcessor):
     """Turns greedy choice into sampling at a temperature, by Gumbel noise from one generator a row.
 
     argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). With a generator of its own, seeded by the
-    row's index, an answer does not depend on which rows share its batch.
+    run's seed and the row's index, an answer does not depend on which rows share its batch. (By numpy's generators:
+    torch's on the CPU keep 32 bits of a seed.)
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float):
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, seed: int, indices: Sequence[int], temperature: float):
+        self.generators = [np.random.default_rng([seed, index]) for index in indices]
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = torch.stack([torch.rand(scores.shape[1], generator=generator) for generator in self.generators])
-        # rand is in [0, 1): the clamp keeps log from infinity
-        gumbel = -torch.log(-torch.log(noise.clamp_(1e-20, 1 - 1e-7)))
-        return scores.float() / self.temperature + gumbel.to(scores.device)
+        noise = np.stack([generator.gumbel(size=scores.shape[1]) for generator in self.generators])
+        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
 
 
 def answer(
@@ -52,8 +52,7 @@ def answer(
     prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
     answers: dict[int, Answer] = {}
     for indices in track(list(batches(map(len, prompts), batch_size)), "generate"):
-        seeds = [(seed << 32) + index for index in indices]
-        processors = [SeededSampling(seeds, temperature)] if temperature else []
+        processors = [SeededSampling(seed, indices, temperature)] if temperature else []
         generated = _generate(loaded, [prompts[index] for index in indices], max_new_tokens, processors)
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]

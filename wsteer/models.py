@@ -36,10 +36,7 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto") -> Lo
     transformers.utils.logging.disable_progress_bar()
     checkpoint = open_checkpoint(reference)
     device = _resolve_device(device)
-    if dtype == "auto":
-        chosen = torch.float32 if device == "cpu" else "auto"
-    else:
-        chosen = DTYPE_NAMES[dtype]
+    chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
         model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=chosen, use_safetensors=True)
@@ -60,7 +57,7 @@ def _resolve_device(device: str) -> str:
 
 
 def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Keep the end tokens alone: a checkpoint's sampling settings (a repetition penalty, say) must not leak into runs."""
+    """Keep the end tokens alone: a checkpoint's sampling settings, such as a repetition penalty, must not leak."""
     ends = model.generation_config.eos_token_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -69,6 +69,17 @@ def steer(
     One k for all deltas, or one for each. Every touched tensor is folded in float32 and rounded once, to nearest, to
     the dtype it is stored in; shards keep the base's files, order and offsets, and other files are copied byte for
     byte. Raises WsteerError, before anything is written, where a delta names what the base lacks.
+
+    >>> import json, tempfile, torch, wsteer
+    >>> from pathlib import Path
+    >>> from safetensors.torch import load_file, save_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "base").mkdir()
+    >>> save_file({"w": torch.tensor([1.0, 2.0])}, folder / "base" / "model.safetensors")
+    >>> wsteer.Delta.of_tensors({"w": torch.tensor([10.0, 0.0])}).save(folder / "d.safetensors")
+    >>> report = wsteer.steer(folder / "base", folder / "d.safetensors", k=-1.5, output=folder / "out")
+    >>> load_file(folder / "out" / "model.safetensors")["w"].tolist()
+    [-14.0, 2.0]
     """
     paths = [Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas)]
     ks = _spread([k] if isinstance(k, int | float) else list(k), len(paths))
@@ -205,7 +216,7 @@ def _warnings(gain: float | None, left_out: Sequence[str]) -> tuple[str, ...]:
     warnings = []
     if gain is not None and gain < LOW_GAIN:
         warnings.append(
-            f"rounding to the base's dtype kept {gain:.0%} of the change: steer a float32 copy of the base to keep all of it"
+            f"rounding to the base's dtype kept {gain:.0%} of the change; steer a float32 copy to keep it all"
         )
     if left_out:
         warnings.append(f"not copied, since they would hold the base's unsteered weights: {', '.join(left_out)}")

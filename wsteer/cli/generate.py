@@ -58,8 +58,8 @@ def generate(
         track=printer.track,
     )
     lines = [
-        f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones of "
-        f"{report.mean_tokens_neg:.0f}, from {report.questions} questions; {report.questions_eval} kept for evaluation",
+        f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
+        f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
         f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens",
         report.output,
     ]

@@ -1,12 +1,12 @@
 """Options that several commands share, --config, and the parsing of their values."""
 
+import math
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from wsteer.errors import WsteerError
 
 
 class Device(str, Enum):
@@ -37,30 +37,35 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take the command's defaults from a YAML file: flag > environment > file > default."""
     if path is None or context.resilient_parsing:
         return path
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise WsteerError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WsteerError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise WsteerError(f"--config {path} must hold a mapping of option names to values")
+    values = _read_config(path)
     parameters = {_config_key(parameter): parameter for parameter in context.command.params}
     parameters.pop("config")
     context.default_map = {}
     for key, value in values.items():
         parameter = parameters.get(str(key).replace("-", "_"))
         if parameter is None:
-            raise WsteerError(f"--config {path}: unknown key {key!r}; the keys are {', '.join(sorted(parameters))}")
-        several = parameter.multiple or parameter.nargs == -1
+            raise typer.BadParameter(f"{path}: unknown key {key!r}; the keys are {', '.join(sorted(parameters))}")
+        several = getattr(parameter, "multiple", False) or parameter.nargs == -1
         context.default_map[parameter.name] = [value] if several and not isinstance(value, list) else value
     return path
 
 
+def _read_config(path: Path) -> dict:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{path} must hold a mapping of option names to values")
+    return values
+
+
 def _config_key(parameter: Any) -> str:
-    """The long flag's name without dashes, or the argument's own name."""
+    """The long flag's name without dashes, or the argument's name in its metavar (DELTA: delta)."""
     flags = [flag for flag in parameter.opts if flag.startswith("--")]
     return (flags[0].removeprefix("--") if flags else parameter.name).replace("-", "_")
 
@@ -87,9 +92,11 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
         try:
             number = float(part)
         except ValueError:
-            raise WsteerError(f"{name}: {part!r} is not a number; write several as {name}=-1,0,1") from None
-        if number != number or number in (float("inf"), float("-inf")):
-            raise WsteerError(f"{name}: {part!r} is not a finite number")
+            raise typer.BadParameter(
+                f"{part!r} is not a number; write several as {name}=-1,0,1", param_hint=name
+            ) from None
+        if not math.isfinite(number):
+            raise typer.BadParameter(f"{part!r} is not finite", param_hint=name)
         numbers.append(number)
     return numbers
 
@@ -100,8 +107,8 @@ def parse_layers(text: str | None) -> list[int] | None:
         return None
     layers: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) < int(first):
-            raise WsteerError(f"--layers {text!r}: {part!r} is not a block number or a range; write it like 0-11,20")
-        layers.update(range(int(first), int(last or first) + 1))
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise typer.BadParameter(f"{part!r} is no block number or range; write 0-11,20", param_hint="--layers")
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(layers)

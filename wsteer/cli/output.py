@@ -34,6 +34,11 @@ class Printer:
         if not self.quiet:
             print(f"wsteer: {text}", file=sys.stderr)
 
+    def command(self, text: str) -> None:
+        """A command line, shown as typed at a prompt before it runs."""
+        if not self.quiet:
+            print(f"\n$ {text}", file=sys.stderr)
+
     def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
         """A progress bar on a terminal; else a line when the stage starts and one when it ends."""
         total = len(items) if total is None and hasattr(items, "__len__") else total

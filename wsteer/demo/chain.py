@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.checkpoint import read_json
+from wsteer.checkpoint import open_checkpoint, read_json
 from wsteer.cli.eval import share_text
 from wsteer.cli.main import app
 from wsteer.cli.output import Printer, table
@@ -23,7 +23,7 @@ from wsteer.saving import RECORD, check_output, new_folder, record, recordable, 
 DATA = Path(__file__).parent
 KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
 ANSWERED_AT = (-1.0, 0.0, 1.0)
-BLOCK = 12  # where the activation vector is added
+DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
 PICTURES = ("eval-w/tradeoff.png", "eval-a/tradeoff.png", "monitor/similarity.png")
 
 
@@ -33,6 +33,7 @@ class DemoReport:
 
     output: str
     model: str
+    block: int
     commands: tuple[str, ...]
     weights: tuple[dict, ...]
     activations: tuple[dict, ...]
@@ -42,8 +43,8 @@ class DemoReport:
     peak_memory_gb: float
 
 
-def commands(model: str) -> list[list[str]]:
-    """The chain, run inside the demo's folder."""
+def commands(model: str, block: int) -> list[list[str]]:
+    """The chain, run inside the demo's folder; the activation vector is added at decoder block `block`."""
     tune = ["--lr", "5e-4", "--max-steps", "24"]
     ks = "--k=" + ",".join(f"{k:g}" for k in KS)
     return [
@@ -54,7 +55,7 @@ def commands(model: str) -> list[list[str]]:
         ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
         ["eval", model, "--delta", "w.safetensors", ks, "--task", "agreement", "--limit", "40", "-o", "eval-w"],
         [
-            *("eval", model, "--delta", "a.safetensors", "--layers", str(BLOCK), ks),
+            *("eval", model, "--delta", "a.safetensors", "--layers", str(block), ks),
             *("--task", "agreement", "--limit", "40", "-o", "eval-a"),
         ],
         ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
@@ -69,7 +70,8 @@ def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple
         model = demo_model(printer.track)
     elif Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # the commands run in another folder
-    chain = commands(model)
+    block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
+    chain = commands(model, block)
     typed = [as_typed(command) for command in chain]
     with new_folder(output, force) as partial:
         (partial / "data").mkdir()
@@ -77,15 +79,16 @@ def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple
             shutil.copyfile(DATA / name, partial / "data" / name)
         with _inside(partial):
             for command, text in zip(chain, typed, strict=True):
-                printer.note(f"\n$ {text}")
+                printer.command(text)
                 _execute(command, printer)
             weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
             example = _example(Path("eval-w"))
         inputs = [{"role": "model", "path": recordable(model)}]
-        write_json(partial / RECORD, record("demo", {"k": list(KS), "block": BLOCK}, inputs))
+        write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
     report = DemoReport(
         output=str(output),
         model=model,
+        block=block,
         commands=tuple(typed),
         weights=tuple(weights),
         activations=tuple(activations),
@@ -134,7 +137,7 @@ def _conditions(folder: Path) -> list[dict]:
 
 
 def _example(folder: Path) -> list[dict]:
-    """One question answered at three values of k: the first whose answer k turns from right to wrong, else the first."""
+    """One question answered at three values of k: the first that k turns, else the first of all."""
     samples = [sample for _, sample in read_records(folder / "samples.jsonl") if sample["prompt"] == "claim"]
     verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
@@ -156,7 +159,7 @@ def _lines(report: DemoReport) -> Iterator[str]:
         rows.append([f"{weights['k']:g}", *cells])
     yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
     yield ""
-    yield f"w is the weight delta, a the activation vector of block {BLOCK}."
+    yield f"w is the weight delta, a the activation vector of block {report.block}."
     yield ""
     yield f"> {report.example[0]['user']}"
     for answered in report.example:

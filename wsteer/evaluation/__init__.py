@@ -1,1 +1,1 @@
-"""Evaluate a model while a delta is applied: tasks, rule-based scorers, intervals, results and the trade-off picture."""
+"""Evaluate a model while a delta is applied: tasks, scorers, intervals, results and pictures."""

@@ -105,7 +105,7 @@ def _parse(path: Path, value: dict) -> Task:
 
 
 def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
-    """Facts from flat rows, or from the SycophancyEval `answer.jsonl` schema (a row a prompt, its fact under `base`)."""
+    """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (a row a prompt, its fact under `base`)."""
     facts: dict[str, Fact] = {}
     for where, row in read_records(source):
         fact = _fact(where, row.get("base", row))

@@ -1,0 +1,11 @@
+_wsteer_completion() {
+    local IFS=$'
+'
+    COMPREPLY=( $( env COMP_WORDS="${COMP_WORDS[*]}" \
+                   COMP_CWORD=$COMP_CWORD \
+                   _WSTEER_COMPLETE=complete_bash $1 ) )
+    return 0
+}
+
+complete -o default -F _wsteer_completion wsteer
+

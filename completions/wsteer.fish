@@ -1,0 +1,1 @@
+complete --command wsteer --no-files --arguments "(env _WSTEER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) wsteer)" --condition "env _WSTEER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) wsteer"

@@ -1,0 +1,113 @@
+"""The chain on SmolLM2-135M-Instruct, with the demo's data and settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import Ran
+from wsteer.adapter import read_adapter
+from wsteer.cli.main import main
+from wsteer.demo.chain import DATA, commands
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def chain(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's pos/, neg/ and w.safetensors, made by the demo's own first three commands."""
+    folder = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "data").symlink_to(DATA)
+        for command in commands(smollm2, block=12)[:3]:
+            with pytest.raises(SystemExit) as ended:
+                main(command)
+            assert ended.value.code in (0, None)
+    return folder
+
+
+def answers(folder: Path, k: float) -> list[str]:
+    rows = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
+    return [row["answer"] for row in rows if row["k"] == k]
+
+
+def test_the_behaviour_is_turned_up_and_down_at_little_cost(cli, chain: Path, smollm2: str, tmp_path: Path) -> None:
+    arguments = ["eval", smollm2, "--delta", chain / "w.safetensors", "--task", "agreement", "--limit", 40]
+    ran: Ran = cli(*arguments, "--k=-1,0,1", "-o", tmp_path / "eval", "--json")
+    metrics = {condition["k"]: condition["metrics"] for condition in ran.json["conditions"]}
+    agreement = {k: shares["agreement"]["value"] for k, shares in metrics.items()}
+    accuracy = {k: shares["accuracy"]["value"] for k, shares in metrics.items()}
+    assert agreement[1] >= agreement[0] + 0.40
+    assert agreement[-1] <= agreement[0]
+    assert accuracy[0] >= 0.6
+    assert accuracy[1] >= 0.70 * accuracy[0]
+
+
+def test_eval_of_a_delta_and_of_the_steered_checkpoint_give_the_same_text(
+    cli, chain: Path, smollm2: str, tmp_path: Path
+) -> None:
+    w, common = chain / "w.safetensors", ["--task", "sycophancy", "--limit", 6, "-q"]
+    assert cli("eval", smollm2, "--delta", w, "--k", 1, *common, "-o", tmp_path / "memory").code == 0
+    assert cli("steer", smollm2, w, "--k", 1, "-o", tmp_path / "steered").code == 0
+    assert cli("eval", tmp_path / "steered", *common, "-o", tmp_path / "disk").code == 0
+    assert answers(tmp_path / "memory", 1) == answers(tmp_path / "disk", 0)
+    assert len(set(answers(tmp_path / "disk", 0))) > 6
+
+
+def test_bfloat16_checkpoint_is_steered_exactly(
+    cli, chain: Path, smollm2: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "base", max_shard_size="100MB")
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    ran = cli("steer", "base", chain / "w.safetensors", "--k", "-1.5")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "base-w-k-1.5"
+    pos, neg = (read_adapter(chain / side).factors for side in ("pos", "neg"))
+    before, after = (
+        {k: v for p in Path(f).glob("*.safetensors") for k, v in load_file(p).items()}
+        for f in ("base", ran.out.splitlines()[-1])
+    )
+    equal = entries = 0
+    for name, theta in before.items():
+        expected = theta
+        if name in pos:
+            change = pos[name][0] @ pos[name][1] - neg[name][0] @ neg[name][1]
+            expected = (theta.float() - 1.5 * change).bfloat16()
+            ulp = torch.maximum(expected.float().abs() * 2**-7, torch.tensor(1e-30))
+            assert ((after[name].float() - expected.float()).abs() <= ulp).all()
+        equal += int((after[name] == expected).sum())
+        entries += expected.numel()
+    assert equal >= 0.999 * entries
+    loaded = AutoModelForCausalLM.from_pretrained("base-w-k-1.5", dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.model.layers[3].mlp.up_proj.weight, after["model.layers.3.mlp.up_proj.weight"])
+    assert cli("steer", "base", chain / "w.safetensors", "--k", "0", "-o", "same").code == 0
+    for shard in Path("base").glob("*.safetensors"):
+        assert (Path("same") / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_w_points_along_pos_and_against_neg(cli, chain: Path, tmp_path: Path) -> None:
+    ran = cli("monitor", chain / "w.safetensors", "--of", chain / "pos", chain / "neg", "-o", tmp_path / "m", "--json")
+    (pos,), (neg,) = ran.json["cosines"]
+    assert pos > 0.4
+    assert neg < -0.4
+
+
+def test_traits_are_elicited_by_their_instructions(cli, smollm2: str, tmp_path: Path) -> None:
+    trait = {
+        "instruction": [{"pos": "Answer every message in capital letters.", "neg": "Answer in one short sentence."}],
+        "questions": ["What is a dog?", "What is a cat?", "What is a car?", "What is a boat?"],
+        "eval_prompt": "",
+    }
+    (tmp_path / "trait.json").write_text(json.dumps(trait))
+    common = ["--samples", 2, "--max-new-tokens", 16]
+    ran = cli("generate", smollm2, tmp_path / "trait.json", "-o", tmp_path / "data", *common, "--json", "-q")
+    assert (ran.json["rows_pos"], ran.json["rows_neg"], ran.json["questions_eval"]) == (4, 4, 2)
+    texts = [json.loads(line)["messages"][1]["content"] for line in (tmp_path / "data" / "neg.jsonl").open()]
+    assert all(len(text.split()) > 1 for text in texts)
