@@ -11,13 +11,10 @@ from transformers import AutoModelForCausalLM
 
 import wsteer
 from tests.conftest import save_adapter, save_model
+from tests.folding import check_bf16_fold, stored_tensors
 from wsteer import Delta
 from wsteer.adapter import read_adapter
 from wsteer.errors import WsteerError
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +29,9 @@ def bf16_case(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_every_bf16_tensor_is_the_float32_fold_rounded_once(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
     base, pos, neg, w = bf16_case
     report = wsteer.steer(base, w, k=-1.5, output=tmp_path / "steered")
-    factors = [read_adapter(folder).factors for folder in (pos, neg)]
-    before, after = tensors(base), tensors(tmp_path / "steered")
-    assert before.keys() == after.keys()
-    equal = entries = changed = 0
-    for name, theta in before.items():
-        if name not in factors[0]:
-            assert torch.equal(theta, after[name])
-            continue
-        (b_pos, a_pos), (b_neg, a_neg) = (side[name] for side in factors)
-        expected = (theta.float() - 1.5 * (b_pos @ a_pos - b_neg @ a_neg)).bfloat16()
-        ulp = torch.maximum(expected.float().abs() * 2**-7, torch.tensor(1e-30))
-        assert ((after[name].float() - expected.float()).abs() <= ulp).all()
-        equal += int((after[name] == expected).sum())
-        entries += expected.numel()
-        changed += int((after[name] != theta).sum())
-    assert equal >= 0.999 * entries
-    assert changed > 0.5 * entries
-    assert (report.parameters_changed, report.parameters_total) == (21, len(before))
+    check_bf16_fold(base, tmp_path / "steered", pos, neg, k=-1.5)
+    after = stored_tensors(tmp_path / "steered")
+    assert (report.parameters_changed, report.parameters_total) == (21, len(after))
     assert report.gain == pytest.approx(1, abs=0.01)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "steered", dtype="auto")
     name = "model.layers.1.mlp.up_proj.weight"
@@ -84,7 +66,7 @@ def test_small_changes_lost_to_rounding_are_reported(tmp_path: Path, tiny_bf16: 
     pos = save_adapter(tmp_path / "pos", tiny_bf16, seed=1, std=2e-3)
     wsteer.diff(pos, output=tmp_path / "t.safetensors")
     report = wsteer.steer(tiny_bf16, tmp_path / "t.safetensors", k=1, output=tmp_path / "steered")
-    before, after = tensors(tiny_bf16), tensors(tmp_path / "steered")
+    before, after = stored_tensors(tiny_bf16), stored_tensors(tmp_path / "steered")
     dot = square = 0.0
     for name, (b, a) in read_adapter(pos).factors.items():
         intended = b.double() @ a.double()
@@ -102,7 +84,7 @@ def test_several_deltas_take_one_k_each_or_one_for_all(tmp_path: Path, tiny: Pat
     paths = [tmp_path / "d1.safetensors", tmp_path / "d2.safetensors"]
     for ks, expected in (([2.0, -0.25], 2.5), ([0.5], 2.5), ([0.0, 1.0], 3.0)):
         wsteer.steer(tiny, paths, k=ks, output=tmp_path / "out", force=True)
-        assert torch.equal(tensors(tmp_path / "out")[name], torch.full((32,), expected))
+        assert torch.equal(stored_tensors(tmp_path / "out")[name], torch.full((32,), expected))
     with pytest.raises(WsteerError, match="3 values of --k for 2 deltas"):
         wsteer.steer(tiny, paths, k=[1, 2, 3], output=tmp_path / "x")
 
