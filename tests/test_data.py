@@ -96,6 +96,13 @@ def test_models_without_or_with_odd_template_are_refused(tiny: Path) -> None:
         render(tokenizer, CHAT)
 
 
+def test_a_template_that_refuses_a_role_is_one_error(tiny: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    with pytest.raises(WsteerError, match="refuses the messages: no system"):
+        render(tokenizer, [{"role": "system", "content": "S"}, *CHAT])
+
+
 def test_batches_hold_every_row_once_longest_first() -> None:
     assert list(batches([3, 9, 3, 5], 2)) == [[1, 3], [0, 2]]
     assert list(batches([], 2)) == []

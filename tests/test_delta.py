@@ -93,7 +93,7 @@ def test_cosine_without_common_parameter_or_norm_is_an_error() -> None:
     a = Delta.of_tensors({"a": torch.ones(2)})
     with pytest.raises(WsteerError, match="no parameter in common"):
         a.cosine(Delta.of_tensors({"b": torch.ones(2)}))
-    with pytest.raises(WsteerError, match="norm 0"):
+    with pytest.raises(WsteerError, match="norm is 0"):
         a.cosine(Delta.of_tensors({"a": torch.zeros(2)}))
 
 

@@ -85,6 +85,10 @@ def test_sharded_bf16_checkpoints_against_their_base(tmp_path: Path, tiny_bf16: 
     assert report.norm_neg == pytest.approx(float(taus[1].norm()), rel=1e-6)
     assert report.cos_pos_neg == pytest.approx(float(taus[0] @ taus[1] / (taus[0].norm() * taus[1].norm())), abs=1e-6)
     assert report.norm == pytest.approx(float((taus[0] - taus[1]).norm()), rel=1e-6)
+    assert report.dense == 9  # what neither side touched is not in the delta, though the base took part
+    for name in Delta.load(tmp_path / "w.safetensors").terms:
+        expected = loaded[0][name].float() - loaded[1][name].float()
+        assert torch.equal(change(tmp_path / "w.safetensors", name).float(), expected)
 
 
 def test_checkpoint_against_base_is_a_task_vector_and_alone_an_error(tmp_path: Path, tiny: Path) -> None:
@@ -137,6 +141,12 @@ def test_a_difference_of_nothing_is_an_error(tmp_path: Path, tiny: Path, adapter
     for side in (adapters[0], tiny):
         with pytest.raises(WsteerError, match="changes nothing"):
             wsteer.diff(side, side, tmp_path / "w.safetensors")
+
+
+def test_nan_in_an_input_is_an_error(tmp_path: Path, tiny: Path) -> None:
+    broken = nudged(tmp_path / "broken", tiny, seed=1, std=float("nan"), only="norm")
+    with pytest.raises(WsteerError, match="NaN"):
+        wsteer.diff(broken, tiny, tmp_path / "w.safetensors")
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path, adapters: tuple[Path, Path]) -> None:

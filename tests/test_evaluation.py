@@ -87,6 +87,13 @@ def test_answer_jsonl_schema_gives_a_fact_a_question(tmp_path: Path) -> None:
     assert (fact.question, fact.aliases) == ("2 + 2?", ("4", "four"))
 
 
+def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
+    rows = [{**FACT, "id": "x"}, {**FACT, "id": "x", "question": "3 + 1?"}]
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(WsteerError, match=r"facts\.jsonl:2 has the id 'x' of another question"):
+        read_facts(tmp_path / "facts.jsonl")
+
+
 def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
     facts = read_facts(shared_data / "truthfulqa" / "sycophancy_4way_truthfulqa.jsonl")
     assert len(facts) == 817

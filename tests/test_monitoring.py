@@ -48,6 +48,15 @@ def test_without_of_all_pairs_are_compared(tmp_path: Path) -> None:
     assert report.cosines[0][0] == report.cosines[1][1] == 1.0
 
 
+def test_equal_names_in_different_folders_are_different_deltas(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", -1.0)):
+        (tmp_path / name).mkdir()
+        Delta.of_tensors({"p": torch.full((3,), value)}).save(tmp_path / name / "w.safetensors")
+    report = monitor([tmp_path / "a" / "w.safetensors"], tmp_path / "m", of=[tmp_path / "b" / "w.safetensors"])
+    assert report.cosines == ((-1.0,),)
+    assert (report.rows, report.columns) == (("b/w",), ("a/w",))
+
+
 def test_names_carry_the_parents_that_tell_them_apart() -> None:
     assert short_names(["runs/a/w.safetensors", "runs/b/w.safetensors", "c/v.safetensors"]) == ["a/w", "b/w", "v"]
 

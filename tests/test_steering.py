@@ -125,6 +125,14 @@ def test_integer_tensors_are_no_targets(tmp_path: Path) -> None:
         wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
 
 
+@pytest.mark.parametrize(("value", "k"), [(float("nan"), 1.0), (1.0, 1e39)])
+def test_what_is_not_finite_is_never_written(tmp_path: Path, tiny: Path, value: float, k: float) -> None:
+    Delta.of_tensors({"model.norm.weight": torch.full((32,), value)}).save(tmp_path / "d.safetensors")
+    with pytest.raises(WsteerError, match=r"model\.norm\.weight becomes NaN or infinite"):
+        wsteer.steer(tiny, tmp_path / "d.safetensors", k=k, output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
+
+
 def test_activation_vectors_are_refused_with_the_way_out(tmp_path: Path, tiny: Path) -> None:
     Delta.of_tensors({"blocks.0": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
     with pytest.raises(WsteerError, match="eval --delta"):

@@ -110,8 +110,12 @@ def test_split_is_by_seed_and_keeps_a_row_for_training() -> None:
     assert split_rows(rows[:1], 0.05, 0) == ([0], [])
     assert split_rows(rows[:2], 0.05, 0)[1] != []
     assert split_rows(rows, 0, 0) == (rows, [])
-    with pytest.raises(WsteerError, match="--val-fraction"):
-        split_rows(rows, 1.0, 0)
+
+
+@pytest.mark.parametrize(("field", "value"), [("val_fraction", 1.0), ("val_fraction", float("nan")), ("epochs", 0.0)])
+def test_impossible_recipes_are_refused(field: str, value: float) -> None:
+    with pytest.raises(WsteerError, match=f"--{field.replace('_', '-')}"):
+        Recipe(**{field: value})
 
 
 def test_without_validation_rows_there_is_no_validation_loss(

@@ -12,7 +12,7 @@ from wsteer.data import Example, Message, batches, read_chats, render
 from wsteer.delta import Delta, Dense
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, decoder_blocks, load
-from wsteer.progress import Track, silent
+from wsteer.progress import Track, labelled, silent
 from wsteer.saving import check_output, recordable, sha256
 
 
@@ -48,7 +48,7 @@ def actvec(
     check_output(output, force)
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype)
-    means = {role: mean_activations(loaded, rows, batch_size, track) for role, rows in chats.items()}
+    means = {role: mean_activations(loaded, rows, batch_size, labelled(track, role)) for role, rows in chats.items()}
     difference = means["pos"] - means["neg"]
     delta = Delta(
         "activation",

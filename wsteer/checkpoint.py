@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,9 +123,8 @@ def fetch(reference: str | Path) -> tuple[Path, str | None]:
 
 def open_checkpoint(reference: str | Path) -> Checkpoint:
     """The checkpoint that `reference` names, its headers read and checked."""
-    from_hub = not Path(reference).expanduser().is_dir()
     folder, revision = fetch(reference)
-    name = str(reference).partition("@")[0] if from_hub else local_name(reference)
+    name = hub_name(reference) or local_name(reference)
     tensors: dict[str, TensorEntry] = {}
     for shard in find_shards(folder):
         entries, _ = read_header(shard)
@@ -136,6 +134,11 @@ def open_checkpoint(reference: str | Path) -> Checkpoint:
             )
         tensors.update(entries)
     return Checkpoint(folder, name, revision, tensors)
+
+
+def hub_name(reference: str | Path) -> str | None:
+    """The `org/name` of a reference to the Hub, without its revision; None for a folder."""
+    return None if Path(reference).expanduser().is_dir() else str(reference).partition("@")[0]
 
 
 def local_name(reference: str | Path) -> str:
@@ -224,13 +227,13 @@ def read_rows(entry: TensorEntry, start: int, stop: int) -> Tensor:
     buffer = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
     with open(entry.file, "rb", buffering=0) as file:
         view = memoryview(buffer.numpy())
-        done = 0
-        while done < len(view):
-            # one preadv returns at most 2 GiB, and pread keeps the resident set to this buffer where mmap would not
-            count = os.preadv(file.fileno(), [view[done:]], entry.begin + start * row_bytes + done)
+        file.seek(entry.begin + start * row_bytes)
+        # plain reads keep the resident set to this buffer, where mmap would not; a read may return less than asked
+        while view:
+            count = file.readinto(view)
             if count == 0:
                 raise WsteerError(f"{entry.file} ends before {entry.name!r} does; write or download it again")
-            done += count
+            view = view[count:]
     return buffer.view(DTYPES[entry.dtype]).view(stop - start, *trailing)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from wsteer.errors import WsteerError
 
 if TYPE_CHECKING:
@@ -108,7 +110,16 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
     """The chat as text up to where the assistant's answer begins, special tokens included."""
     if not tokenizer.chat_template:
         raise WsteerError(f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model")
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return _rendered(tokenizer, messages, add_generation_prompt=True)
+
+
+def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:  # templates refuse what their model does not know, such as a system turn
+        raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from None
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -122,7 +133,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     Prompt and answer are tokenised apart and joined as ids, as in generation: no token spans the boundary.
     """
     start = prompt_text(tokenizer, messages[:-1])
-    whole = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    whole = _rendered(tokenizer, messages, add_generation_prompt=False)
     answer = messages[-1]["content"].strip()  # most templates strip it; the search below allows both
     tail = whole[len(start) :]
     at = tail.find(answer)

@@ -254,8 +254,8 @@ def gram(deltas: Sequence[Delta], track: Track = silent) -> list[list[float]]:
 
 def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
     """The cosine of deltas i and j out of their `gram`; zero norms are an error."""
-    if dots[i][i] <= 0 or dots[j][j] <= 0:
-        raise WsteerError("a delta with norm 0 has no direction: its cosine with another is undefined")
+    if not (0 < dots[i][i] < float("inf") and 0 < dots[j][j] < float("inf")):
+        raise WsteerError("a delta whose norm is 0 or not finite has no direction, so its cosine is undefined")
     if i == j:
         return 1.0
     return max(-1.0, min(1.0, dots[i][j] / (dots[i][i] * dots[j][j]) ** 0.5))

@@ -1,5 +1,6 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,10 +41,15 @@ class Side:
     """One input of diff: a change of weights (adapter or delta file), or a checkpoint's weights themselves."""
 
     role: str
-    path: str
+    reference: str
     delta: Delta | None
     checkpoint: Checkpoint | None
     sha256: str
+
+    @property
+    def path(self) -> str:
+        """The input as records and messages name it."""
+        return recordable(self.reference)
 
     @property
     def base(self) -> Mapping[str, str | None]:
@@ -93,6 +99,10 @@ def diff(
     norm, identical = _norm_and_identical(delta, track)
     # equal adapters cancel up to float64's rounding, not to a clean 0
     scale = max(dots[i][i] for i in range(len(dots))) ** 0.5 if dots else 0.0
+    if not math.isfinite(norm):
+        raise WsteerError(
+            f"{recordable(pos)} or what it is compared with holds NaN or infinity; the training run diverged"
+        )
     if norm <= 1e-12 * scale:
         against = f" against {recordable(neg)}" if neg is not None else ""
         raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
@@ -104,18 +114,18 @@ def open_side(reference: str | Path, role: str) -> Side:
     """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint."""
     path = Path(reference)
     if path.is_file():
-        return Side(role, recordable(reference), Delta.load(path), None, sha256(path))
+        return Side(role, str(reference), Delta.load(path), None, sha256(path))
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
     if is_adapter(folder):
         adapter = read_adapter(folder)
         delta = replace(Delta.of_factors(adapter.factors), base=adapter.base)
-        return Side(role, recordable(reference), delta, None, adapter.sha256)
+        return Side(role, str(reference), delta, None, adapter.sha256)
     if not (folder / "config.json").exists():
         raise WsteerError(f"{reference} is neither an adapter ({ADAPTER_CONFIG}) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
-    return Side(role, recordable(reference), None, checkpoint, sha256(*checkpoint.shards))
+    return Side(role, str(reference), None, checkpoint, sha256(*checkpoint.shards))
 
 
 def _kind(sides: list[Side]) -> str:
@@ -146,14 +156,14 @@ def _weights(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: s
 
 
 def _subtract(sides: list[Side], changes: list[Delta | None], track: Track) -> Delta:
-    if None not in changes:
+    if len(sides) == 2 and sides[0].checkpoint and sides[1].checkpoint:
+        pos, neg = sides  # directly, even where the base is known: it would cancel, with its rounding left behind
+        pos_weights = _weights(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
+        combined = pos_weights - _weights(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+    elif None not in changes:
         combined = changes[0] - changes[1] if len(changes) == 2 else changes[0]
     elif len(sides) == 1:
         raise WsteerError(f"{sides[0].path} is a checkpoint: its task vector needs --base, the model it was tuned from")
-    elif sides[0].checkpoint and sides[1].checkpoint:
-        pos, neg = sides
-        pos_weights = _weights(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
-        combined = pos_weights - _weights(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
     else:
         raise WsteerError("one side is a checkpoint and the other a change of weights: give their common --base")
     if any(side.checkpoint for side in sides):

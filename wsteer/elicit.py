@@ -10,7 +10,7 @@ from wsteer.data import Message
 from wsteer.errors import WsteerError
 from wsteer.generation import Answer, answer
 from wsteer.models import load
-from wsteer.progress import Track, silent
+from wsteer.progress import Track, labelled, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
 
 
@@ -87,7 +87,7 @@ def generate(
         chats = [_prompt(instruction, q) for q in asked for instruction in instructions for _ in range(samples)]
         # the sides draw from different seeds, or equal rows would get equal noise
         side_seed = 2 * seed + (side == "neg")
-        answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, track)
+        answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(track, side))
         rows[side] = [_row(chat, a) for chat, a in zip(chats, answers[side], strict=True) if a.text]
     options = {"samples": samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     inputs = [

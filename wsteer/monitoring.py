@@ -71,20 +71,22 @@ def monitor(
 
 def compare(rows: Sequence[Side], columns: Sequence[Side], track: Track = silent) -> Similarity:
     """All cosines of rows with columns. Each parameter of each distinct input is read once."""
-    distinct = list({side.path: side for side in [*columns, *rows]}.values())
-    at = {side.path: index for index, side in enumerate(distinct)}
+    distinct = list({side.reference: side for side in [*columns, *rows]}.values())
+    at = {side.reference: index for index, side in enumerate(distinct)}
     for row in rows:
         for column in columns:
             _check_comparable(row, column)
     dots = gram([side.delta for side in distinct], track)
     names = dict(zip(at, short_names(list(at)), strict=True))
-    cosines = tuple(tuple(cosine_from_gram(dots, at[row.path], at[col.path]) for col in columns) for row in rows)
+    cosines = tuple(
+        tuple(cosine_from_gram(dots, at[row.reference], at[column.reference]) for column in columns) for row in rows
+    )
     return Similarity(
-        rows=tuple(names[row.path] for row in rows),
-        columns=tuple(names[column.path] for column in columns),
+        rows=tuple(names[row.reference] for row in rows),
+        columns=tuple(names[column.reference] for column in columns),
         cosines=cosines,
-        norms_rows=tuple(dots[at[row.path]][at[row.path]] ** 0.5 for row in rows),
-        norms_columns=tuple(dots[at[column.path]][at[column.path]] ** 0.5 for column in columns),
+        norms_rows=tuple(dots[at[row.reference]][at[row.reference]] ** 0.5 for row in rows),
+        norms_columns=tuple(dots[at[column.reference]][at[column.reference]] ** 0.5 for column in columns),
     )
 
 

@@ -15,3 +15,12 @@ class Track(Protocol):
 def silent(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """The `Track` that shows nothing: the default everywhere outside the command line."""
     yield from items
+
+
+def labelled(track: Track, prefix: str) -> Track:
+    """`track` with `prefix` before every stage's label, as in `k=1 generate`."""
+
+    def prefixed(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        return track(items, f"{prefix} {label}", total)
+
+    return prefixed

@@ -101,8 +101,7 @@ def sha256(*paths: Path) -> str:
 
 def recordable(path: str | Path) -> str:
     """`path` as it may stand in a record: as given where relative or a Hub id, else its last part alone."""
-    text = str(path)
-    return Path(text).name if Path(text).is_absolute() else text
+    return Path(path).name if Path(path).is_absolute() else str(Path(path))
 
 
 def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping[str, object]]) -> dict:

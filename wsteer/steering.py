@@ -1,5 +1,6 @@
 """base + k·delta as a checkpoint, streamed: the base's own files, with the touched rows rewritten in place."""
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -45,10 +46,13 @@ class Gain:
     dot: float = 0.0
     square: float = 0.0
 
-    def add(self, base: Tensor, written: Tensor, change: Tensor) -> None:
+    def add(self, name: str, base: Tensor, written: Tensor, change: Tensor) -> None:
+        """Count one block of parameter `name`; a block that is not finite is an error."""
         intended = change.double()
         self.dot += float(((written.double() - base.double()) * intended).sum())
         self.square += float((intended * intended).sum())
+        if not math.isfinite(self.dot) or not math.isfinite(self.square):
+            raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")
 
     @property
     def value(self) -> float | None:
@@ -190,7 +194,7 @@ def _fold_tensor(entry: TensorEntry, change: Change, descriptor: int, gain: Gain
     for start, stop in row_blocks(entry.shape):
         base, rows = read_rows(entry, start, stop), change.rows(start, stop)
         written = folded(base, rows)
-        gain.add(base, written, rows)
+        gain.add(entry.name, base, written, rows)
         write_at(descriptor, written, entry.begin + start * row_bytes)
 
 

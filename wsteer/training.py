@@ -10,6 +10,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from wsteer.checkpoint import hub_name
 from wsteer.data import Example, read_chats, render
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, load
@@ -35,6 +36,12 @@ class Recipe:
     val_fraction: float = 0.05
     eval_every: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise WsteerError(f"--epochs {self.epochs:g}: a number above 0 is needed")
+        if not 0 <= self.val_fraction < 1:
+            raise WsteerError(f"--val-fraction {self.val_fraction:g}: a fraction from 0 to below 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,6 @@ def finetune(
 
 def split_rows(examples: Sequence[Example], val_fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and validation rows, chosen by the seed: at least one of each where there are two rows or more."""
-    if not 0 <= val_fraction < 1:
-        raise WsteerError(f"--val-fraction {val_fraction}: a fraction from 0 to below 1 is needed")
     order = list(range(len(examples)))
     random.Random(seed).shuffle(order)
     count = min(max(round(val_fraction * len(order)), 1 if val_fraction else 0), len(order) - 1)
@@ -115,7 +120,7 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     )
     model = get_peft_model(loaded.model, config)
     # not the cache folder that a Hub model was loaded from
-    model.peft_config["default"].base_model_name_or_path = str(base).partition("@")[0]
+    model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
     return model
 
 

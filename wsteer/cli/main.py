@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
     try:
         app(args=spread_of(sys.argv[1:] if argv is None else argv), prog_name="wsteer")
-    except WsteerError as error:
+    except (WsteerError, OSError) as error:  # an OSError is the disk's or the system's doing, such as a full disk
         if os.environ.get("WSTEER_DEBUG"):
             raise
         print(f"wsteer: error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from wsteer.evaluation.statistics import wilson
 from wsteer.evaluation.tasks import Fact, Metric, Task, grade, load_task, read_facts, user_turns
 from wsteer.generation import answer
 from wsteer.models import LoadedModel, activation_vectors, applied, load
-from wsteer.progress import Track, silent
+from wsteer.progress import Track, labelled, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
 from wsteer.steering import check_fits
 
@@ -126,15 +126,12 @@ def _answers_at(
 ) -> list[dict]:
     """The graded answers to all turns at one k, as rows of samples.jsonl."""
     chats = [[{"role": "user", "content": turn}] for _, _, turn in turns]
-
-    def labelled(items, label, total=None):
-        return track(items, f"k={k:g} {label}", total)
-
+    shown = labelled(track, f"k={k:g}")
     if delta is None or k == 0:
-        answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=labelled)
+        answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
     else:
         with applied(loaded.model, delta, k, loaded.checkpoint):
-            answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=labelled)
+            answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
     return [
         {
             "k": k,

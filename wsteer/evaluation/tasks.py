@@ -109,6 +109,8 @@ def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
     facts: dict[str, Fact] = {}
     for where, row in read_records(source):
         fact = _fact(where, row.get("base", row))
+        if fact.question not in facts and any(fact.id == other.id for other in facts.values()):
+            raise WsteerError(f"{where} has the id {fact.id!r} of another question; give every question its own id")
         facts.setdefault(fact.question, fact)
     if not facts:
         raise WsteerError(f"{source} holds no rows")
