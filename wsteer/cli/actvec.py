@@ -17,6 +17,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import Printer
+from wsteer.saving import check_output
 
 
 def actvec(
@@ -38,6 +39,7 @@ def actvec(
 
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.activations import actvec as run
 
     printer = Printer(json, quiet)

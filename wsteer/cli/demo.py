@@ -5,6 +5,7 @@ from typing import Annotated
 
 from wsteer.cli.options import Config, Force, Json, Quiet, option
 from wsteer.cli.output import Printer
+from wsteer.saving import check_output
 
 
 def demo(
@@ -21,6 +22,7 @@ def demo(
 
     Example: wsteer demo
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.demo.chain import run
 
     printer = Printer(json, quiet)

@@ -19,6 +19,7 @@ from wsteer.cli.options import (
     parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.saving import check_output
 
 if TYPE_CHECKING:
     from wsteer.evaluation.evaluate import EvalReport, Share
@@ -53,6 +54,7 @@ def evaluate(
 
     Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.evaluation.evaluate import evaluate as run
 
     printer = Printer(json, quiet)

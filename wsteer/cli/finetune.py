@@ -17,6 +17,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import Printer
+from wsteer.saving import check_output
 
 
 def finetune(
@@ -45,6 +46,7 @@ def finetune(
 
     Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.training import Recipe
     from wsteer.training import finetune as run
 

@@ -18,6 +18,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import Printer
+from wsteer.saving import check_output
 
 
 def generate(
@@ -40,6 +41,7 @@ def generate(
 
     Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.elicit import generate as run
 
     printer = Printer(json, quiet)

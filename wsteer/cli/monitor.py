@@ -5,6 +5,7 @@ from typing import Annotated
 
 from wsteer.cli.options import Config, Force, Json, Quiet, argument, option
 from wsteer.cli.output import Printer, table
+from wsteer.saving import check_output
 
 
 def monitor(
@@ -24,6 +25,7 @@ def monitor(
 
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
+    check_output(output, force)  # before seconds of imports
     from wsteer.monitoring import monitor as run
 
     printer = Printer(json, quiet)
