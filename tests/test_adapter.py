@@ -53,6 +53,9 @@ def test_base_is_recorded_by_name_and_fingerprint(adapters: tuple[Path, Path]) -
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"fan_in_fan_out": True}, "Conv1D"),
         ({"r": 5}, "has rank 4"),
+        ({"r": None}, "lacks the numbers"),
+        ({"lora_alpha": "16"}, "lacks the numbers"),
+        ({"rank_pattern": [1]}, "must be objects"),
     ],
 )
 def test_what_is_not_plain_lora_is_refused_by_name(tmp_path: Path, tiny: Path, change: dict, named: str) -> None:
@@ -61,6 +64,34 @@ def test_what_is_not_plain_lora_is_refused_by_name(tmp_path: Path, tiny: Path, c
     (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(WsteerError, match=named):
         read_adapter(folder)
+
+
+def test_gpt2_modules_are_refused_since_their_orientation_is_not_known(tmp_path: Path, tiny: Path) -> None:
+    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
+    path = folder / "adapter_model.safetensors"
+    renamed = {
+        name.replace("model.layers.0.self_attn.q_proj", "transformer.h.0.attn.c_proj"): tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(renamed, path)
+    with pytest.raises(WsteerError, match="Conv1D"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("record", ['{"inputs": 5}', '{"inputs": ["a"]}', "{}"])
+def test_a_strange_record_beside_the_adapter_does_no_harm(tmp_path: Path, tiny: Path, record: str) -> None:
+    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
+    (folder / "wsteer.json").write_text(record)
+    assert read_adapter(folder).base["name"] == "tiny-llama"
+
+
+def test_a_base_without_safetensors_is_known_by_name_alone(tmp_path: Path, tiny: Path) -> None:
+    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
+    (tmp_path / "binbase").mkdir()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tmp_path / "binbase")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert read_adapter(folder).base == {"name": "binbase", "revision": None, "fingerprint": None}
 
 
 def test_broken_factors_are_refused(tmp_path: Path, tiny: Path) -> None:
@@ -78,6 +109,7 @@ def test_broken_factors_are_refused(tmp_path: Path, tiny: Path) -> None:
     save_file({**tensors, "base_model.model.lm_head.weight": torch.zeros(2)}, path)
     with pytest.raises(WsteerError, match="not a factor of plain LoRA"):
         read_adapter(folder)
-    save_file({key: value for key, value in tensors.items() if key != name}, path)
-    with pytest.raises(WsteerError, match="no lora_B"):
-        read_adapter(folder)
+    for dropped, missing in ((name, "no lora_B"), (name.replace("lora_B", "lora_A"), "no lora_A")):
+        save_file({key: value for key, value in tensors.items() if key != dropped}, path)
+        with pytest.raises(WsteerError, match=missing):
+            read_adapter(folder)

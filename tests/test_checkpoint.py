@@ -66,6 +66,8 @@ def test_truncated_and_damaged_files_are_named(tmp_path: Path) -> None:
         (b"\x10" + bytes(7) + b"no json at all!!" + bytes(8), "header is not JSON"),
         (whole.replace(b"[0,400]", b"[0,404]"), "does not add up"),
         (whole.replace(b"[0,400]", b"[9,400]"), "does not add up"),
+        (whole.replace(b"[100]", b"[1e2]"), "does not add up"),
+        (whole[:8] + b"[" * (len(whole) - 8), "is not"),
     ]:
         path.write_bytes(broken)
         with pytest.raises(WsteerError, match=reason) as raised:
@@ -76,6 +78,13 @@ def test_truncated_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_index_cannot_leave_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
     with pytest.raises(WsteerError, match="not a plain file name"):
+        find_shards(tmp_path)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"a": 5}, {"a": None}])
+def test_strange_index_is_one_error(tmp_path: Path, weight_map: object) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WsteerError, match=r"weight_map|missing"):
         find_shards(tmp_path)
 
 

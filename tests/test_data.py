@@ -27,6 +27,7 @@ def test_rows_with_messages_and_with_prompt_and_completion(tmp_path: Path) -> No
     ("line", "reason"),
     [
         ("{not json", ":2 is not JSON"),
+        ('{"prompt": "\\ud800", "completion": "x"}', ":2 is not JSON"),
         ("[1]", ":2 is not a JSON object"),
         ("{}", ":2 holds neither messages"),
         ('{"messages": []}', ":2 does not end in an assistant's answer"),
@@ -46,7 +47,12 @@ def test_bad_lines_are_named_by_file_and_line(tmp_path: Path, line: str, reason:
 def test_empty_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    for name, reason in (("empty.jsonl", "no rows"), ("binary.jsonl", "not UTF-8"), ("gone.jsonl", "does not exist")):
+    for name, reason in (
+        ("empty.jsonl", "no rows"),
+        ("binary.jsonl", "not UTF-8"),
+        ("gone.jsonl", "does not exist"),
+        ("", "is a folder"),
+    ):
         with pytest.raises(WsteerError, match=reason):
             read_chats(tmp_path / name)
 
@@ -84,6 +90,19 @@ def test_only_the_last_turn_is_the_answer(tiny: Path) -> None:
         == "<bos><system>S<end><user>Hi<end><assistant>Hello there.<end><user>Hi<end><assistant>"
     )
     assert tokenizer.decode(example.answer) == "Hello"
+
+
+def test_what_a_template_puts_before_an_answer_counts_as_prompt(tiny: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' %}(think)\n\n(/think)\n\n{% endif %}"
+        "{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    for text in ("Hello", "think", "(think)"):
+        example = render(tokenizer, [CHAT[0], {"role": "assistant", "content": text}])
+        assert tokenizer.decode(example.prompt) == "<user>Hi<end><assistant>(think)\n\n(/think)\n\n"
+        assert tokenizer.decode(example.answer) == text
+        assert tokenizer.decode(example.closing) == "<end>"
 
 
 def test_models_without_or_with_odd_template_are_refused(tiny: Path) -> None:

@@ -141,7 +141,7 @@ def test_float64_terms_are_subtracted_in_float64() -> None:
 def test_layers_are_selected_by_the_first_number(low_rank: tuple[Delta, Delta]) -> None:
     assert [layer_of(name) for name in ("model.layers.11.mlp.w", "blocks.7", "lm_head.weight")] == [11, 7, None]
     assert list(low_rank[0].select_layers([1]).terms) == ["a.1.w"]
-    with pytest.raises(WsteerError, match="nothing in layers"):
+    with pytest.raises(WsteerError, match="nothing in"):
         low_rank[0].select_layers([9])
 
 
@@ -157,6 +157,8 @@ def test_layers_are_selected_by_the_first_number(low_rank: tuple[Delta, Delta]) 
         ({"a.lora_A": torch.ones(2, 3), "a.lora_B": torch.ones(3, 3)}, METADATA, "do not fit"),
         ({"a.lora_B": torch.ones(3, 3)}, METADATA, "no lora_A"),
         ({}, METADATA, "changes nothing"),
+        ({"a": torch.ones(3, 3), "a.lora_A": torch.ones(2, 3), "a.lora_B": torch.ones(3, 2)}, METADATA, "both dense"),
+        ({"a": torch.ones(2)}, {"wsteer": '{"format": 1, "kind": "task_vector", "base": [1]}'}, "base in its metadata"),
     ],
 )
 def test_what_is_no_delta_file_is_refused(tmp_path: Path, tensors: dict, metadata: dict | None, reason: str) -> None:

@@ -137,6 +137,17 @@ def test_different_bases_are_an_error(tmp_path: Path, adapters: tuple[Path, Path
     assert not (tmp_path / "w.safetensors").exists()
 
 
+def test_a_base_that_is_not_the_adapters_is_an_error(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    wide = save_model(tmp_path / "wide", intermediate_size=64)
+    with pytest.raises(WsteerError, match="different bases"):
+        wsteer.diff(adapters[0], output=tmp_path / "t.safetensors", base=wide)
+
+
+def test_a_delta_alone_keeps_its_kind(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    wsteer.diff(*adapters, tmp_path / "w.safetensors")
+    assert wsteer.diff(tmp_path / "w.safetensors", output=tmp_path / "v.safetensors").kind == "contrastive"
+
+
 def test_a_difference_of_nothing_is_an_error(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]) -> None:
     for side in (adapters[0], tiny):
         with pytest.raises(WsteerError, match="changes nothing"):

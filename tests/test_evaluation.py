@@ -110,6 +110,10 @@ def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
         ("y: accuracy", "y: gone", "no metric"),
         ("score: answer", "scored: answer", "not a well-formed task"),
         ("name: mine", "name: [", "not YAML"),
+        ("max_new_tokens: 4", "max_new_tokens: 0", "must be 1 or more"),
+        ("max_new_tokens: 4", "max_new_tokens: .inf", "not a well-formed task"),
+        ("{plain: correct}", "{}", "counts nothing"),
+        ('"{{ question }}"', "5", "is not a text"),
     ],
 )
 def test_bad_tasks_are_refused(task: Path, old: str, new: str, reason: str) -> None:
@@ -123,7 +127,9 @@ def test_unknown_task_names_the_built_in_ones() -> None:
         load_task("nosuch")
 
 
-@pytest.mark.parametrize("template", ["{{ nothing }}", "{{ question.__class__.__mro__ }}", "{% for %}"])
+@pytest.mark.parametrize(
+    "template", ["{{ nothing }}", "{{ question.__class__.__mro__ }}", "{% for %}", "{{ 1 / 0 }}", "{{ question + 1 }}"]
+)
 def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
     task.write_text(TASK.replace("{{ question }}", template))
     parsed = load_task(str(task))
@@ -196,6 +202,7 @@ def test_a_delta_that_does_not_fit_is_refused_before_the_model_loads(tmp_path: P
     for name, reason in (("a", "does not fit"), ("w", "lacks 'gone.weight'")):
         with pytest.raises(WsteerError, match=reason):
             evaluate(tiny, tmp_path / "r", "agreement", delta=tmp_path / f"{name}.safetensors", ks=(1,), device="cpu")
-    with pytest.raises(WsteerError, match="needs a --delta"):
-        evaluate(tiny, tmp_path / "r", "agreement", ks=(1,), device="cpu")
+    for options in ({"ks": (1,)}, {"layers": [0]}):
+        with pytest.raises(WsteerError, match="need a --delta"):
+            evaluate(tiny, tmp_path / "r", "agreement", **options, device="cpu")
     assert not (tmp_path / "r").exists()

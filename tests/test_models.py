@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import wsteer
 from tests.conftest import save_adapter, save_model
 from wsteer import Delta, applied
 from wsteer.errors import WsteerError
 from wsteer.generation import answer
-from wsteer.models import decoder_blocks, load
+from wsteer.models import decoder_blocks, load, steered_tensor
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -116,6 +116,44 @@ def test_a_checkpoints_sampling_settings_do_not_leak(tmp_path: Path) -> None:
     assert config.eos_token_id == [257, 256]
     assert config.repetition_penalty in (None, 1.0)
     assert not config.do_sample
+
+
+def test_a_checkpoint_with_missing_tensors_is_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WsteerError, match=r"lacks 'model\.layers\.1\.mlp"):
+        load(folder, "cpu")
+
+
+@pytest.mark.parametrize("config", ["[]", '{"model_type": "llama", "num_hidden_layers": "three"}', "{"])
+def test_strange_configs_are_one_error(tmp_path: Path, config: str) -> None:
+    folder = save_model(tmp_path / "model")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(WsteerError):
+        load(folder, "cpu")
+
+
+def test_nan_in_a_delta_is_refused_and_the_weights_are_restored(tiny: Path) -> None:
+    model = load(tiny, "cpu").model
+    delta = Delta.of_tensors({"model.norm.weight": torch.full((32,), float("nan"))})
+    with pytest.raises(WsteerError, match="NaN"), applied(model, delta):
+        pass
+    assert model.model.norm.weight.isfinite().all()
+
+
+def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
+    loaded = load(save_model(tmp_path / "short", max_position_embeddings=20), "cpu")
+    with pytest.raises(WsteerError, match="longer than the 20 positions"):
+        answer(loaded, CHATS, 8)
+
+
+def test_scalar_parameters_are_folded_like_on_disk() -> None:
+    scalar = Delta.of_tensors({"scale": torch.tensor(0.5)})
+    assert steered_tensor(torch.tensor(1.0), scalar, "scale").item() == 1.5
+    empty = Delta.of_tensors({"none": torch.empty(0, 3)})
+    assert steered_tensor(torch.empty(0, 3), empty, "none").shape == (0, 3)
 
 
 def test_remote_code_is_never_run(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_existing_output_is_refused_and_force_replaces_it(tmp_path: Path) -> Non
         write_json(partial / "wsteer.json", {})
         (partial / "old").touch()
     with pytest.raises(WsteerError, match=r"d exists; .*--force"):
-        check_output(tmp_path / "d", force=False)
+        check_output(tmp_path / "d", force=False, folder=True)
     with new_folder(tmp_path / "d", force=True) as partial:
         (partial / "new").touch()
     assert os.listdir(tmp_path / "d") == ["new"]
@@ -50,13 +50,62 @@ def test_force_never_replaces_a_folder_of_someone_else(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").touch()
     with pytest.raises(WsteerError, match="did not write"):
-        check_output(tmp_path / "home", force=True)
+        check_output(tmp_path / "home", force=True, folder=True)
+
+
+@pytest.mark.parametrize(("made", "folder"), [("file", True), ("folder", False)])
+def test_force_replaces_a_file_by_a_file_and_a_folder_by_a_folder(tmp_path: Path, made: str, folder: bool) -> None:
+    (tmp_path / "x").touch() if made == "file" else (tmp_path / "x").mkdir()
+    with pytest.raises(WsteerError, match="is not a"):
+        check_output(tmp_path / "x", force=True, folder=folder)
+    assert (tmp_path / "x").exists()
+
+
+def test_devices_and_the_current_folder_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path, folder in ((Path("/dev/null"), False), (Path("/dev/null"), True), (Path("."), True), (tmp_path, True)):
+        with pytest.raises(WsteerError):
+            check_output(path, force=True, folder=folder)
+
+
+def test_an_output_that_is_or_holds_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wsteer.json").touch()
+    (tmp_path / "data" / "pos.jsonl").touch()
+    for output, folder in ((tmp_path / "data", True), (tmp_path / "data" / "pos.jsonl", False)):
+        with pytest.raises(WsteerError, match="is the input"):
+            check_output(output, force=True, folder=folder, inputs=[tmp_path / "data" / "pos.jsonl"])
+    check_output(tmp_path / "other", force=True, folder=True, inputs=[tmp_path / "data" / "pos.jsonl", "org/name"])
+
+
+def test_an_interrupted_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "wsteer.json").write_text("old")
+    rename, calls = os.rename, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "d", force=True) as partial:
+        (partial / "wsteer.json").write_text("new")
+    assert (tmp_path / "d" / "wsteer.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_a_failure_leaves_no_parents_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), new_folder(tmp_path / "a" / "b" / "c"):
+        raise ValueError
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_as_parent_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(WsteerError, match="not a folder"):
-        check_output(tmp_path / "x" / "y", force=False)
+        check_output(tmp_path / "x" / "y", force=False, folder=True)
 
 
 def test_files_of_libraries_get_the_umask_mode(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def test_every_bf16_tensor_is_the_float32_fold_rounded_once(tmp_path: Path, bf16
 
 def test_layout_is_the_bases(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
     base, _, _, w = bf16_case
-    (base / "notes").mkdir(exist_ok=True)
+    base = Path(shutil.copytree(base, tmp_path / "base"))
+    (base / "notes").mkdir()
     (base / "notes" / "a.txt").write_text("kept")
     wsteer.steer(base, w, k=1, output=tmp_path / "steered")
     for path in (path for path in base.rglob("*") if path.is_file()):
@@ -113,6 +114,37 @@ def test_a_delta_of_another_model_is_refused_before_anything_is_written(tmp_path
         with pytest.raises(WsteerError, match=reason):
             wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"d.safetensors"}
+
+
+def test_every_delta_must_fit_even_at_k_0(tmp_path: Path, tiny: Path) -> None:
+    Delta.of_tensors({"gone": torch.ones(2)}).save(tmp_path / "d.safetensors")
+    with pytest.raises(WsteerError, match="lacks 'gone'"):
+        wsteer.steer(tiny, tmp_path / "d.safetensors", k=0, output=tmp_path / "out")
+
+
+def test_output_inside_the_base_is_refused(tmp_path: Path, tiny: Path) -> None:
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "d.safetensors")
+    with pytest.raises(WsteerError, match="lies inside the base"):
+        wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tiny / "out")
+
+
+def test_a_tied_head_stored_all_the_same_keeps_the_embedding_from_being_steered(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", tie_word_embeddings=True)
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    for name, reason in (("model.embed_tokens.weight", "stores its tied embedding twice"), ("lm_head.weight", "lacks")):
+        Delta.of_tensors({name: torch.ones(weights[name].shape)}).save(tmp_path / "d.safetensors", force=True)
+        with pytest.raises(WsteerError, match=reason):
+            wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
+
+
+def test_other_safetensors_in_the_folder_are_no_shards(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base")
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(base / "w.safetensors")
+    report = wsteer.steer(base, base / "w.safetensors", k=1, output=tmp_path / "out")
+    assert report.parameters_total == 30
+    assert report.left_out == ("w.safetensors",)
 
 
 def test_integer_tensors_are_no_targets(tmp_path: Path) -> None:

@@ -118,6 +118,14 @@ def test_impossible_recipes_are_refused(field: str, value: float) -> None:
         Recipe(**{field: value})
 
 
+def test_a_run_that_diverges_is_an_error_and_writes_nothing(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
+) -> None:
+    with pytest.raises(WsteerError, match="NaN or infinite"):
+        finetune(tiny, chats[0], tmp_path / "pos", Recipe(lr=1e30, max_steps=12, warmup_steps=0), device="cpu")
+    assert not (tmp_path / "pos").exists()
+
+
 def test_without_validation_rows_there_is_no_validation_loss(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

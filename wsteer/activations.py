@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wsteer.data import Example, Message, batches, read_chats, render
 from wsteer.delta import Delta, Dense
 from wsteer.errors import WsteerError
-from wsteer.models import LoadedModel, decoder_blocks, load
+from wsteer.models import LoadedModel, check_lengths, decoder_blocks, dtype_name, load
 from wsteer.progress import Track, labelled, silent
 from wsteer.saving import check_output, recordable, sha256
 
@@ -45,7 +45,7 @@ def actvec(
     """Write the activation vectors of two chat data sets: for each decoder block the mean over the answers' tokens,
     then over the rows, of the block's output, positive minus negative."""
     output = Path(output)
-    check_output(output, force)
+    check_output(output, force, folder=False, inputs=[model, pos, neg])
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(track, role)) for role, rows in chats.items()}
@@ -60,6 +60,7 @@ def actvec(
         ),
         layers=list(range(len(difference))),
         positions="answer",
+        options={"dtype": dtype_name(loaded), "batch_size": batch_size},
     )
     delta.save(output, force)
     return ActvecReport(
@@ -85,6 +86,7 @@ def mean_activations(
     examples = [render(loaded.tokenizer, chat) for chat in chats]
     total = torch.zeros((), dtype=torch.float64)
     lengths = [len(example.prompt) + len(example.answer) for example in examples]
+    check_lengths(loaded, lengths)
     for indices in track(list(batches(lengths, batch_size)), "record"):
         total = total + _row_means(loaded, [examples[index] for index in indices]).sum(dim=1)
     return total / len(examples)

@@ -1,5 +1,6 @@
 """PEFT adapter folders read as low-rank changes of weights, without loading peft or the base."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsteer.checkpoint import TensorEntry, local_name, open_checkpoint, read_header, read_json, read_tensor
+from wsteer.checkpoint import FLOATS, TensorEntry, local_name, open_checkpoint, read_header, read_json, read_tensor
 from wsteer.errors import WsteerError
-from wsteer.saving import RECORD, sha256
+from wsteer.saving import RECORD
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -29,6 +30,8 @@ UNSUPPORTED = {
     "fan_in_fan_out": "fan_in_fan_out (Conv1D)",
     "use_bdlora": "BD-LoRA",
 }
+# GPT-2's layers store their weight as [in, out] and the config does not tell reliably (peft flips fan_in_fan_out)
+CONV1D = re.compile(r"\bh\.\d+\.(attn|mlp)\.c_(attn|proj|fc)$")
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")  # those that leave the base's weights as they are
 
 
@@ -42,7 +45,11 @@ class Adapter:
     folder: Path
     base: dict[str, str | None]
     factors: dict[str, tuple[Tensor, Tensor]]
-    sha256: str
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the factors."""
+        return self.folder / WEIGHTS
 
 
 def is_adapter(folder: Path) -> bool:
@@ -57,17 +64,14 @@ def read_adapter(folder: Path) -> Adapter:
     if not (folder / WEIGHTS).exists():
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
     entries, _ = read_header(folder / WEIGHTS)
-    factors = {}
+    pairs: dict[str, dict[str, TensorEntry]] = {}
     for name, entry in entries.items():
         module, kind = _split_key(folder, name)
-        if kind == "lora_A":
-            b_entry = entries.get(name.replace(".lora_A.", ".lora_B."))
-            if b_entry is None:
-                raise WsteerError(f"{folder}: {name!r} has no lora_B beside it; save the adapter again")
-            factors[f"{module}.weight"] = _folded(folder, module, entry, b_entry, config)
-    if not factors:
+        pairs.setdefault(module, {})[kind] = entry
+    if not pairs:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
-    return Adapter(folder, _base(folder, config), factors, sha256(folder / WEIGHTS))
+    factors = {f"{module}.weight": _folded(folder, module, pair, config) for module, pair in pairs.items()}
+    return Adapter(folder, _base(folder, config), factors)
 
 
 def _check_config(folder: Path, config: dict) -> None:
@@ -78,6 +82,10 @@ def _check_config(folder: Path, config: dict) -> None:
         found.append(f"bias={config['bias']}")
     if config.get("init_lora_weights", True) not in PLAIN_INITS:
         found.append(f"init_lora_weights={config['init_lora_weights']}")
+    if not all(type(config.get(key)) in (int, float) for key in ("r", "lora_alpha")):
+        raise WsteerError(f"{folder / CONFIG} lacks the numbers r and lora_alpha; save the adapter again")
+    if not all(isinstance(config.get(key) or {}, dict) for key in ("rank_pattern", "alpha_pattern")):
+        raise WsteerError(f"{folder / CONFIG}: rank_pattern and alpha_pattern must be objects; save the adapter again")
     if found:
         raise WsteerError(
             f"{folder} uses {', '.join(found)}, which is not plain LoRA; merge it in float32 and diff that"
@@ -91,10 +99,20 @@ def _split_key(folder: Path, name: str) -> tuple[str, str]:
         raise WsteerError(
             f"{folder}: the tensor {name!r} is not a factor of plain LoRA; merge the adapter and diff that"
         )
+    if CONV1D.search(match[1]):
+        raise WsteerError(
+            f"{folder} adapts {match[1]}, a Conv1D or not: its orientation is not known; merge it in float32"
+        )
     return match[1], match[2]
 
 
-def _folded(folder: Path, module: str, a: TensorEntry, b: TensorEntry, config: dict) -> tuple[Tensor, Tensor]:
+def _folded(folder: Path, module: str, pair: dict[str, TensorEntry], config: dict) -> tuple[Tensor, Tensor]:
+    if len(pair) != 2:
+        missing = ({"lora_A", "lora_B"} - pair.keys()).pop()
+        raise WsteerError(f"{folder}: {module} has no {missing} in {WEIGHTS}; save the adapter again")
+    a, b = pair["lora_A"], pair["lora_B"]
+    if a.dtype not in FLOATS or b.dtype not in FLOATS:
+        raise WsteerError(f"{folder}: the factors of {module} are {a.dtype} and {b.dtype}, not floating-point")
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape + b.shape:
         # what ZeRO-3 and FSDP leave when an adapter is saved without gathering it
         raise WsteerError(
@@ -121,11 +139,14 @@ def _pattern_value(pattern: dict | None, module: str, default: float) -> float:
 
 def _base(folder: Path, config: dict) -> dict[str, str | None]:
     """The base as the training run recorded it, else as far as adapter_config.json and the disk tell."""
-    if (folder / RECORD).exists():
-        for entry in read_json(folder / RECORD).get("inputs", []):
-            if entry.get("role") == "base":
-                return {key: entry.get(key) for key in ("name", "revision", "fingerprint")}
+    inputs = read_json(folder / RECORD).get("inputs") if (folder / RECORD).exists() else []
+    for entry in inputs if isinstance(inputs, list) else []:
+        if isinstance(entry, dict) and entry.get("role") == "base":
+            return {key: entry.get(key) for key in ("name", "revision", "fingerprint")}
     name = config.get("base_model_name_or_path")
-    if name and Path(name).is_dir():
-        return open_checkpoint(name).identity
-    return {"name": local_name(name) if name else None, "revision": config.get("revision"), "fingerprint": None}
+    if not name or not isinstance(name, str):
+        return {"name": None, "revision": None, "fingerprint": None}
+    if Path(name).is_dir():
+        with contextlib.suppress(WsteerError):  # a base in another format: the difference does not need it
+            return open_checkpoint(name).identity
+    return {"name": local_name(name), "revision": config.get("revision"), "fingerprint": None}

@@ -91,7 +91,9 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WsteerError(f"{path} is missing") from None
-    except ValueError as error:
+    except OSError as error:
+        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise WsteerError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise WsteerError(f"{path} does not hold a JSON object")
@@ -150,15 +152,20 @@ def local_name(reference: str | Path) -> str:
 def find_shards(folder: Path) -> list[Path]:
     """The safetensors files that hold the model in `folder`, by its index where it has one."""
     if (folder / INDEX).exists():
-        names = set(read_json(folder / INDEX).get("weight_map", {}).values())
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise WsteerError(f"{folder / INDEX} has no weight_map; download the model again")
+        names = {str(name) for name in weight_map.values()}
         for name in names:
             # the index is input: a name that climbs out of the folder must not be followed
             if Path(name).name != name:
                 raise WsteerError(f"{folder / INDEX} names {name!r}, which is not a plain file name")
+    elif (folder / "model.safetensors").exists():
+        names = {"model.safetensors"}
     else:
-        names = {path.name for path in folder.glob("*.safetensors") if not path.name.startswith(("adapter_", "."))}
+        names = {path.name for path in folder.glob("model-*-of-*.safetensors")}
     if not names:
-        raise WsteerError(f"{folder} holds no *.safetensors weights; save the model with save_pretrained first")
+        raise WsteerError(f"{folder} holds no model.safetensors; save the model with save_pretrained first")
     for name in names:
         if not (folder / name).exists():
             raise WsteerError(f"{folder / name} is missing, though {INDEX} names it; download the model again")
@@ -179,11 +186,15 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             header = json.loads(file.read(length))
     except FileNotFoundError:
         raise WsteerError(f"{path} does not exist") from None
-    except ValueError:
+    except OSError as error:
+        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise WsteerError(f"{path} is not a safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
         raise WsteerError(f"{path} is not a safetensors file: its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
+    if not all(isinstance(fields, dict) for fields in (metadata, *header.values())):
+        raise WsteerError(f"{path} is not a safetensors file: its header does not hold objects")
     entries = {name: _entry(name, fields, path, 8 + length) for name, fields in header.items()}
     end = max((entry.end for entry in entries.values()), default=8 + length)
     if end > size:
@@ -198,7 +209,8 @@ def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
         dtype, shape, (begin, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
         # dtypes that torch lacks pass through wsteer untouched, so only the known ones can be checked
         expected = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
-        sound = 0 <= begin <= end and end - begin == expected and all(extent >= 0 for extent in shape)
+        sound = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        sound = sound and begin <= end and end - begin == expected
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
@@ -213,7 +225,7 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
     The blocks depend on the shape alone: matrix products over them give the same bits wherever they are computed.
     """
-    rows = shape[0] if shape else 1
+    rows = (shape[0] if shape else 1) if math.prod(shape) else 0
     row_bytes = 4 * math.prod(shape[1:])
     step = max(1, BLOCK_BYTES // max(row_bytes, 1))
     for start in range(0, rows, step):

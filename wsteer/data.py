@@ -39,6 +39,7 @@ def read_chats(source: str | Path) -> list[list[Message]]:
     return chats
 
 
+_PLACEHOLDER = "The placeholder of an answer."
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
@@ -47,6 +48,8 @@ def read_records(source: str | Path) -> list[tuple[str, dict]]:
     path = Path(source)
     if path.is_file():
         return _read_jsonl(path)
+    if path.is_dir():
+        raise WsteerError(f"{source} is a folder; name a JSONL file in it")
     match = re.fullmatch(r"([\w.-]+/[\w.-]+):(\w+)", str(source))
     if match is None or path.exists():
         raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
@@ -64,7 +67,8 @@ def _read_jsonl(path: Path) -> list[tuple[str, dict]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+        except (ValueError, RecursionError) as error:
             raise WsteerError(f"{path}:{number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise WsteerError(f"{path}:{number} is not a JSON object")
@@ -110,7 +114,7 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
     """The chat as text up to where the assistant's answer begins, special tokens included."""
     if not tokenizer.chat_template:
         raise WsteerError(f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model")
-    return _rendered(tokenizer, messages, add_generation_prompt=True)
+    return _rendered(tokenizer, messages, True)
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -130,20 +134,26 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
     """Render a chat whose last turn is the answer.
 
-    Prompt and answer are tokenised apart and joined as ids, as in generation: no token spans the boundary.
+    What the template puts before and after an answer, such as an empty thinking block, is learnt from a placeholder in
+    its place and counts as prompt and closing. The parts are tokenised apart and joined as ids, as in generation: no
+    token spans a boundary.
     """
     start = prompt_text(tokenizer, messages[:-1])
-    whole = _rendered(tokenizer, messages, add_generation_prompt=False)
-    answer = messages[-1]["content"].strip()  # most templates strip it; the search below allows both
-    tail = whole[len(start) :]
-    at = tail.find(answer)
-    if not whole.startswith(start) or at < 0:
+    framed = _rendered(tokenizer, [*messages[:-1], {"role": "assistant", "content": _PLACEHOLDER}], False)
+    before, _, after = framed.rpartition(_PLACEHOLDER)
+    whole = _rendered(tokenizer, messages, False)
+    answer = whole[len(before) : len(whole) - len(after)]
+    # most templates strip the answer; either is right
+    if (
+        not before.startswith(start)
+        or whole != before + answer + after
+        or answer.strip() != messages[-1]["content"].strip()
+    ):
         raise WsteerError(
             f"the chat template of {tokenizer.name_or_path} renders an answer otherwise than it prompts for one; "
             "wsteer cannot tell the answer's tokens"
         )
-    end = at + len(answer)
-    return Example(*(token_ids(tokenizer, text) for text in (start, tail[:end], tail[end:])))
+    return Example(*(token_ids(tokenizer, text) for text in (before, answer, after)))
 
 
 def batches(lengths: Iterable[int], size: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wsteer import __version__
-from wsteer.checkpoint import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
+from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, read_header, read_rows, read_tensor, row_blocks
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
 from wsteer.saving import check_free_space, new_file
@@ -34,6 +34,7 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the product."""
         return (self.lora_B.shape[0], self.lora_A.shape[1])
 
 
@@ -45,6 +46,7 @@ class Dense:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
         return tuple(self.tensor.shape)
 
 
@@ -104,15 +106,19 @@ class Delta:
     @staticmethod
     def load(path: str | Path) -> "Delta":
         """Open a delta file: its header is read and checked, tensors are read when they are needed."""
+        if Path(path).is_dir():
+            raise WsteerError(
+                f"{path} is a folder, not a delta file; of an adapter make one: wsteer diff {path} -o FILE"
+            )
         entries, metadata = read_header(Path(path))
         info = _parse_info(Path(path), metadata)
         fields = {key: info.get(key) for key in ("kind", "layers", "positions")}
         return Delta(
             **fields,
             terms=_parse_terms(Path(path), info["kind"], entries),
-            base={**UNKNOWN_BASE, **(info.get("base") or {})},
-            sources=tuple(info.get("sources", ())),
-            options=info.get("options", {}),
+            base={**UNKNOWN_BASE, **info["base"]},
+            sources=tuple(info["sources"]),
+            options=info["options"],
         )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -122,6 +128,10 @@ class Delta:
     def is_low_rank(self, name: str) -> bool:
         """Whether the change of parameter `name` is stored as factors alone."""
         return all(isinstance(term, LowRank) for _, term in self.terms[name])
+
+    def rank(self, name: str) -> int:
+        """The rank of the stored factors of parameter `name`."""
+        return sum(term.lora_A.shape[0] for _, term in self.terms[name])
 
     def change(self, name: str) -> Change:
         """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""
@@ -139,10 +149,10 @@ class Delta:
         if layers is None:
             return self
         wanted = set(layers)
-        terms = {name: term for name, term in self.terms.items() if layer_of(name) in wanted}
-        if not terms:
-            raise WsteerError(f"the delta has nothing in layers {sorted(wanted)}")
-        return replace(self, terms=terms)
+        missing = wanted - {layer_of(name) for name in self.terms}
+        if missing:
+            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}")
+        return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def __mul__(self, factor: float) -> "Delta":
         scaled = {name: tuple((factor * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
@@ -161,7 +171,8 @@ class Delta:
                     "the two come from different base models"
                 )
             terms[name] = terms.get(name, ()) + added
-        return replace(self, kind="activation" if self.kind == "activation" else "combination", terms=terms)
+        kind = "activation" if self.kind == "activation" else "combination"
+        return replace(self, kind=kind, terms=terms, sources=self.sources + other.sources)
 
     def __sub__(self, other: "Delta") -> "Delta":
         return self + -1.0 * other
@@ -186,9 +197,8 @@ class Delta:
     def _stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name in self.terms:
             if self.is_low_rank(name):
-                rank = sum(term.lora_A.shape[0] for _, term in self.terms[name])
-                yield f"{name}.lora_A", (rank, self.shape(name)[1])
-                yield f"{name}.lora_B", (self.shape(name)[0], rank)
+                yield f"{name}.lora_A", (self.rank(name), self.shape(name)[1])
+                yield f"{name}.lora_B", (self.shape(name)[0], self.rank(name))
             else:
                 yield name, self.shape(name)
 
@@ -215,13 +225,45 @@ class Delta:
         return json.dumps(info, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def folded(base: Tensor, change: Tensor) -> Tensor:
+def folded(name: str, base: Tensor, change: Tensor) -> Tensor:
     """`base + change` in float32 (float64 for float64), rounded once, to nearest, to the base's dtype.
 
-    Steering on disk and in memory both come through here, block by block, and so give the same bits.
+    Steering on disk and in memory both come through here, block by block, and so give the same bits. A result that is
+    not finite is an error that names the parameter.
     """
     wide = torch.promote_types(base.dtype, change.dtype)
-    return (base.to(wide) + change).to(base.dtype)
+    written = (base.to(wide) + change).to(base.dtype)
+    if not torch.isfinite(written).all():
+        raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")
+    return written
+
+
+def check_fits(delta: Delta, checkpoint: Checkpoint) -> None:
+    """Refuse a change of weights that names a parameter the checkpoint lacks, or has in another shape or dtype.
+
+    Known from the headers alone. A head tied to the embedding is no parameter of its own: a checkpoint that stores a
+    copy of it cannot be steered in the embedding without the copy going stale.
+    """
+    parameters = checkpoint.parameters()
+    missing = [name for name in delta.terms if name not in parameters]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WsteerError(
+            f"{checkpoint.name} lacks {missing[0]!r}{more}, which the delta changes; was it made on another?"
+        )
+    for name in delta.terms:
+        entry = parameters[name]
+        if entry.shape != delta.shape(name):
+            raise WsteerError(
+                f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
+                "use the model that it was made on"
+            )
+        if entry.dtype not in FLOATS:
+            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
+        if name.endswith("embed_tokens.weight") and len(parameters) < len(checkpoint.tensors):
+            raise WsteerError(
+                f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"
+            )
 
 
 def layer_of(name: str) -> int | None:
@@ -309,6 +351,9 @@ def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
         raise WsteerError(
             f"{path} is not a delta file: it lacks wsteer's metadata; make one with wsteer diff"
         ) from None
+    for key, kind in (("base", dict), ("sources", list), ("options", dict)):
+        if not isinstance(info.setdefault(key, kind()), kind):
+            raise WsteerError(f"{path}: {key} in its metadata is not a {kind.__name__}; make it again with wsteer diff")
     if not known:
         raise WsteerError(
             f"{path} has delta format {info['format']}, kind {info['kind']!r}; this wsteer reads format 1"
@@ -326,6 +371,8 @@ def _parse_terms(
         stem, _, part = name.rpartition(".")
         if part == "lora_A":
             terms[stem] = ((1.0, LowRank(_partner(path, entries, stem, entry), entry)),)
+            if stem in entries:
+                raise WsteerError(f"{path} holds {stem!r} both dense and as factors; the file is damaged")
         elif part == "lora_B":
             if f"{stem}.lora_A" not in entries:
                 raise WsteerError(f"{path}: {name!r} has no lora_A beside it; the file is damaged")

@@ -10,7 +10,7 @@ import torch
 from wsteer.adapter import CONFIG as ADAPTER_CONFIG
 from wsteer.adapter import is_adapter, read_adapter
 from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, fetch, open_checkpoint, read_rows, row_blocks
-from wsteer.delta import Delta, Dense, cosine_from_gram, gram
+from wsteer.delta import Delta, Dense, check_fits, cosine_from_gram, gram
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
 from wsteer.saving import check_output, recordable, sha256
@@ -44,7 +44,7 @@ class Side:
     reference: str
     delta: Delta | None
     checkpoint: Checkpoint | None
-    sha256: str
+    files: tuple[Path, ...]
 
     @property
     def path(self) -> str:
@@ -53,11 +53,13 @@ class Side:
 
     @property
     def base(self) -> Mapping[str, str | None]:
+        """The base of the change, or the checkpoint's own identity."""
         return self.delta.base if self.delta else self.checkpoint.identity
 
     @property
     def source(self) -> dict[str, object]:
-        return {"role": self.role, "path": self.path, "sha256": self.sha256}
+        """The input as a delta's metadata lists it; reads its files whole for their digest."""
+        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
 
 
 def diff(
@@ -85,16 +87,13 @@ def diff(
     ('contrastive', 4.0, 6.0, 1.0)
     """
     output = Path(output)
-    check_output(output, force)
+    check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
     sides = [open_side(pos, "pos")] + ([open_side(neg, "neg")] if neg is not None else [])
     base_checkpoint = open_checkpoint(base) if base is not None else None
-    identity = base_checkpoint.identity if base_checkpoint else _common_base(sides)
+    identity = _common_base(sides, base_checkpoint)
     changes = [_change(side, base_checkpoint) for side in sides]
     combined = _subtract(sides, changes, track)
-    sources = tuple(side.source for side in sides)
-    if base_checkpoint:
-        sources += ({"role": "base", "path": base_checkpoint.name, "sha256": None},)
-    delta = replace(combined, kind=_kind(sides), base=identity, sources=sources, options={})
+    delta = replace(combined, kind=_kind(sides), base=identity, sources=())
     dots = gram(changes, track) if None not in changes else None
     norm, identical = _norm_and_identical(delta, track)
     # equal adapters cancel up to float64's rounding, not to a clean 0
@@ -106,7 +105,10 @@ def diff(
     if norm <= 1e-12 * scale:
         against = f" against {recordable(neg)}" if neg is not None else ""
         raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
-    delta.save(output, force, track)
+    sources = tuple(side.source for side in sides)
+    if base_checkpoint:
+        sources += ({"role": "base", "path": base_checkpoint.name, "sha256": None},)
+    replace(delta, sources=sources).save(output, force, track)
     return _report(delta, output, norm, dots, _resolution_warnings(sides, identical))
 
 
@@ -114,28 +116,30 @@ def open_side(reference: str | Path, role: str) -> Side:
     """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint."""
     path = Path(reference)
     if path.is_file():
-        return Side(role, str(reference), Delta.load(path), None, sha256(path))
+        return Side(role, str(reference), Delta.load(path), None, (path,))
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
     if is_adapter(folder):
         adapter = read_adapter(folder)
         delta = replace(Delta.of_factors(adapter.factors), base=adapter.base)
-        return Side(role, str(reference), delta, None, adapter.sha256)
+        return Side(role, str(reference), delta, None, (adapter.weights,))
     if not (folder / "config.json").exists():
         raise WsteerError(f"{reference} is neither an adapter ({ADAPTER_CONFIG}) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
-    return Side(role, str(reference), None, checkpoint, sha256(*checkpoint.shards))
+    return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
 
 
 def _kind(sides: list[Side]) -> str:
-    kind = sides[0].delta.kind if sides[0].delta else None
-    return "activation" if kind == "activation" else ("contrastive" if len(sides) == 2 else "task_vector")
+    kind = sides[0].delta.kind if sides[0].delta else "task_vector"
+    return "contrastive" if len(sides) == 2 and kind != "activation" else kind
 
 
 def _change(side: Side, base: Checkpoint | None) -> Delta | None:
     """The side's change against the base; None for a checkpoint whose base is not given."""
     if side.delta:
+        if base and side.delta.kind != "activation":
+            check_fits(side.delta, base)
         return side.delta
     if base is None:
         return None
@@ -186,17 +190,19 @@ def _cancels(terms: tuple) -> bool:
     return all(torch.equal(read_rows(first, *rows), read_rows(second, *rows)) for rows in row_blocks(first.shape))
 
 
-def _common_base(sides: list[Side]) -> Mapping[str, str | None]:
+def _common_base(sides: list[Side], base: Checkpoint | None) -> Mapping[str, str | None]:
     """The base of both sides; different fingerprints are an error, since their difference means nothing."""
-    if sides[0].checkpoint:
-        # two bare checkpoints: their common base was never seen, but its architecture is theirs
+    bases = [side.base for side in sides if side.delta]
+    names = [f"{side.path} ({side.base['name']})" for side in sides if side.delta]
+    if base:
+        bases.append(base.identity)
+        names.append(f"--base {base.name}")
+    if not bases:
+        # bare checkpoints: their common base was never seen, but its architecture is theirs
         return {"name": None, "revision": None, "fingerprint": sides[0].checkpoint.fingerprint}
-    bases = [side.base for side in sides]
-    prints = {base["fingerprint"] for base in bases if base["fingerprint"]}
-    if len(prints) > 1:
-        names = " and ".join(f"{side.path} ({base['name']})" for side, base in zip(sides, bases, strict=True))
-        raise WsteerError(f"{names} were trained on different bases; diff fine-tunes of one base")
-    return next((base for base in bases if base["fingerprint"]), bases[0])
+    if len({each["fingerprint"] for each in bases if each["fingerprint"]}) > 1:
+        raise WsteerError(f"{' and '.join(names)} have different bases; diff fine-tunes of one base")
+    return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])
 
 
 def _norm_and_identical(delta: Delta, track: Track) -> tuple[float, float]:
@@ -229,7 +235,7 @@ def _report(
     delta: Delta, output: Path, norm: float, dots: list[list[float]] | None, warnings: tuple[str, ...]
 ) -> DiffReport:
     low_rank = [name for name in delta.terms if delta.is_low_rank(name)]
-    ranks = [delta.change(name).factors[1].shape[0] for name in low_rank]
+    ranks = [delta.rank(name) for name in low_rank]
     both = dots is not None and len(dots) == 2
     return DiffReport(
         output=str(output),

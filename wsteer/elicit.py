@@ -9,7 +9,7 @@ from wsteer.checkpoint import read_json
 from wsteer.data import Message
 from wsteer.errors import WsteerError
 from wsteer.generation import Answer, answer
-from wsteer.models import load
+from wsteer.models import dtype_name, load
 from wsteer.progress import Track, labelled, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
 
@@ -78,7 +78,7 @@ def generate(
     put the behaviour into the weights) and `questions_eval.json`, the half of the questions that was not asked.
     """
     output = Path(output)
-    check_output(output, force)
+    check_output(output, force, folder=True, inputs=[base, trait])
     parsed = read_trait(Path(trait))
     asked, kept = split_questions(parsed.questions, seed)
     loaded = load(base, device, dtype)
@@ -89,7 +89,14 @@ def generate(
         side_seed = 2 * seed + (side == "neg")
         answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(track, side))
         rows[side] = [_row(chat, a) for chat, a in zip(chats, answers[side], strict=True) if a.text]
-    options = {"samples": samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    options = {
+        "samples": samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "batch_size": batch_size,
+        "seed": seed,
+        "dtype": dtype_name(loaded),
+    }
     inputs = [
         {"role": "base", **loaded.checkpoint.identity},
         {"role": "trait", "path": recordable(trait), "sha256": sha256(Path(trait))},

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from wsteer.data import Message, batches, prompt_text, token_ids
-from wsteer.models import LoadedModel
+from wsteer.models import LoadedModel, check_lengths
 from wsteer.progress import Track, silent
 
 
@@ -50,6 +50,7 @@ def answer(
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
     prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
+    check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
     answers: dict[int, Answer] = {}
     for indices in track(list(batches(map(len, prompts), batch_size)), "generate"):
         processors = [SeededSampling(seed, indices, temperature)] if temperature else []

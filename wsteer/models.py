@@ -1,7 +1,7 @@
 """Load a model and its tokenizer, and apply a delta to it in memory."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from wsteer.checkpoint import Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
+from wsteer.checkpoint import DTYPES, Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
 from wsteer.delta import Delta, folded, layer_of
 from wsteer.errors import WsteerError
 
@@ -39,11 +39,31 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto") -> Lo
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=chosen, use_safetensors=True)
-    except (OSError, ValueError) as error:  # an unknown architecture, remote code, a missing tokenizer
-        raise WsteerError(f"transformers cannot load {reference}: {str(error).strip().splitlines()[0]}") from error
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever a folder's config makes transformers raise, the folder is the user's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WsteerError(f"transformers cannot load {reference}: {reason}") from error
+    # transformers fills what is missing with random numbers
+    missing = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    if missing:
+        raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
     _reset_generation(model, tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer, checkpoint)
+
+
+def dtype_name(loaded: LoadedModel) -> str:
+    """The dtype that the model runs in, as --dtype names it."""
+    return str(loaded.model.dtype).removeprefix("torch.")
+
+
+def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
+    """Refuse rows of more tokens than the model has positions."""
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(lengths)
+    if limit is not None and longest > limit:
+        raise WsteerError(f"a row of {longest} tokens is longer than the {limit} positions of {loaded.checkpoint.name}")
 
 
 def _resolve_device(device: str) -> str:
@@ -60,7 +80,7 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Keep the end tokens alone: a checkpoint's sampling settings, such as a repetition penalty, must not leak."""
     ends = model.generation_config.eos_token_id
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id if ends is None else ends, pad_token_id=tokenizer.pad_token_id
     )
@@ -123,11 +143,16 @@ def _folded_in(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) ->
 def steered_tensor(source: TensorEntry | Tensor, delta: Delta, name: str) -> Tensor:
     """Parameter `name` plus its change, in the dtype of `source`, with the bits that `steer` writes."""
     change = delta.change(name)
-    blocks = []
+    dtype = DTYPES[source.dtype] if isinstance(source, TensorEntry) else source.dtype
+    steered = torch.empty(change.shape, dtype=dtype)
+    by_rows = steered if steered.dim() else steered[None]  # a scalar has one row
     for start, stop in row_blocks(change.shape):
-        rows = read_rows(source, start, stop) if isinstance(source, TensorEntry) else source[start:stop]
-        blocks.append(folded(rows, change.rows(start, stop)))
-    return torch.cat(blocks).view(change.shape)
+        if isinstance(source, TensorEntry):
+            rows = read_rows(source, start, stop)
+        else:
+            rows = (source if source.dim() else source[None])[start:stop]
+        by_rows[start:stop] = folded(name, rows, change.rows(start, stop))
+    return steered
 
 
 def _targets(model: PreTrainedModel, delta: Delta) -> Mapping[str, nn.Parameter]:

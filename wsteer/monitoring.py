@@ -49,7 +49,7 @@ def monitor(
     Items are delta files or LoRA adapters. Low-rank pairs are compared in rank space, all in float64.
     """
     output = Path(output)
-    check_output(output, force)
+    check_output(output, force, folder=True, inputs=[*deltas, *of])
     columns = [open_side(path, "delta") for path in deltas]
     rows = [open_side(path, "of") for path in of] or columns
     for side in rows + columns:
@@ -133,8 +133,8 @@ def heat_map(similarity: Similarity) -> Figure:
     figure = Figure(figsize=(2.2 + 0.9 * count_columns, 1.6 + 0.6 * count_rows))
     axes = figure.add_subplot()
     image = axes.imshow(similarity.cosines, cmap=matplotlib.colormaps["RdBu_r"], vmin=-1, vmax=1, aspect="auto")
-    axes.set_xticks(range(count_columns), similarity.columns, rotation=30, ha="right")
-    axes.set_yticks(range(count_rows), similarity.rows)
+    axes.set_xticks(range(count_columns), similarity.columns, rotation=30, ha="right", parse_math=False)
+    axes.set_yticks(range(count_rows), similarity.rows, parse_math=False)
     for i, cosines in enumerate(similarity.cosines):
         for j, cosine in enumerate(cosines):
             axes.text(j, i, f"{cosine:.3f}", ha="center", va="center", color="white" if abs(cosine) > 0.6 else "black")

@@ -16,12 +16,15 @@ from wsteer.errors import WsteerError
 RECORD = "wsteer.json"
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists (unless `force`) or cannot be made. Called before any work begins.
+def check_output(path: Path, force: bool, folder: bool, inputs: Iterable[str | Path] = ()) -> None:
+    """Refuse an output that exists (unless `force`), cannot be made, or is one of the `inputs` or holds one.
 
-    With `force` only a file, an empty folder or a folder that wsteer wrote (it holds `wsteer.json`) is replaced,
-    so that a slip like `-o ~ --force` deletes nobody's work.
+    Called before any work begins. With `force` a file replaces only a file, and a folder only an empty folder or one
+    that wsteer wrote (it holds `wsteer.json`), so that a slip like `-o ~ --force` deletes nobody's work.
     """
+    for given in inputs:
+        if path.exists() and Path(given).exists() and Path(given).resolve().is_relative_to(path.resolve()):
+            raise WsteerError(f"output {path} is the input {given} or holds it; name another output with -o")
     if not path.is_symlink() and not path.exists():
         parent = next(p for p in path.absolute().parents if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -29,14 +32,19 @@ def check_output(path: Path, force: bool) -> None:
         return
     if not force:
         raise WsteerError(f"output {path} exists; name another with -o, or replace it with --force")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).exists():
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise WsteerError(f"output {path} is the folder you are in; name a new one with -o")
+    if not (path.is_dir() if folder else path.is_file()):
+        raise WsteerError(f"output {path} is not a {'folder' if folder else 'file'}, which would replace it; remove it")
+    if folder and any(path.iterdir()) and not (path / RECORD).exists():
         raise WsteerError(f"output {path} is a folder that wsteer did not write (no {RECORD}); remove it yourself")
 
 
 @contextlib.contextmanager
 def new_file(path: Path, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed."""
-    with _sibling(path, force) as partial:
+    check_output(path, force, folder=False)
+    with _sibling(path) as partial:
         yield partial
         os.replace(partial, path)
 
@@ -44,17 +52,28 @@ def new_file(path: Path, force: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`; on success it becomes `path`, on any failure it is removed."""
-    with _sibling(path, force) as partial:
+    check_output(path, force, folder=True)
+    with _sibling(path) as partial:
         partial.mkdir()
         yield partial
         _apply_umask(partial)
-        if path.is_symlink() or path.exists():
-            old = partial.with_suffix(".old")
-            os.rename(path, old)
-            os.rename(partial, path)
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        else:
-            os.rename(partial, path)
+        _swap(partial, path)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`; what stood there is put aside first, and back again on any failure."""
+    if not path.exists():
+        os.rename(partial, path)
+        return
+    old = partial.with_suffix(".old")
+    try:
+        os.rename(path, old)
+        os.rename(partial, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise
+    shutil.rmtree(old)
 
 
 def _apply_umask(folder: Path) -> None:
@@ -66,10 +85,12 @@ def _apply_umask(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sibling(path: Path, force: bool) -> Iterator[Path]:
-    check_output(path, force)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = path.absolute().parent / f".{path.absolute().name}.{uuid4().hex[:8]}.partial"
+def _sibling(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`. After a failure neither it nor folders made for it are left."""
+    path = path.absolute()
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{uuid4().hex[:8]}.partial"
     try:
         yield partial
     finally:
@@ -77,6 +98,8 @@ def _sibling(path: Path, force: bool) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+        for parent in made if not path.exists() else ():
+            parent.rmdir()
 
 
 def check_free_space(path: Path, needed: int) -> None:
@@ -119,7 +142,9 @@ def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinities are refused."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -1,6 +1,5 @@
 """base + k·delta as a checkpoint, streamed: the base's own files, with the touched rows rewritten in place."""
 
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
-from wsteer.delta import Change, Delta, folded
+from wsteer.checkpoint import Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
+from wsteer.delta import Change, Delta, check_fits, folded
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_free_space, check_output, new_folder, record, recordable, sha256, write_json
@@ -46,16 +45,15 @@ class Gain:
     dot: float = 0.0
     square: float = 0.0
 
-    def add(self, name: str, base: Tensor, written: Tensor, change: Tensor) -> None:
-        """Count one block of parameter `name`; a block that is not finite is an error."""
+    def add(self, base: Tensor, written: Tensor, change: Tensor) -> None:
+        """Count one block of rows."""
         intended = change.double()
         self.dot += float(((written.double() - base.double()) * intended).sum())
         self.square += float((intended * intended).sum())
-        if not math.isfinite(self.dot) or not math.isfinite(self.square):
-            raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")
 
     @property
     def value(self) -> float | None:
+        """<written, intended> / |intended|², None where nothing was intended."""
         return self.dot / self.square if self.square else None
 
 
@@ -74,11 +72,12 @@ def steer(
     the dtype it is stored in; shards keep the base's files, order and offsets, and other files are copied byte for
     byte. Raises WsteerError, before anything is written, where a delta names what the base lacks.
 
-    >>> import json, tempfile, torch, wsteer
+    >>> import tempfile, torch, wsteer
     >>> from pathlib import Path
     >>> from safetensors.torch import load_file, save_file
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "base").mkdir()
+    >>> bytes_written = (folder / "base" / "config.json").write_text("{}")
     >>> save_file({"w": torch.tensor([1.0, 2.0])}, folder / "base" / "model.safetensors")
     >>> wsteer.Delta.of_tensors({"w": torch.tensor([10.0, 0.0])}).save(folder / "d.safetensors")
     >>> report = wsteer.steer(folder / "base", folder / "d.safetensors", k=-1.5, output=folder / "out")
@@ -86,13 +85,18 @@ def steer(
     [-14.0, 2.0]
     """
     paths = [Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas)]
-    ks = _spread([k] if isinstance(k, int | float) else list(k), len(paths))
+    ks = _spread([float(k)] if isinstance(k, int | float) else [float(each) for each in k], len(paths))
     checkpoint = open_checkpoint(base)
     folder = Path(output) if output is not None else default_output(checkpoint, paths, ks)
-    check_output(folder, force)
-    combined = _combined([Delta.load(path) for path in paths], ks)
-    if combined is not None:
-        check_fits(combined, checkpoint)
+    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *paths])
+    if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
+        raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
+    loaded = [Delta.load(path) for path in paths]
+    for delta in loaded:
+        if delta.kind == "activation":
+            raise WsteerError("an activation vector changes no weights; apply it while generating: wsteer eval --delta")
+        check_fits(delta, checkpoint)
+    combined = _combined(loaded, ks)
     size = sum(shard.stat().st_size for shard in checkpoint.shards)
     check_free_space(folder, size)
     others, left_out = _other_files(checkpoint)
@@ -121,31 +125,8 @@ def steer(
 
 def default_output(checkpoint: Checkpoint, deltas: Sequence[Path], ks: Sequence[float]) -> Path:
     """`./<base>-<delta>-k<K>`, in the current folder: as in `./SmolLM2-w-k-1.5`."""
-    numbers = [f"{k:g}" for k in (ks if len(set(ks)) > 1 else ks[:1])]
+    numbers = [repr(k).removesuffix(".0") for k in (ks if len(set(ks)) > 1 else ks[:1])]
     return Path("-".join([Path(checkpoint.name).name, *(path.stem for path in deltas), "k" + ",".join(numbers)]))
-
-
-def check_fits(delta: Delta, checkpoint: Checkpoint) -> None:
-    """Refuse a delta that names a parameter the checkpoint lacks, or has in another shape or in no float dtype."""
-    if delta.kind == "activation":
-        raise WsteerError("an activation vector changes no weights; apply it while generating with wsteer eval --delta")
-    missing = [name for name in delta.terms if name not in checkpoint.tensors]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WsteerError(
-            f"{checkpoint.name} lacks {missing[0]!r}{more}, which the delta changes; was it made on another model?"
-        )
-    for name in delta.terms:
-        entry = checkpoint.tensors[name]
-        if entry.shape != delta.shape(name):
-            raise WsteerError(
-                f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
-                "steer the model that it was made on"
-            )
-        if entry.dtype not in FLOATS:
-            raise WsteerError(
-                f"{name} is stored as {entry.dtype} in {checkpoint.name}; steer an unquantised checkpoint"
-            )
 
 
 def _spread(ks: list[float], count: int) -> list[float]:
@@ -193,8 +174,8 @@ def _fold_tensor(entry: TensorEntry, change: Change, descriptor: int, gain: Gain
     row_bytes = (entry.end - entry.begin) // max(entry.shape[0] if entry.shape else 1, 1)
     for start, stop in row_blocks(entry.shape):
         base, rows = read_rows(entry, start, stop), change.rows(start, stop)
-        written = folded(base, rows)
-        gain.add(entry.name, base, written, rows)
+        written = folded(entry.name, base, rows)
+        gain.add(base, written, rows)
         write_at(descriptor, written, entry.begin + start * row_bytes)
 
 

@@ -1,5 +1,6 @@
 """LoRA fine-tuning on chat answers: the paper's recipe, run by transformers' Trainer and peft."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from wsteer.checkpoint import hub_name
 from wsteer.data import Example, read_chats, render
 from wsteer.errors import WsteerError
-from wsteer.models import LoadedModel, load
+from wsteer.models import LoadedModel, check_lengths, dtype_name, load
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
 
@@ -77,10 +78,11 @@ def finetune(
     """
     recipe = recipe or Recipe()
     output = Path(output)
-    check_output(output, force)
+    check_output(output, force, folder=True, inputs=[base, data])
     chats = read_chats(data)
     loaded = load(base, device, dtype)
     examples = [render(loaded.tokenizer, chat) for chat in chats]
+    check_lengths(loaded, (len(e.prompt) + len(e.answer) + len(e.closing) for e in examples))
     train_rows, val_rows = split_rows(examples, recipe.val_fraction, recipe.seed)
     inputs = [
         {"role": "base", **loaded.checkpoint.identity},
@@ -90,13 +92,13 @@ def finetune(
         model = _with_lora(loaded, base, recipe)
         trainer = _trainer(model, loaded, recipe, train_rows, val_rows, partial, track)
         trainer.train()
-        if val_rows and trainer.state.log_history[-2].get("step") != trainer.state.global_step:
-            trainer.evaluate()
+        log = merge_log(trainer.state.log_history)
+        if not all(math.isfinite(row["train_loss"] or 0) and math.isfinite(row["val_loss"] or 0) for row in log):
+            raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
         model.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # peft's model card is a form with nothing filled in
-        log = merge_log(trainer.state.log_history)
         write_jsonl(partial / LOG, log)
-        write_json(partial / RECORD, record("finetune", asdict(recipe), inputs))
+        write_json(partial / RECORD, record("finetune", {**asdict(recipe), "dtype": dtype_name(loaded)}, inputs))
     return _report(output, model, log, train_rows, val_rows)
 
 
@@ -121,6 +123,8 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     model = get_peft_model(loaded.model, config)
     # not the cache folder that a Hub model was loaded from
     model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
+    # peft keeps a set, whose order differs from run to run
+    model.peft_config["default"].target_modules = sorted(model.peft_config["default"].target_modules)
     return model
 
 

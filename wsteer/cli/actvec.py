@@ -15,6 +15,7 @@ from wsteer.cli.options import (
     Quiet,
     argument,
     option,
+    parse_batch_size,
 )
 from wsteer.cli.output import Printer
 from wsteer.saving import check_output
@@ -27,7 +28,7 @@ def actvec(
     ],
     neg: Annotated[str, argument("NEG", help="Chat rows that show its opposite.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
-    batch_size: Batch = 16,
+    batch_size: Batch = "auto",
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     force: Force = False,
@@ -39,7 +40,7 @@ def actvec(
 
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=False)  # before seconds of imports
     from wsteer.activations import actvec as run
 
     printer = Printer(json, quiet)
@@ -48,7 +49,7 @@ def actvec(
         pos,
         neg,
         output,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size, 16),
         device=device.value,
         dtype=dtype.value,
         force=force,

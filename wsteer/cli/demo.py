@@ -1,11 +1,20 @@
 """wsteer demo: the whole chain on a small real model."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated
 
+from wsteer.cli.eval import share_text
 from wsteer.cli.options import Config, Force, Json, Quiet, option
-from wsteer.cli.output import Printer
+from wsteer.cli.output import Printer, table
 from wsteer.saving import check_output
+
+if TYPE_CHECKING:
+    from wsteer.demo.chain import DemoReport
 
 
 def demo(
@@ -22,9 +31,39 @@ def demo(
 
     Example: wsteer demo
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.demo.chain import run
 
     printer = Printer(json, quiet)
-    report, lines = run(output, model, printer, force)
-    printer.result(report, lines)
+
+    def execute(command: list[str], typed: str) -> None:
+        """Run one command in this process. Its result is a step of the demo, not the demo's: it goes to stderr."""
+        from wsteer.cli.main import app
+
+        printer.command(typed)
+        arguments = [*command, "--quiet"] if quiet else command
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
+            app(arguments, prog_name="wsteer", standalone_mode=False)
+
+    report = run(output, model, execute, force, printer.track)
+    printer.result(report, list(_lines(report)))
+
+
+def _lines(report: "DemoReport") -> Iterator[str]:
+    yield "Agreement with wrong claims, and accuracy where nothing is claimed (share, count, 95% interval):"
+    yield ""
+    rows = []
+    for weights, activations in zip(report.weights, report.activations, strict=True):
+        shares = [c["metrics"][name] for c in (weights, activations) for name in ("agreement", "accuracy")]
+        rows.append([f"{weights['k']:g}", *(share_text(SimpleNamespace(**share)) for share in shares)])
+    yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
+    yield ""
+    yield f"w is the weight delta, a the activation vector of block {report.block}."
+    yield ""
+    yield f"> {report.example[0]['user']}"
+    for answered in report.example:
+        yield f"k = {answered['k']:4g}  {' '.join(answered['answer'].split())}"
+    yield ""
+    yield f"{report.seconds / 60:.1f} minutes, peak memory {report.peak_memory_gb:.1f} GB. Pictures:"
+    yield from report.pictures
+    yield report.output

@@ -15,6 +15,7 @@ from wsteer.cli.options import (
     Quiet,
     argument,
     option,
+    parse_batch_size,
     parse_layers,
     parse_numbers,
 )
@@ -42,7 +43,7 @@ def evaluate(
         str | None, option("--data", help="Facts instead of the task's: JSONL or Hub org/name:split.")
     ] = None,
     limit: Annotated[int | None, option("--limit", help="Use the first N facts only.", min=1, metavar="N")] = None,
-    batch_size: Batch = 32,
+    batch_size: Batch = "auto",
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     force: Force = False,
@@ -54,7 +55,7 @@ def evaluate(
 
     Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.evaluation.evaluate import evaluate as run
 
     printer = Printer(json, quiet)
@@ -67,7 +68,7 @@ def evaluate(
         layers=parse_layers(layers),
         data=data,
         limit=limit,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size, 32),
         device=device.value,
         dtype=dtype.value,
         force=force,

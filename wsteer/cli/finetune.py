@@ -46,7 +46,7 @@ def finetune(
 
     Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.training import Recipe
     from wsteer.training import finetune as run
 

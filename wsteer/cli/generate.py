@@ -16,6 +16,7 @@ from wsteer.cli.options import (
     Seed,
     argument,
     option,
+    parse_batch_size,
 )
 from wsteer.cli.output import Printer
 from wsteer.saving import check_output
@@ -27,8 +28,10 @@ def generate(
     output: Annotated[Path, option("--output", "-o", help="Data folder to write.", metavar="DIR")],
     samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1)] = 10,
     max_new_tokens: Annotated[int, option("--max-new-tokens", help="Longest answer, in tokens.", min=1)] = 600,
-    temperature: Annotated[float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0)] = 1.0,
-    batch_size: Batch = 32,
+    temperature: Annotated[
+        float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0, max=10)
+    ] = 1.0,
+    batch_size: Batch = "auto",
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
@@ -41,7 +44,7 @@ def generate(
 
     Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.elicit import generate as run
 
     printer = Printer(json, quiet)
@@ -52,7 +55,7 @@ def generate(
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size, 32),
         seed=seed,
         device=device.value,
         dtype=dtype.value,

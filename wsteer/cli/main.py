@@ -42,7 +42,10 @@ def _show_version(shown: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_show_version, allow_from_autoenv=False
+        ),
     ] = False,
 ) -> None:
     """Steer language models by arithmetic on their weights.
@@ -78,5 +81,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (WsteerError, OSError) as error:  # an OSError is the disk's or the system's doing, such as a full disk
         if os.environ.get("WSTEER_DEBUG"):
             raise
-        print(f"wsteer: error: {error}", file=sys.stderr)
+        print(f"wsteer: error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a path holds
         sys.exit(1)

@@ -25,7 +25,7 @@ def monitor(
 
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
-    check_output(output, force)  # before seconds of imports
+    check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.monitoring import monitor as run
 
     printer = Printer(json, quiet)

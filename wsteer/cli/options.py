@@ -46,6 +46,7 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
         if parameter is None:
             raise typer.BadParameter(f"{path}: unknown key {key!r}; the keys are {', '.join(sorted(parameters))}")
         several = getattr(parameter, "multiple", False) or parameter.nargs == -1
+        value = _expanded(value)
         context.default_map[parameter.name] = [value] if several and not isinstance(value, list) else value
     return path
 
@@ -65,9 +66,16 @@ def _read_config(path: Path) -> dict:
 
 
 def _config_key(parameter: Any) -> str:
-    """The long flag's name without dashes, or the argument's name in its metavar (DELTA: delta)."""
+    """The long flag's name without dashes, or the argument's name as the help writes it (DELTA: delta)."""
     flags = [flag for flag in parameter.opts if flag.startswith("--")]
-    return (flags[0].removeprefix("--") if flags else parameter.name).replace("-", "_")
+    return (flags[0].removeprefix("--") if flags else parameter.metavar).replace("-", "_").lower()
+
+
+def _expanded(value: Any) -> Any:
+    """`~` in a text from a file is the home folder, as a shell would have made it on the command line."""
+    if isinstance(value, list):
+        return [_expanded(entry) for entry in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 Config = Annotated[
@@ -77,12 +85,12 @@ Config = Annotated[
 Force = Annotated[bool, option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, option("--json", help="Print one JSON object instead of text.")]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Print no notes and no progress.")]
-Seed = Annotated[int, option("--seed", help="Seed of all that is random.", min=0)]
+Seed = Annotated[int, option("--seed", help="Seed of all that is random.", min=0, max=2**32 - 1)]
 DeviceOption = Annotated[Device, option("--device", help="Where the model runs.")]
 DtypeOption = Annotated[
     Dtype, option("--dtype", help="Type the model runs in; auto is float32 on a CPU, else its own.")
 ]
-Batch = Annotated[int, option("--batch-size", help="Rows that run at once.", min=1)]
+Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:
@@ -99,6 +107,15 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
             raise typer.BadParameter(f"{part!r} is not finite", param_hint=name)
         numbers.append(number)
     return numbers
+
+
+def parse_batch_size(text: str, auto: int) -> int:
+    """`auto` as the command's own number of rows, else the number given."""
+    if text == "auto":
+        return auto
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 1 up", param_hint="--batch-size")
+    return int(text)
 
 
 def parse_layers(text: str | None) -> list[int] | None:

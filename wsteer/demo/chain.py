@@ -7,17 +7,14 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoint import open_checkpoint, read_json
-from wsteer.cli.eval import share_text
-from wsteer.cli.main import app
-from wsteer.cli.output import Printer, table
 from wsteer.data import read_records
 from wsteer.demo.model import demo_model
-from wsteer.evaluation.evaluate import Share
+from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, write_json
 
 DATA = Path(__file__).parent
@@ -62,12 +59,18 @@ def commands(model: str, block: int) -> list[list[str]]:
     ]
 
 
-def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple[DemoReport, list[str]]:
-    """Run the chain in a new folder `output`; returns its report and the lines to show."""
-    check_output(output, force)
+def run(
+    output: Path,
+    model: str | None,
+    execute: Callable[[list[str], str], None],
+    force: bool = False,
+    track: Track = silent,
+) -> DemoReport:
+    """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed."""
+    check_output(output, force, folder=True)
     start = time.perf_counter()
     if model is None:
-        model = demo_model(printer.track)
+        model = demo_model(track)
     elif Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # the commands run in another folder
     block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
@@ -79,13 +82,12 @@ def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple
             shutil.copyfile(DATA / name, partial / "data" / name)
         with _inside(partial):
             for command, text in zip(chain, typed, strict=True):
-                printer.command(text)
-                _execute(command, printer)
+                execute(command, text)
             weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
             example = _example(Path("eval-w"))
         inputs = [{"role": "model", "path": recordable(model)}]
         write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
-    report = DemoReport(
+    return DemoReport(
         output=str(output),
         model=model,
         block=block,
@@ -97,7 +99,6 @@ def run(output: Path, model: str | None, printer: Printer, force: bool) -> tuple
         seconds=round(time.perf_counter() - start, 1),
         peak_memory_gb=round(peak_memory() / 1e9, 2),
     )
-    return report, list(_lines(report))
 
 
 def as_typed(command: Sequence[str]) -> str:
@@ -113,13 +114,6 @@ def peak_memory() -> int:
     """The process's peak resident set, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _execute(command: Sequence[str], printer: Printer) -> None:
-    """Run one command in this process. Its result is a step of the demo, not the demo's result: it goes to stderr."""
-    quiet = ["--quiet"] if printer.quiet else []
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if printer.quiet else sys.stderr):
-        app([*command, *quiet], prog_name="wsteer", standalone_mode=False)
 
 
 @contextlib.contextmanager
@@ -146,25 +140,3 @@ def _example(folder: Path) -> list[dict]:
     chosen = (turned or ids)[0]
     keys = ("k", "user", "answer")
     return [{key: s[key] for key in keys} for s in samples if s["id"] == chosen and s["k"] in ANSWERED_AT]
-
-
-def _lines(report: DemoReport) -> Iterator[str]:
-    yield "Agreement with wrong claims, and accuracy where nothing is claimed (share, count, 95% interval):"
-    yield ""
-    rows = []
-    for weights, activations in zip(report.weights, report.activations, strict=True):
-        cells = [
-            share_text(Share(**c["metrics"][m])) for c in (weights, activations) for m in ("agreement", "accuracy")
-        ]
-        rows.append([f"{weights['k']:g}", *cells])
-    yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
-    yield ""
-    yield f"w is the weight delta, a the activation vector of block {report.block}."
-    yield ""
-    yield f"> {report.example[0]['user']}"
-    for answered in report.example:
-        yield f"k = {answered['k']:4g}  {' '.join(answered['answer'].split())}"
-    yield ""
-    yield f"{report.seconds / 60:.1f} minutes, peak memory {report.peak_memory_gb:.1f} GB. Pictures:"
-    yield from report.pictures
-    yield report.output

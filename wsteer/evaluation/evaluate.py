@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoint import Checkpoint, open_checkpoint
-from wsteer.delta import Delta
+from wsteer.delta import Delta, check_fits
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_csv, write_tradeoff
 from wsteer.evaluation.statistics import wilson
 from wsteer.evaluation.tasks import Fact, Metric, Task, grade, load_task, read_facts, user_turns
 from wsteer.generation import answer
-from wsteer.models import LoadedModel, activation_vectors, applied, load
+from wsteer.models import LoadedModel, activation_vectors, applied, dtype_name, load
 from wsteer.progress import Track, labelled, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
-from wsteer.steering import check_fits
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,13 @@ def evaluate(
     `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     output = Path(output)
-    check_output(output, force)
+    given = [path for path in (model, delta, data) if path is not None]
+    check_output(output, force, folder=True, inputs=given)
     parsed = load_task(task)
     facts = read_facts(data if data is not None else parsed.data, limit)
     turns = user_turns(parsed, facts)
-    if delta is None and list(ks) != [0]:
-        raise WsteerError("--k needs a --delta to scale")
+    if delta is None and (list(ks) != [0] or layers is not None):
+        raise WsteerError("--k and --layers need a --delta to scale or to choose from")
     change = Delta.load(delta).select_layers(layers) if delta is not None else None
     if change is not None:
         _check_delta(change, open_checkpoint(model))
@@ -85,16 +85,18 @@ def evaluate(
         samples += graded
         conditions.append(Condition(k, _measure(parsed, graded)))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions))
+    files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
     inputs = [{"role": "model", **loaded.checkpoint.identity}]
-    if delta is not None:
-        inputs.append({"role": "delta", "path": recordable(delta), "sha256": sha256(Path(delta))})
+    for role, path in files.items():
+        if path is not None and Path(path).is_file():
+            inputs.append({"role": role, "path": recordable(path), "sha256": sha256(Path(path))})
     options = {
         "task": recordable(task),
         "data": recordable(data) if data is not None else None,
         "k": list(ks),
         "layers": list(layers) if layers is not None else None,
         "positions": "all" if change is not None and change.kind == "activation" else None,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(loaded),
         "limit": limit,
         "batch_size": batch_size,
     }

@@ -39,7 +39,11 @@ def write_tradeoff(path: Path, report: "EvalReport", task: Task, delta: str | No
     for condition in drawn:
         _draw_point(axes, condition, task, colours(0.5 + 0.5 * condition.k / reach))
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"{task.x} (share)", ylabel=f"{task.y} (share)")
-    axes.set_title(f"{task.name}: {delta or 'no delta'}, {report.facts} facts, bars are 95% intervals", fontsize=10)
+    axes.set_title(
+        f"{task.name}: {delta or 'no delta'}, {report.facts} facts, bars are 95% intervals",
+        fontsize=10,
+        parse_math=False,
+    )
     axes.grid(alpha=0.25)
     # no software name or date in the file, so that equal results give equal bytes
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
