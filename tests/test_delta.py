@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wsteer import Delta
-from wsteer.delta import gram, layer_of
+from wsteer.delta import layer_of
 from wsteer.errors import WsteerError
+from wsteer.gram import gram
 
 METADATA = {"wsteer": json.dumps({"format": 1, "kind": "task_vector"})}
 

@@ -10,8 +10,9 @@ import torch
 from wsteer.adapter import CONFIG as ADAPTER_CONFIG
 from wsteer.adapter import is_adapter, read_adapter
 from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, fetch, open_checkpoint, read_rows, row_blocks
-from wsteer.delta import Delta, Dense, check_fits, cosine_from_gram, gram
+from wsteer.delta import Delta, Dense, check_fits
 from wsteer.errors import WsteerError
+from wsteer.gram import cosine_from_gram, gram
 from wsteer.progress import Track, silent
 from wsteer.saving import check_output, recordable, sha256
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from wsteer.delta import cosine_from_gram, gram
 from wsteer.differencing import Side, open_side
 from wsteer.errors import WsteerError
+from wsteer.gram import cosine_from_gram, gram
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, write_json
 
