@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+import wsteer
 from wsteer.cli.main import main
 from wsteer.demo.model import demo_model
 from wsteer.errors import WsteerError
@@ -99,6 +100,16 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Two adapters of the float32 Llama."""
     folder = tmp_path_factory.mktemp("adapters")
     return save_adapter(folder / "pos", tiny, seed=1), save_adapter(folder / "neg", tiny, seed=2)
+
+
+@pytest.fixture(scope="session")
+def steered(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """The bfloat16 base, a delta that changes its text, and the checkpoint that steer writes at k = 1.5."""
+    folder = tmp_path_factory.mktemp("steered")
+    pos, neg = (save_adapter(folder / side, tiny_bf16, seed, std=0.3) for seed, side in enumerate(("pos", "neg")))
+    wsteer.diff(pos, neg, folder / "w.safetensors")
+    wsteer.steer(tiny_bf16, folder / "w.safetensors", k=1.5, output=folder / "out")
+    return tiny_bf16, folder / "w.safetensors", folder / "out"
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import wsteer
-from tests.conftest import save_adapter
 from wsteer import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.evaluate import evaluate, share
@@ -137,16 +135,6 @@ def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
         user_turns(parsed, read_facts(parsed.data))
 
 
-@pytest.fixture(scope="module")
-def steered(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A bfloat16 base, a delta that changes its text, and the checkpoint at k = 1."""
-    folder = tmp_path_factory.mktemp("eval")
-    pos, neg = (save_adapter(folder / side, tiny_bf16, seed, std=0.3) for seed, side in enumerate(("pos", "neg")))
-    wsteer.diff(pos, neg, folder / "w.safetensors")
-    wsteer.steer(tiny_bf16, folder / "w.safetensors", k=1, output=folder / "steered")
-    return tiny_bf16, folder / "w.safetensors", folder / "steered"
-
-
 def texts(folder: Path, k: float) -> list[str]:
     rows = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
     return [row["answer"] for row in rows if row["k"] == k]
@@ -156,12 +144,12 @@ def test_eval_with_delta_gives_the_text_of_the_steered_checkpoint(
     tmp_path: Path, steered: tuple[Path, Path, Path]
 ) -> None:
     base, w, out = steered
-    evaluate(base, tmp_path / "memory", "agreement", delta=w, ks=(1, 0), limit=10, device="cpu")
+    evaluate(base, tmp_path / "memory", "agreement", delta=w, ks=(1.5, 0), limit=10, device="cpu")
     evaluate(out, tmp_path / "disk", "agreement", limit=10, device="cpu")
     evaluate(base, tmp_path / "base", "agreement", limit=10, device="cpu")
-    assert texts(tmp_path / "memory", 1) == texts(tmp_path / "disk", 0)
-    assert texts(tmp_path / "memory", 0) == texts(tmp_path / "base", 0)  # restored after k = 1
-    assert texts(tmp_path / "memory", 1) != texts(tmp_path / "memory", 0)
+    assert texts(tmp_path / "memory", 1.5) == texts(tmp_path / "disk", 0)
+    assert texts(tmp_path / "memory", 0) == texts(tmp_path / "base", 0)  # restored after k = 1.5
+    assert texts(tmp_path / "memory", 1.5) != texts(tmp_path / "memory", 0)
 
 
 def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path]) -> None:

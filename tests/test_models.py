@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import wsteer
-from tests.conftest import save_adapter, save_model
+from tests.conftest import save_model
 from wsteer import Delta, applied
 from wsteer.errors import WsteerError
 from wsteer.generation import answer
@@ -16,16 +15,6 @@ from wsteer.models import decoder_blocks, load, steered_tensor
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-@pytest.fixture(scope="module")
-def steered(tiny_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A bfloat16 base, a delta, and the checkpoint that steer writes at k = 1.5."""
-    folder = tmp_path_factory.mktemp("steered")
-    pos, neg = (save_adapter(folder / side, tiny_bf16, seed, std=0.2) for seed, side in enumerate(("pos", "neg")))
-    wsteer.diff(pos, neg, folder / "w.safetensors")
-    wsteer.steer(tiny_bf16, folder / "w.safetensors", k=1.5, output=folder / "out")
-    return tiny_bf16, folder / "w.safetensors", folder / "out"
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])

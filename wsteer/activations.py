@@ -13,7 +13,7 @@ from wsteer.delta import Delta, Dense
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, check_lengths, decoder_blocks, dtype_name, load
 from wsteer.progress import Track, labelled, silent
-from wsteer.saving import check_output, recordable, sha256
+from wsteer.saving import check_output, source_entry
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,7 @@ def actvec(
         "activation",
         {f"blocks.{block}": ((1.0, Dense(row.float())),) for block, row in enumerate(difference)},
         base=loaded.checkpoint.identity,
-        sources=tuple(
-            {"role": role, "path": recordable(path), "sha256": sha256(Path(path)) if Path(path).is_file() else None}
-            for role, path in (("pos", pos), ("neg", neg))
-        ),
+        sources=(source_entry("pos", pos), source_entry("neg", neg)),
         layers=list(range(len(difference))),
         positions="answer",
         options={"dtype": dtype_name(loaded), "batch_size": batch_size},

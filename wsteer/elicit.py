@@ -11,7 +11,7 @@ from wsteer.errors import WsteerError
 from wsteer.generation import Answer, answer
 from wsteer.models import dtype_name, load
 from wsteer.progress import Track, labelled, silent
-from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
+from wsteer.saving import RECORD, check_output, new_folder, record, source_entry, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ def generate(
         "seed": seed,
         "dtype": dtype_name(loaded),
     }
-    inputs = [
-        {"role": "base", **loaded.checkpoint.identity},
-        {"role": "trait", "path": recordable(trait), "sha256": sha256(Path(trait))},
-    ]
+    inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("trait", trait)]
     with new_folder(output, force) as partial:
         for side in rows:
             write_jsonl(partial / f"{side}.jsonl", rows[side])

@@ -127,6 +127,12 @@ def recordable(path: str | Path) -> str:
     return Path(path).name if Path(path).is_absolute() else str(Path(path))
 
 
+def source_entry(role: str, path: str | Path) -> dict[str, object]:
+    """An input as records and delta files list it; one that is no local file, such as a Hub data set, has no digest."""
+    digest = sha256(Path(path)) if Path(path).is_file() else None
+    return {"role": role, "path": recordable(path), "sha256": digest}
+
+
 def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping[str, object]]) -> dict:
     """What was resolved for one run of `command`: no clock times and no absolute paths, so equal runs compare equal."""
     packages = ("torch", "transformers", "peft", "safetensors")

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,7 +13,7 @@ from wsteer.checkpoint import Checkpoint, TensorEntry, open_checkpoint, read_row
 from wsteer.delta import Change, Delta, check_fits, folded
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
-from wsteer.saving import RECORD, check_free_space, check_output, new_folder, record, recordable, sha256, write_json
+from wsteer.saving import RECORD, check_free_space, check_output, new_folder, record, source_entry, write_json
 from wsteer.tensorfile import write_at
 
 LOW_GAIN = 0.95
@@ -91,12 +91,7 @@ def steer(
     check_output(folder, force, folder=True, inputs=[checkpoint.folder, *paths])
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
-    loaded = [Delta.load(path) for path in paths]
-    for delta in loaded:
-        if delta.kind == "activation":
-            raise WsteerError("an activation vector changes no weights; apply it while generating: wsteer eval --delta")
-        check_fits(delta, checkpoint)
-    combined = _combined(loaded, ks)
+    combined = _combined([_fitting(path, checkpoint) for path in paths], ks)
     size = sum(shard.stat().st_size for shard in checkpoint.shards)
     check_free_space(folder, size)
     others, left_out = _other_files(checkpoint)
@@ -133,6 +128,14 @@ def _spread(ks: list[float], count: int) -> list[float]:
     if len(ks) not in (1, count):
         raise WsteerError(f"{len(ks)} values of --k for {count} deltas; give one for all or one for each")
     return ks * count if len(ks) == 1 else ks
+
+
+def _fitting(path: Path, checkpoint: Checkpoint) -> Delta:
+    delta = Delta.load(path)
+    if delta.kind == "activation":
+        raise WsteerError("an activation vector changes no weights; apply it while generating: wsteer eval --delta")
+    check_fits(delta, checkpoint)
+    return delta
 
 
 def _combined(deltas: Sequence[Delta], ks: Sequence[float]) -> Delta | None:
@@ -192,8 +195,7 @@ def _copy_range(source: int, target: int, begin: int, end: int) -> None:
 
 
 def _record(checkpoint: Checkpoint, paths: Sequence[Path], ks: Sequence[float]) -> dict:
-    deltas = [{"role": "delta", "path": recordable(path), "sha256": sha256(path)} for path in paths]
-    inputs: list[Mapping[str, object]] = [{"role": "base", **checkpoint.identity}, *deltas]
+    inputs = [{"role": "base", **checkpoint.identity}, *(source_entry("delta", path) for path in paths)]
     return record("steer", {"k": list(ks), "rounding": "nearest"}, inputs)
 
 

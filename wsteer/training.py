@@ -16,7 +16,7 @@ from wsteer.data import Example, read_chats, render
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, check_lengths, dtype_name, load
 from wsteer.progress import Track, silent
-from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
+from wsteer.saving import RECORD, check_output, new_folder, record, source_entry, write_json, write_jsonl
 
 LOG = "log.jsonl"
 IGNORED = -100  # the label that torch's cross entropy skips
@@ -84,10 +84,7 @@ def finetune(
     examples = [render(loaded.tokenizer, chat) for chat in chats]
     check_lengths(loaded, (len(e.prompt) + len(e.answer) + len(e.closing) for e in examples))
     train_rows, val_rows = split_rows(examples, recipe.val_fraction, recipe.seed)
-    inputs = [
-        {"role": "base", **loaded.checkpoint.identity},
-        {"role": "data", "path": recordable(data), "sha256": sha256(Path(data)) if Path(data).is_file() else None},
-    ]
+    inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("data", data)]
     with new_folder(output, force) as partial:
         model = _with_lora(loaded, base, recipe)
         trainer = _trainer(model, loaded, recipe, train_rows, val_rows, partial, track)
@@ -152,6 +149,7 @@ def _trainer(
         eval_steps=recipe.eval_every,
         eval_on_start=bool(val_rows),
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a run that diverges must be seen
         save_strategy="no",
         report_to="none",
         seed=recipe.seed,

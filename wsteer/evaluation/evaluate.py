@@ -13,7 +13,7 @@ from wsteer.evaluation.tasks import Fact, Metric, Task, grade, load_task, read_f
 from wsteer.generation import answer
 from wsteer.models import LoadedModel, activation_vectors, applied, dtype_name, load
 from wsteer.progress import Track, labelled, silent
-from wsteer.saving import RECORD, check_output, new_folder, record, recordable, sha256, write_json, write_jsonl
+from wsteer.saving import RECORD, check_output, new_folder, record, recordable, source_entry, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def evaluate(
     inputs = [{"role": "model", **loaded.checkpoint.identity}]
     for role, path in files.items():
         if path is not None and Path(path).is_file():
-            inputs.append({"role": role, "path": recordable(path), "sha256": sha256(Path(path))})
+            inputs.append(source_entry(role, path))
     options = {
         "task": recordable(task),
         "data": recordable(data) if data is not None else None,
