@@ -56,4 +56,8 @@ def _draw_point(axes, condition: "Condition", task: Task, colour: tuple[float, .
     axes.errorbar(x.value, y.value, **bars, color=colour, ecolor="0.7", elinewidth=0.8, zorder=2, fmt="none")
     axes.plot(x.value, y.value, marker, color=colour, markersize=size, markeredgecolor="0.2", zorder=3)
     label = "k = 0 (base)" if condition.k == 0 else f"k = {condition.k:g}"
-    axes.annotate(label, (x.value, y.value), xytext=(7, 7), textcoords="offset points", fontsize=8.5, zorder=4)
+    # beside the point, on the side with room, on a ground that keeps it legible over the bars
+    side, offset = ("right", (-7, 7)) if x.value > 0.85 else ("left", (7, 7))
+    ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
+    place = {"xytext": offset, "textcoords": "offset points", "ha": side}
+    axes.annotate(label, (x.value, y.value), **place, bbox=ground, fontsize=8.5, zorder=4)
