@@ -10,6 +10,8 @@ import typer
 
 
 class Device(str, Enum):
+    """Values of --device."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
@@ -17,6 +19,8 @@ class Device(str, Enum):
 
 
 class Dtype(str, Enum):
+    """Values of --dtype."""
+
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
