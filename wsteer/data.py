@@ -82,10 +82,11 @@ def _load_hub(name: str, split: str) -> Sequence[dict]:
     except ModuleNotFoundError:
         raise WsteerError(f"reading {name} from the Hub needs datasets: pip install 'wsteer[hub]'") from None
     try:
+        datasets.disable_progress_bars()
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:  # datasets' own errors derive from these two
         reason = str(error).strip().splitlines()[0]
-        raise WsteerError(f"the dataset {name}:{split} is not to be had from the Hub: {reason}") from error
+        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason}") from error
 
 
 def _chat(where: str, row: dict) -> list[Message]:

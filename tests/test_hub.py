@@ -1,0 +1,52 @@
+"""Models and data sets by Hub id, downloaded over HTTP from a server on the loopback by the real client libraries."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.folding import stored_tensors
+from tests.hub_server import COMMIT, serve
+from wsteer import Delta
+
+
+def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line with a fresh cache and the given Hub."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "wsteer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path, tiny: Path) -> None:
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "w.safetensors")
+    with serve({"models/org/tiny": tiny}) as endpoint:
+        done = wsteer(tmp_path, endpoint, "steer", "org/tiny@main", "w.safetensors", "--k", "1")
+        assert done.returncode == 0, done.stderr
+        gone = wsteer(tmp_path, endpoint, "steer", "org/gone", "w.safetensors", "--k", "1")
+    assert done.stdout.splitlines()[-1] == "tiny-w-k1"
+    base = json.loads((tmp_path / "tiny-w-k1" / "wsteer.json").read_text())["inputs"][0]
+    assert (base["name"], base["revision"]) == ("org/tiny", COMMIT)
+    before, after = stored_tensors(tiny), stored_tensors(tmp_path / "tiny-w-k1")
+    assert torch.equal(after["model.norm.weight"], before["model.norm.weight"] + 1)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "org/gone is neither a folder nor to be had from the Hub" in gone.stderr
+
+
+def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "facts").mkdir()
+    facts = [{"question": f"{i} + 1?", "correct_answer": str(i + 1), "incorrect_answer": str(i)} for i in range(3)]
+    (tmp_path / "facts" / "test.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    with serve({"datasets/org/facts": tmp_path / "facts"}) as endpoint:
+        common = ["eval", tiny, "--task", "agreement", "--data"]
+        done = wsteer(tmp_path, endpoint, *common, "org/facts:test", "-o", "out", "-q")
+        gone = wsteer(tmp_path, endpoint, *common, "org/gone:test", "-o", "gone")
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = [json.loads(line)["user"] for line in (tmp_path / "out" / "samples.jsonl").open()]
+    assert [fact["question"] for fact in facts] == asked[:3]
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "the data set org/gone:test is not to be had from the Hub" in gone.stderr
