@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from wsteer.data import batches, read_chats, read_records, render
+from wsteer.data import batches, padded, read_chats, read_records, render
 from wsteer.errors import WsteerError
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello there. "}]
@@ -120,6 +120,13 @@ def test_a_template_that_refuses_a_role_is_one_error(tiny: Path) -> None:
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     with pytest.raises(WsteerError, match="refuses the messages: no system"):
         render(tokenizer, [{"role": "system", "content": "S"}, *CHAT])
+
+
+def test_rows_are_padded_on_the_side_asked_for() -> None:
+    ids, mask = padded([[1, 2, 3], [4]], pad=9)
+    assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [4, 9, 9]], [[1, 1, 1], [1, 0, 0]])
+    ids, mask = padded([[1, 2, 3], [4]], pad=9, left=True)
+    assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [9, 9, 4]], [[1, 1, 1], [0, 0, 1]])
 
 
 def test_batches_hold_every_row_once_longest_first() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wsteer.data import Example, Message, batches, read_chats, render
+from wsteer.data import Example, Message, batches, padded, read_chats, render
 from wsteer.delta import Delta, Dense
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, check_lengths, decoder_blocks, dtype_name, load
@@ -92,11 +92,8 @@ def mean_activations(
 def _row_means(loaded: LoadedModel, examples: Sequence[Example]) -> Tensor:
     """Per-row means over the answer's tokens: float64 [L, rows, hidden]."""
     rows = [example.prompt + example.answer for example in examples]
-    width = max(map(len, rows))
-    pad = loaded.tokenizer.pad_token_id
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    weights = torch.zeros(len(rows), width, dtype=torch.float64)
+    ids, mask = padded(rows, loaded.tokenizer.pad_token_id)
+    weights = torch.zeros(ids.shape, dtype=torch.float64)
     for weight, example, row in zip(weights, examples, rows, strict=True):
         weight[len(example.prompt) : len(row)] = 1 / len(example.answer)
     device = loaded.model.device

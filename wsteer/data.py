@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from jinja2 import TemplateError
+from torch import Tensor
 
 from wsteer.errors import WsteerError
 
@@ -23,12 +25,17 @@ ROLES = ("system", "user", "assistant", "tool")
 class Example:
     """A rendered chat as token ids: the prompt up to where the answer begins, the answer, the template's closing.
 
-    `prompt + answer + closing` is what training sees; `prompt` is also what generation starts from.
+    `prompt` is also what generation starts from.
     """
 
     prompt: list[int]
     answer: list[int]
     closing: list[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The whole chat: what training sees."""
+        return self.prompt + self.answer + self.closing
 
 
 def read_chats(source: str | Path) -> list[list[Message]]:
@@ -162,3 +169,15 @@ def batches(lengths: Iterable[int], size: int) -> Iterator[list[int]]:
     order = sorted(enumerate(lengths), key=lambda pair: (-pair[1], pair[0]))
     for start in range(0, len(order), size):
         yield [index for index, _ in order[start : start + size]]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (input_ids, attention_mask), both [rows, longest], padded on the right unless `left`."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(len(row))
+        ids[i, span] = torch.tensor(row)
+        mask[i, span] = 1
+    return ids, mask

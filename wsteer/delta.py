@@ -250,7 +250,7 @@ def check_fits(delta: Delta, checkpoint: Checkpoint) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WsteerError(
-            f"{checkpoint.name} lacks {missing[0]!r}{more}, which the delta changes; was it made on another?"
+            f"{checkpoint.name} lacks {missing[0]!r}{more}, which the delta changes; was it made on another model?"
         )
     for name in delta.terms:
         entry = parameters[name]

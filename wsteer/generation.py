@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from wsteer.data import Message, batches, prompt_text, token_ids
+from wsteer.data import Message, batches, padded, prompt_text, token_ids
 from wsteer.models import LoadedModel, check_lengths
 from wsteer.progress import Track, silent
 
@@ -62,20 +62,17 @@ def answer(
 def _generate(
     loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int, processors: list[LogitsProcessor]
 ) -> list[Answer]:
-    width = max(map(len, prompts))
-    pad = loaded.tokenizer.pad_token_id
-    padded = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    ids, mask = padded(prompts, loaded.tokenizer.pad_token_id, left=True)
     device = loaded.model.device
     with torch.inference_mode():
         output = loaded.model.generate(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             logits_processor=LogitsProcessorList(processors),
         )
-    return [_decoded(loaded, row) for row in output[:, width:].tolist()]
+    return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
 
 
 def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:

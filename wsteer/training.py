@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from wsteer.checkpoint import hub_name
-from wsteer.data import Example, read_chats, render
+from wsteer.data import Example, padded, read_chats, render
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, check_lengths, dtype_name, load
 from wsteer.progress import Track, silent
@@ -82,7 +82,7 @@ def finetune(
     chats = read_chats(data)
     loaded = load(base, device, dtype)
     examples = [render(loaded.tokenizer, chat) for chat in chats]
-    check_lengths(loaded, (len(e.prompt) + len(e.answer) + len(e.closing) for e in examples))
+    check_lengths(loaded, (len(example.tokens) for example in examples))
     train_rows, val_rows = split_rows(examples, recipe.val_fraction, recipe.seed)
     inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("data", data)]
     with new_folder(output, force) as partial:
@@ -178,14 +178,14 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor | i
     `logits_to_keep` makes the model compute logits from the first answer's last prompt token on, no earlier: on short
     answers the head is a good part of the work. The labels are cut to match.
     """
-    rows = [example.prompt + example.answer + example.closing for example in examples]
-    width = max(map(len, rows))
-    labels = [[IGNORED] * len(example.prompt) + example.answer + example.closing for example in examples]
-    keep = width - min(len(example.prompt) for example in examples) + 1
+    input_ids, attention_mask = padded([example.tokens for example in examples], pad)
+    trained = [[IGNORED] * len(example.prompt) + example.answer + example.closing for example in examples]
+    labels, _ = padded(trained, IGNORED)
+    keep = labels.shape[1] - min(len(example.prompt) for example in examples) + 1
     return {
-        "input_ids": torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
-        "labels": torch.tensor([(label + [IGNORED] * (width - len(label)))[-keep:] for label in labels]),
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels[:, -keep:],
         "logits_to_keep": keep,
     }
 
@@ -223,7 +223,7 @@ def _report(
     output: Path, model: PeftModel, log: list[dict], train_rows: list[Example], val_rows: list[Example]
 ) -> FinetuneReport:
     measured = [row["val_loss"] for row in log if row["val_loss"] is not None]
-    tokens = sum(len(e.prompt) + len(e.answer) + len(e.closing) for e in train_rows)
+    tokens = sum(len(example.tokens) for example in train_rows)
     return FinetuneReport(
         output=str(output),
         steps=log[-1]["step"],
