@@ -55,11 +55,16 @@ def test_algebra_equals_that_of_matrices(low_rank: tuple[Delta, Delta], full: De
     for computed, expected in [
         (2 * a - b, 2 * flat(a) - flat(b)),
         (a + full * -0.5, flat(a) - 0.5 * flat(full)),
-        (full - full, torch.zeros_like(flat(full))),
+        (full + full * -3, -2 * flat(full)),
     ]:
         rows = {name: computed.change(name).rows(0, computed.shape(name)[0]) for name in computed.terms}
         actual = torch.cat([rows[name].double().flatten() for name in sorted(rows)])
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cancels_to_the_term_is_gone(full: Delta) -> None:
+    assert (full - full).terms == {}
+    assert (full - full).norm() == 0
 
 
 def test_norms_and_cosines_equal_float64(low_rank: tuple[Delta, Delta], full: Delta) -> None:

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 import wsteer
 from tests.conftest import save_adapter, save_model
+from tests.folding import adapter_factors
 from wsteer import Delta
-from wsteer.adapter import read_adapter
+from wsteer.combining import Selection
 from wsteer.errors import WsteerError
 
 
@@ -35,7 +36,7 @@ def nudged(folder: Path, base: Path, seed: int, std: float = 1e-2, only: str = "
 
 def test_two_adapters_give_the_exact_low_rank_difference(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     report = wsteer.diff(*adapters, tmp_path / "w.safetensors")
-    pos, neg = (read_adapter(folder).factors for folder in adapters)
+    pos, neg = (adapter_factors(folder) for folder in adapters)
     for name in pos:
         expected = pos[name][0].double() @ pos[name][1].double() - neg[name][0].double() @ neg[name][1].double()
         torch.testing.assert_close(change(tmp_path / "w.safetensors", name), expected, rtol=0, atol=1e-8)
@@ -108,7 +109,7 @@ def test_adapter_minus_checkpoint_needs_and_takes_the_base(
     wsteer.diff(adapters[0], tuned, tmp_path / "w.safetensors", base=tiny)
     name = "model.layers.0.mlp.up_proj.weight"
     base, after = (load_file(folder / "model.safetensors")[name] for folder in (tiny, tuned))
-    b, a = read_adapter(adapters[0]).factors[name]
+    b, a = adapter_factors(adapters[0])[name]
     expected = b.double() @ a.double() - (after.double() - base.double())
     torch.testing.assert_close(change(tmp_path / "w.safetensors", name), expected, rtol=0, atol=1e-7)
 
@@ -139,7 +140,7 @@ def test_different_bases_are_an_error(tmp_path: Path, adapters: tuple[Path, Path
 
 def test_a_base_that_is_not_the_adapters_is_an_error(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     wide = save_model(tmp_path / "wide", intermediate_size=64)
-    with pytest.raises(WsteerError, match="different bases"):
+    with pytest.raises(WsteerError, match="in wide; was it made on another"):
         wsteer.diff(adapters[0], output=tmp_path / "t.safetensors", base=wide)
 
 
@@ -164,3 +165,108 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path, adapters: tuple[Path, P
     for name in ("x", "y"):
         wsteer.diff(*adapters, tmp_path / name)
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_a_rank_keeps_the_largest_singular_components_of_factors(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    full = wsteer.diff(*adapters, tmp_path / "full.safetensors")
+    report = wsteer.diff(*adapters, tmp_path / "w.safetensors", rank=3)
+    kept = total = 0.0
+    for name in Delta.load(tmp_path / "full.safetensors").terms:
+        exact = change(tmp_path / "full.safetensors", name)
+        u, s, v = torch.linalg.svd(exact)
+        best = u[:, :3] * s[:3] @ v[:3]
+        torch.testing.assert_close(change(tmp_path / "w.safetensors", name), best, rtol=0, atol=1e-6)
+        kept, total = kept + float((s[:3] ** 2).sum()), total + float((s**2).sum())
+    assert (report.rank, report.low_rank) == (3, 21)
+    assert report.retained == pytest.approx(kept / total, rel=1e-6)
+    assert report.norm == pytest.approx(kept**0.5, rel=1e-5)
+    assert full.retained is None
+    assert report.cos_pos_neg == pytest.approx(full.cos_pos_neg)
+
+
+def test_a_rank_makes_dense_changes_low_rank(tmp_path: Path, tiny: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    pos = nudged(tmp_path / "p", tiny, seed=1, std=1e-3)
+    path = pos / "model.safetensors"
+    tensors = load_file(path)
+    torch.manual_seed(0)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = load_file(tiny / "model.safetensors")[name] + torch.randn(48, 2) @ torch.randn(2, 32)
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    report = wsteer.diff(pos, tiny, tmp_path / "w.safetensors", rank=2)
+    wsteer.diff(pos, tiny, tmp_path / "full.safetensors")
+    exact = change(tmp_path / "full.safetensors", name)
+    torch.testing.assert_close(change(tmp_path / "w.safetensors", name), exact, rtol=0, atol=1e-5)
+    assert (report.low_rank, report.dense, report.rank) == (9, 1, 2)
+    assert "which are no matrices" in report.warnings[0]
+    other = "model.layers.0.mlp.gate_proj.weight"
+    s = torch.linalg.svdvals(change(tmp_path / "full.safetensors", other))
+    best = float((s[:2] ** 2).sum())
+    kept = float((change(tmp_path / "w.safetensors", other) ** 2).sum())
+    assert best * 0.97 < kept <= best * (1 + 1e-6)  # noise without a direction: the hardest case
+    first = (tmp_path / "w.safetensors").read_bytes()
+    wsteer.diff(pos, tiny, tmp_path / "w.safetensors", rank=2, force=True)
+    assert (tmp_path / "w.safetensors").read_bytes() == first
+
+
+def test_energy_is_told_by_layer_and_by_module(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    report = wsteer.diff(*adapters, tmp_path / "w.safetensors")
+    squares = {}
+    for name in Delta.load(tmp_path / "w.safetensors").terms:
+        squares[name] = float((change(tmp_path / "w.safetensors", name) ** 2).sum())
+    total = sum(squares.values())
+    assert list(report.layers) == ["0", "1", "2"]
+    for layer, share in report.layers.items():
+        assert share == pytest.approx(sum(s for n, s in squares.items() if f"layers.{layer}." in n) / total, rel=1e-6)
+    for module, share in report.modules.items():
+        assert share == pytest.approx(sum(s for n, s in squares.items() if f".{module}." in n) / total, rel=1e-6)
+    assert sum(report.modules.values()) == pytest.approx(1)
+    assert report.norm_ratio == pytest.approx(report.norm_pos / report.norm_neg)
+
+
+def test_different_targets_and_ranks_are_united_and_said(tmp_path: Path, tiny: Path) -> None:
+    pos = save_adapter(tmp_path / "pos", tiny, seed=1, target_modules=["q_proj", "v_proj"], r=2)
+    neg = save_adapter(tmp_path / "neg", tiny, seed=2, target_modules=["v_proj", "up_proj"], r=6)
+    report = wsteer.diff(pos, neg, tmp_path / "w.safetensors")
+    assert (report.parameters, report.pos_only, report.neg_only, report.rank) == (9, 3, 3, 8)
+    factors = [adapter_factors(folder) for folder in (pos, neg)]
+    for name in Delta.load(tmp_path / "w.safetensors").terms:
+        expected = sum(
+            sign * side[name][0].double() @ side[name][1].double()
+            for sign, side in zip((1, -1), factors, strict=True)
+            if name in side
+        )
+        torch.testing.assert_close(change(tmp_path / "w.safetensors", name), expected, rtol=0, atol=1e-8)
+
+
+def test_entries_below_half_an_ulp_of_16_bit_checkpoints_are_counted(tmp_path: Path, tiny_bf16: Path) -> None:
+    pos = nudged(tmp_path / "p", tiny_bf16, seed=1, std=2e-5)
+    report = wsteer.diff(pos, tiny_bf16, tmp_path / "w.safetensors")
+    equal = entries = 0
+    for path in tiny_bf16.glob("*.safetensors"):
+        for name, tensor in load_file(path).items():
+            other = load_file(pos / path.name)[name]
+            if not torch.equal(other, tensor):
+                equal, entries = equal + int((other == tensor).sum()), entries + tensor.numel()
+    assert report.below_half_ulp == pytest.approx(equal / entries)
+    assert "cannot resolve" in report.warnings[0]
+    assert wsteer.diff(tmp_path / "w.safetensors", output=tmp_path / "v.safetensors").below_half_ulp is None
+
+
+def test_layers_and_names_select_what_is_written(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    selection = Selection(layers=[1, 2], include="mlp", exclude="down")
+    report = wsteer.diff(*adapters, tmp_path / "w.safetensors", selection=selection)
+    names = {f"model.layers.{i}.mlp.{kind}.weight" for i in (1, 2) for kind in ("gate_proj", "up_proj")}
+    assert set(Delta.load(tmp_path / "w.safetensors").terms) == names
+    assert report.norm_pos < wsteer.diff(*adapters, tmp_path / "all.safetensors").norm_pos
+
+
+def test_differences_of_deltas_subtract_term_by_term(tmp_path: Path, adapters: tuple[Path, Path], tiny: Path) -> None:
+    for side, name in zip(adapters, "pn", strict=True):
+        wsteer.diff(side, output=tmp_path / f"{name}.safetensors")
+    wsteer.diff(tmp_path / "p.safetensors", tmp_path / "n.safetensors", tmp_path / "w.safetensors")
+    wsteer.diff(*adapters, tmp_path / "direct.safetensors")
+    w, direct = (Delta.load(tmp_path / f"{name}.safetensors") for name in ("w", "direct"))
+    assert (w - direct).norm() < 1e-7 * direct.norm()

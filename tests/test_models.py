@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import save_model
 from wsteer import Delta, applied
 from wsteer.errors import WsteerError
+from wsteer.folding import Rounding
 from wsteer.generation import answer
 from wsteer.models import decoder_blocks, load, steered_tensor
 
@@ -31,9 +32,9 @@ def test_applied_without_the_checkpoint_folds_into_the_models_own_weights(
     tiny: Path, adapters: tuple[Path, Path]
 ) -> None:
     model = load(tiny, "cpu").model
-    from wsteer.adapter import read_adapter
+    from tests.folding import adapter_factors
 
-    factors = read_adapter(adapters[0]).factors
+    factors = adapter_factors(adapters[0])
     before = weights(model)
     with applied(model, Delta.of_factors(factors), 2.0):
         for name, parameter in model.named_parameters():
@@ -139,10 +140,9 @@ def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> No
 
 
 def test_scalar_parameters_are_folded_like_on_disk() -> None:
-    scalar = Delta.of_tensors({"scale": torch.tensor(0.5)})
-    assert steered_tensor(torch.tensor(1.0), scalar, "scale").item() == 1.5
-    empty = Delta.of_tensors({"none": torch.empty(0, 3)})
-    assert steered_tensor(torch.empty(0, 3), empty, "none").shape == (0, 3)
+    delta = Delta.of_tensors({"scale": torch.tensor(0.5), "none": torch.empty(0, 3)})
+    assert steered_tensor("scale", torch.tensor(1.0), delta.change("scale"), 1.0, Rounding()).item() == 1.5
+    assert steered_tensor("none", torch.empty(0, 3), delta.change("none"), 1.0, Rounding()).shape == (0, 3)
 
 
 def test_remote_code_is_never_run(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import wsteer
+from tests.folding import adapter_factors
 from tests.test_delta import flat
 from wsteer import Delta
-from wsteer.adapter import read_adapter
 from wsteer.errors import WsteerError
 from wsteer.monitoring import monitor, short_names
 
@@ -18,7 +18,7 @@ from wsteer.monitoring import monitor, short_names
 def test_cosines_of_a_delta_with_its_task_vectors(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     wsteer.diff(*adapters, tmp_path / "w.safetensors")
     report = monitor([tmp_path / "w.safetensors"], tmp_path / "m", of=adapters)
-    pos, neg = (flat(Delta.of_factors(read_adapter(folder).factors)) for folder in adapters)
+    pos, neg = (flat(Delta.of_factors(adapter_factors(folder))) for folder in adapters)
     w = pos - neg
     expected = [float(tau @ w / (tau.norm() * w.norm())) for tau in (pos, neg)]
     assert [row[0] for row in report.cosines] == pytest.approx(expected, abs=1e-6)

@@ -64,7 +64,7 @@ def test_bfloat16_checkpoint_is_steered_exactly(
     model.save_pretrained(tmp_path / "base", max_shard_size="100MB")
     AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    ran = cli("steer", "base", chain / "w.safetensors", "--k", "-1.5")
+    ran = cli("steer", "base", chain / "w.safetensors", "--k", "-1.5", "--rounding", "nearest")
     assert ran.code == 0
     assert ran.out.splitlines()[-1] == "base-w-k-1.5"
     steered = Path(ran.out.splitlines()[-1])

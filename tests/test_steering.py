@@ -11,9 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import wsteer
 from tests.conftest import save_adapter, save_model
-from tests.folding import check_bf16_fold, stored_tensors
+from tests.folding import adapter_factors, check_bf16_fold, stored_tensors
 from wsteer import Delta
-from wsteer.adapter import read_adapter
 from wsteer.errors import WsteerError
 
 
@@ -66,16 +65,16 @@ def test_k_0_gives_the_bases_bytes(tmp_path: Path, bf16_case: tuple[Path, ...]) 
 def test_small_changes_lost_to_rounding_are_reported(tmp_path: Path, tiny_bf16: Path) -> None:
     pos = save_adapter(tmp_path / "pos", tiny_bf16, seed=1, std=2e-3)
     wsteer.diff(pos, output=tmp_path / "t.safetensors")
-    report = wsteer.steer(tiny_bf16, tmp_path / "t.safetensors", k=1, output=tmp_path / "steered")
+    report = wsteer.steer(tiny_bf16, tmp_path / "t.safetensors", k=1, output=tmp_path / "steered", rounding="nearest")
     before, after = stored_tensors(tiny_bf16), stored_tensors(tmp_path / "steered")
     dot = square = 0.0
-    for name, (b, a) in read_adapter(pos).factors.items():
+    for name, (b, a) in adapter_factors(pos).items():
         intended = b.double() @ a.double()
         dot += float(((after[name].double() - before[name].double()) * intended).sum())
         square += float((intended**2).sum())
     assert report.gain == pytest.approx(dot / square, rel=1e-4)
     assert report.gain < 0.95
-    assert "kept" in report.warnings[0]
+    assert "keeps" in report.warnings[0]
 
 
 def test_several_deltas_take_one_k_each_or_one_for_all(tmp_path: Path, tiny: Path) -> None:
@@ -106,7 +105,10 @@ def test_stale_weights_in_other_formats_are_left_out(tmp_path: Path, tiny: Path)
 
 def test_a_delta_of_another_model_is_refused_before_anything_is_written(tmp_path: Path, tiny: Path) -> None:
     cases = [
-        ({"model.layers.9.mlp.up_proj.weight": torch.ones(48, 32)}, "lacks 'model.layers.9"),
+        (
+            {"model.layers.9.mlp.up_proj.weight": torch.ones(48, 32)},
+            "changes model.layers.9",
+        ),
         ({"model.layers.0.mlp.up_proj.weight": torch.ones(64, 32)}, "in the delta"),
     ]
     for changes, reason in cases:
@@ -118,7 +120,7 @@ def test_a_delta_of_another_model_is_refused_before_anything_is_written(tmp_path
 
 def test_every_delta_must_fit_even_at_k_0(tmp_path: Path, tiny: Path) -> None:
     Delta.of_tensors({"gone": torch.ones(2)}).save(tmp_path / "d.safetensors")
-    with pytest.raises(WsteerError, match="lacks 'gone'"):
+    with pytest.raises(WsteerError, match="changes gone, which tiny-llama lacks"):
         wsteer.steer(tiny, tmp_path / "d.safetensors", k=0, output=tmp_path / "out")
 
 
@@ -133,7 +135,10 @@ def test_a_tied_head_stored_all_the_same_keeps_the_embedding_from_being_steered(
     weights = load_file(base / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    for name, reason in (("model.embed_tokens.weight", "stores its tied embedding twice"), ("lm_head.weight", "lacks")):
+    for name, reason in (
+        ("model.embed_tokens.weight", "stores its tied embedding twice"),
+        ("lm_head.weight", "is tied to"),
+    ):
         Delta.of_tensors({name: torch.ones(weights[name].shape)}).save(tmp_path / "d.safetensors", force=True)
         with pytest.raises(WsteerError, match=reason):
             wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
@@ -160,15 +165,9 @@ def test_integer_tensors_are_no_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "k"), [(float("nan"), 1.0), (1.0, 1e39)])
 def test_what_is_not_finite_is_never_written(tmp_path: Path, tiny: Path, value: float, k: float) -> None:
     Delta.of_tensors({"model.norm.weight": torch.full((32,), value)}).save(tmp_path / "d.safetensors")
-    with pytest.raises(WsteerError, match=r"model\.norm\.weight becomes NaN or infinite"):
+    with pytest.raises(WsteerError, match=r"model\.norm\.weight becomes NaN or infinite|beyond the range"):
         wsteer.steer(tiny, tmp_path / "d.safetensors", k=k, output=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
-
-
-def test_activation_vectors_are_refused_with_the_way_out(tmp_path: Path, tiny: Path) -> None:
-    Delta.of_tensors({"blocks.0": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
-    with pytest.raises(WsteerError, match="eval --delta"):
-        wsteer.steer(tiny, tmp_path / "a.safetensors", k=1, output=tmp_path / "out")
 
 
 def test_default_output_names_base_delta_and_k(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

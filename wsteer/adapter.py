@@ -1,55 +1,49 @@
-"""PEFT adapter folders read as low-rank changes of weights, without loading peft or the base."""
+"""PEFT adapter folders as changes of weights, read from their factors: nothing is merged, the base is not loaded."""
 
-import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from wsteer.checkpoint import FLOATS, TensorEntry, local_name, open_checkpoint, read_header, read_json, read_tensor
+from wsteer.checkpoint import EMBEDDINGS, HEADS, Checkpoint, local_checkpoint, local_name, read_json
 from wsteer.errors import WsteerError
+from wsteer.lora import BaseWeight, base_entry
+from wsteer.lora_reading import CONFIG, MUTATING_INITS, Reader, lora_terms, required_base
+from wsteer.names import file_names
 from wsteer.saving import RECORD
+from wsteer.tensorfile import DTYPES, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
+from wsteer.terms import Dense, Terms
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
+PICKLED_WEIGHTS = "adapter_model.bin"
 
-# what a LoRA config may say beyond plain factors; each changes the formula of the merged weight (peft tuners/lora)
-UNSUPPORTED = {
-    "use_dora": "DoRA",
-    "lora_bias": "lora_bias",
-    "modules_to_save": "modules_to_save",
-    "trainable_token_indices": "trainable_token_indices",
-    "target_parameters": "target_parameters",
-    "layer_replication": "layer_replication",
-    "alora_invocation_tokens": "aLoRA",
-    "arrow_config": "Arrow",
-    "use_qalora": "QALoRA",
-    "fan_in_fan_out": "fan_in_fan_out (Conv1D)",
-    "use_bdlora": "BD-LoRA",
+# what makes a LoRA more than a change of weights, or one whose base is not the base's weights
+REFUSED = {
+    "alora_invocation_tokens": "aLoRA, which acts on some tokens only and so is no change of weights",
+    "arrow_config": "Arrow, which mixes adapters by the input and so is no change of weights",
+    "use_qalora": "QALoRA, which adapts a quantised base",
+    "layer_replication": "layer_replication, whose copied layers share the base's weights",
 }
-# GPT-2's layers store their weight as [in, out] and the config does not tell reliably (peft flips fan_in_fan_out)
-CONV1D = re.compile(r"\bh\.\d+\.(attn|mlp)\.c_(attn|proj|fc)$")
-PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")  # those that leave the base's weights as they are
+LARGEST_NUMBER = 1 << 31  # of ranks and alphas; beyond, no file holds such factors, and floats overflow
+PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # these leave the base's weights as they are
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: for each parameter of the base its change `lora_B @ lora_A`, scale folded into lora_B.
+    """A PEFT adapter: for each parameter of the base its change, as terms that are read when they are needed.
 
-    `factors[parameter]` is (lora_B [out, r], lora_A [r, in]), float32.
+    `base` is as delta files name it, `checkpoint` the base itself where it is on this machine; `untied` tells that the
+    head and the embedding, one tensor in the base, change separately.
     """
 
     folder: Path
     base: dict[str, str | None]
-    factors: dict[str, tuple[Tensor, Tensor]]
-
-    @property
-    def weights(self) -> Path:
-        """The file that holds the factors."""
-        return self.folder / WEIGHTS
+    terms: dict[str, Terms]
+    untied: bool
+    weights: Path
+    checkpoint: Checkpoint | None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -57,96 +51,142 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """Read a LoRA adapter folder. Variants whose change is not plain `scale * B @ A` are refused by name."""
+def find_adapter(folder: Path) -> Path | None:
+    """The adapter in `folder`: itself, or its one subfolder that is one (peft saves a named adapter in a subfolder)."""
+    if is_adapter(folder):
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if not (folder / "config.json").exists() else []
+    if len(found) > 1:
+        raise WsteerError(f"{folder} holds several adapters; name one: {', '.join(str(path) for path in found)}")
+    return found[0] if found else None
+
+
+def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
+    """Read an adapter folder from its headers. `base` defaults to the adapter's own, where it is on this machine.
+
+    LoRA in all its variants is read from its factors; other methods go through peft's own layers. What is no change of
+    weights, or not exactly one, is refused by name (WsteerError).
+    """
     config = read_json(folder / CONFIG)
-    _check_config(folder, config)
-    if not (folder / WEIGHTS).exists():
+    base = base or _own_base(config)
+    weights = next((folder / name for name in (WEIGHTS, PICKLED_WEIGHTS) if (folder / name).exists()), None)
+    if weights is None:
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
-    entries, _ = read_header(folder / WEIGHTS)
-    pairs: dict[str, dict[str, TensorEntry]] = {}
-    for name, entry in entries.items():
-        module, kind = _split_key(folder, name)
-        pairs.setdefault(module, {})[kind] = entry
-    if not pairs:
+    if config.get("peft_type") != "LORA":
+        return _other_method(folder, config, base, weights)
+    _check_config(folder, config)
+    entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
+    terms, copies = lora_terms(Reader(folder, config, base), entries)
+    if not terms:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
-    factors = {f"{module}.weight": _folded(folder, module, pair, config) for module, pair in pairs.items()}
-    return Adapter(folder, _base(folder, config), factors)
+    if copies:
+        base = required_base(folder, config, base, f"it stores {next(iter(copies))} whole, perhaps as it was")
+        terms = _without_copies(terms, copies, base)
+    if base is not None:
+        _check_shapes(folder, terms, base)
+    terms, untied = _separate_tied(folder, config, base, terms)
+    return Adapter(folder, _identity(folder, config, base), terms, untied, weights, base)
+
+
+def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path) -> Adapter:
+    from wsteer.tuners import tuner_changes  # noqa: PLC0415  peft and transformers are imported for these alone
+
+    base = required_base(folder, config, base, f"it is a {config.get('peft_type')} adapter")
+    changes = tuner_changes(folder, base)
+    names = file_names(changes, base, folder)
+    terms: dict[str, Terms] = {names[name]: ((1.0, Dense(change)),) for name, change in changes.items()}
+    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base)
 
 
 def _check_config(folder: Path, config: dict) -> None:
-    if config.get("peft_type") != "LORA":
-        raise WsteerError(f"{folder} is a {config.get('peft_type')} adapter; wsteer reads LoRA adapters")
-    found = [label for key, label in UNSUPPORTED.items() if config.get(key)]
-    if config.get("bias", "none") != "none":
-        found.append(f"bias={config['bias']}")
-    if config.get("init_lora_weights", True) not in PLAIN_INITS:
-        found.append(f"init_lora_weights={config['init_lora_weights']}")
-    if not all(type(config.get(key)) in (int, float) for key in ("r", "lora_alpha")):
+    for key, reason in REFUSED.items():
+        if config.get(key):
+            raise WsteerError(f"{folder} uses {reason}; wsteer cannot diff it")
+    init = config.get("init_lora_weights", True)
+    if init not in (*PLAIN_INITS, *MUTATING_INITS):
+        raise WsteerError(
+            f"{folder} was initialised by {init}, which changed the base in a way that the adapter does not tell; "
+            "save it with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
+        )
+    kinds = {"rank_pattern": dict, "alpha_pattern": dict, "target_parameters": list, "use_bdlora": dict}
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key) or kind(), kind):
+            raise WsteerError(f"{folder / CONFIG}: {key} must be a {kind.__name__}; save the adapter again")
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
+    sound = all(type(rank) is int for rank in ranks) and all(type(alpha) in (int, float) for alpha in alphas)
+    if not sound or not all(0 < number < LARGEST_NUMBER for number in (*ranks, *alphas)):
         raise WsteerError(f"{folder / CONFIG} lacks the numbers r and lora_alpha; save the adapter again")
-    if not all(isinstance(config.get(key) or {}, dict) for key in ("rank_pattern", "alpha_pattern")):
-        raise WsteerError(f"{folder / CONFIG}: rank_pattern and alpha_pattern must be objects; save the adapter again")
-    if found:
-        raise WsteerError(
-            f"{folder} uses {', '.join(found)}, which is not plain LoRA; merge it in float32 and diff that"
-        )
 
 
-def _split_key(folder: Path, name: str) -> tuple[str, str]:
-    """The module path and `lora_A` or `lora_B` of a key like `base_model.model.M.lora_A.weight`."""
-    match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.(lora_[AB])\.weight", name)
-    if match is None:
-        raise WsteerError(
-            f"{folder}: the tensor {name!r} is not a factor of plain LoRA; merge the adapter and diff that"
-        )
-    if CONV1D.search(match[1]):
-        raise WsteerError(
-            f"{folder} adapts {match[1]}, a Conv1D or not: its orientation is not known; merge it in float32"
-        )
-    return match[1], match[2]
+def _without_copies(
+    terms: Mapping[str, Terms], copies: Mapping[str, TensorEntry], base: Checkpoint
+) -> dict[str, Terms]:
+    """The terms and, for stored copies of whole base weights, the change that they are where they differ from it.
+
+    peft saves the weight of an adapted embedding beside its factors, for the case that the vocabulary was resized.
+    """
+    kept = dict(terms)
+    for name, copy in copies.items():
+        stored = base_entry(name, base)
+        if copy.shape != stored.shape or not all(
+            torch.equal(read_rows(copy, *rows), read_rows(stored, *rows).to(DTYPES[copy.dtype]))
+            for rows in row_blocks(stored.shape)
+        ):
+            kept[name] = (*terms.get(name, ()), (1.0, Dense(copy)), (-1.0, Dense(BaseWeight(name, copy.shape))))
+    return kept
 
 
-def _folded(folder: Path, module: str, pair: dict[str, TensorEntry], config: dict) -> tuple[Tensor, Tensor]:
-    if len(pair) != 2:
-        missing = ({"lora_A", "lora_B"} - pair.keys()).pop()
-        raise WsteerError(f"{folder}: {module} has no {missing} in {WEIGHTS}; save the adapter again")
-    a, b = pair["lora_A"], pair["lora_B"]
-    if a.dtype not in FLOATS or b.dtype not in FLOATS:
-        raise WsteerError(f"{folder}: the factors of {module} are {a.dtype} and {b.dtype}, not floating-point")
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape + b.shape:
-        # what ZeRO-3 and FSDP leave when an adapter is saved without gathering it
-        raise WsteerError(
-            f"{folder}: the factors of {module} have shapes {a.shape} and {b.shape}; save the adapter again"
-        )
-    rank = _pattern_value(config.get("rank_pattern"), module, config["r"])
-    if rank != a.shape[0]:
-        raise WsteerError(f"{folder}: {module} has rank {a.shape[0]} in {WEIGHTS} but {rank} in {CONFIG}")
-    alpha = _pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    lora_a, lora_b = read_tensor(a).float(), read_tensor(b).float()
-    if not (torch.isfinite(lora_a).all() and torch.isfinite(lora_b).all()):
-        raise WsteerError(f"{folder}: the factors of {module} hold NaN or infinity; the training run diverged")
-    return scale * lora_b, lora_a
+def _check_shapes(folder: Path, terms: Mapping[str, Terms], base: Checkpoint) -> None:
+    for name, parts in terms.items():
+        expected = base_entry(name, base).shape
+        for _, term in parts:
+            if term.shape != expected:
+                resized = name.endswith((*EMBEDDINGS, *HEADS)) and term.shape[1:] == expected[1:]
+                hint = "the vocabulary was resized: resize the base's as well" if resized else "was it made on another?"
+                raise WsteerError(f"{folder}: {name} is {term.shape} but {expected} in {base.name}; {hint}")
 
 
-def _pattern_value(pattern: dict | None, module: str, default: float) -> float:
-    """The first pattern, in dict order, that ends `module` at a dot; the keys are regexes (peft `get_pattern_key`)."""
-    for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
+def _separate_tied(
+    folder: Path, config: dict, base: Checkpoint | None, terms: dict[str, Terms]
+) -> tuple[dict[str, Terms], bool]:
+    """The terms, and whether they change separately what the base ties: its embedding and its head.
+
+    In peft an adapted embedding leaves a tied head as it was, and the other way round; trained tokens, and
+    `ensure_weight_tying`, change the one tensor.
+    """
+    heads = [name for name in terms if name.endswith(HEADS)]
+    embeddings = [name for name in terms if name.endswith(EMBEDDINGS)]
+    if not heads and not embeddings:
+        return terms, False
+    if base is None and not heads:
+        base = required_base(folder, config, base, f"{embeddings[0]} may be tied to the head")
+    if base is not None and base.tied is None:
+        return terms, False
+    if config.get("ensure_weight_tying") or config.get("trainable_token_indices"):
+        return {name: parts for name, parts in terms.items() if name not in heads}, False
+    return terms, True
 
 
-def _base(folder: Path, config: dict) -> dict[str, str | None]:
+def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, str | None]:
     """The base as the training run recorded it, else as far as adapter_config.json and the disk tell."""
     inputs = read_json(folder / RECORD).get("inputs") if (folder / RECORD).exists() else []
     for entry in inputs if isinstance(inputs, list) else []:
         if isinstance(entry, dict) and entry.get("role") == "base":
-            return {key: entry.get(key) for key in ("name", "revision", "fingerprint")}
-    name = config.get("base_model_name_or_path")
-    if not name or not isinstance(name, str):
+            return {key: _text(entry.get(key)) for key in ("name", "revision", "fingerprint")}
+    if base is not None:
+        return base.identity
+    name = _text(config.get("base_model_name_or_path"))
+    if not name:
         return {"name": None, "revision": None, "fingerprint": None}
-    if Path(name).is_dir():
-        with contextlib.suppress(WsteerError):  # a base in another format: the difference does not need it
-            return open_checkpoint(name).identity
-    return {"name": local_name(name), "revision": config.get("revision"), "fingerprint": None}
+    return {"name": local_name(name), "revision": _text(config.get("revision")), "fingerprint": None}
+
+
+def _text(value: object) -> str | None:
+    """`value` where it is text that a file can hold, which JSON's lone surrogates are not."""
+    return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
+
+
+def _own_base(config: dict) -> Checkpoint | None:
+    name = config.get("base_model_name_or_path")
+    return local_checkpoint(name) if isinstance(name, str) and name else None

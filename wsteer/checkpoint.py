@@ -2,51 +2,22 @@
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import huggingface_hub
-import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from wsteer.errors import WsteerError
+from wsteer.tensorfile import TensorEntry, read_header, read_pickled_header
 
 INDEX = "model.safetensors.index.json"
-HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
-BLOCK_BYTES = 4 << 20  # float32 bytes of the blocks of rows in which tensors are streamed
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies: bytes `begin` to `end` of `file`, row-major."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    begin: int
-    end: int
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+# how models call their input embedding and their head; the two may be one tensor
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 @dataclass(frozen=True)
@@ -84,6 +55,24 @@ class Checkpoint:
         tied = self.config.get("tie_word_embeddings", False)
         return {name: entry for name, entry in self.tensors.items() if not (tied and name == "lm_head.weight")}
 
+    def config_number(self, *keys: str) -> int:
+        """The first of the config's values of these names, in its text part where it has one; WsteerError without."""
+        text = self.config.get("text_config")
+        settings = text if isinstance(text, dict) else self.config
+        for key in keys:
+            if type(settings.get(key)) is int and settings[key] > 0:
+                return settings[key]
+        raise WsteerError(f"{self.folder / 'config.json'} does not tell {keys[0]}; download the model again")
+
+    @cached_property
+    def tied(self) -> tuple[str, str] | None:
+        """The names of the embedding and of the head that shares its weight; None where each has its own."""
+        parameters = self.parameters()
+        embedding = next((name for name in parameters if name.endswith(EMBEDDINGS)), None)
+        if embedding is None or any(name.endswith(HEADS) for name in parameters):
+            return None
+        return embedding, HEADS[0]
+
 
 def read_json(path: Path) -> dict:
     """The JSON object in `path`; a missing or broken file is one clear error."""
@@ -100,42 +89,58 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def fetch(reference: str | Path) -> tuple[Path, str | None]:
+def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | None]:
     """The local folder of a model or adapter and, for one from the Hub, its resolved commit.
 
-    `reference` is a folder, else `org/name` or `org/name@revision` on the Hub.
+    `reference` is a folder, else `org/name` or `org/name@revision` on the Hub; with `local_only` in the Hub's cache.
     """
-    path = Path(reference).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(reference).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, or nobody's home: adapters name a base as they like
+        raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
+    if is_folder:
         return path, None
-    if path.exists():
+    if exists:
         raise WsteerError(f"{reference} is a file; a model folder or a Hub id (org/name) is needed")
     name, _, revision = str(reference).partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise WsteerError(f"{reference} does not exist; give a model folder or a Hub id (org/name)")
-    # weights in other formats, and code, are never needed: neither is fetched
+    # code is never needed, nor are weights in other formats where there are safetensors: neither is fetched
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        download = partial(huggingface_hub.snapshot_download, name, local_files_only=local_only)
+        folder = Path(download(revision=revision or None, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
+            folder = Path(download(revision=folder.name, allow_patterns=pickled))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason}") from error
     return folder, folder.name
 
 
-def open_checkpoint(reference: str | Path) -> Checkpoint:
+def open_checkpoint(reference: str | Path, local_only: bool = False) -> Checkpoint:
     """The checkpoint that `reference` names, its headers read and checked."""
-    folder, revision = fetch(reference)
+    folder, revision = fetch(reference, local_only)
     name = hub_name(reference) or local_name(reference)
     tensors: dict[str, TensorEntry] = {}
     for shard in find_shards(folder):
-        entries, _ = read_header(shard)
+        entries = read_pickled_header(shard) if shard.suffix == ".bin" else read_header(shard)[0]
         for tensor_name in entries.keys() & tensors.keys():
             raise WsteerError(
                 f"{folder}: {tensor_name!r} stands in two files, {tensors[tensor_name].file.name} and {shard.name}"
             )
         tensors.update(entries)
     return Checkpoint(folder, name, revision, tensors)
+
+
+def local_checkpoint(reference: str) -> Checkpoint | None:
+    """The checkpoint that `reference` names where it lies on this machine (a folder, or the Hub's cache), else None."""
+    try:
+        return open_checkpoint(reference, local_only=True)
+    except WsteerError:
+        return None
 
 
 def hub_name(reference: str | Path) -> str | None:
@@ -145,111 +150,39 @@ def hub_name(reference: str | Path) -> str | None:
 
 def local_name(reference: str | Path) -> str:
     """A folder as records name it: as given where that is relative and says something, else its last part."""
-    path = Path(reference).expanduser()
-    return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
+    try:
+        path = Path(reference).expanduser()
+        return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
+    except (OSError, RuntimeError, ValueError):  # no path at all, as an adapter may call its base
+        return Path(reference).name
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model in `folder`, by its index where it has one."""
-    if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise WsteerError(f"{folder / INDEX} has no weight_map; download the model again")
-        names = {str(name) for name in weight_map.values()}
-        for name in names:
-            # the index is input: a name that climbs out of the folder must not be followed
-            if Path(name).name != name:
-                raise WsteerError(f"{folder / INDEX} names {name!r}, which is not a plain file name")
-    elif (folder / "model.safetensors").exists():
-        names = {"model.safetensors"}
-    else:
-        names = {path.name for path in folder.glob("model-*-of-*.safetensors")}
-    if not names:
-        raise WsteerError(f"{folder} holds no model.safetensors; save the model with save_pretrained first")
+    """The files that hold the model in `folder`, found as transformers does; safetensors before PyTorch's."""
+    for index, single, pattern in (
+        (INDEX, "model.safetensors", "model-*-of-*.safetensors"),
+        (PICKLED_INDEX, "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+    ):
+        if (folder / single).exists():  # before an index, which saving over a sharded model leaves behind
+            return [folder / single]
+        if (folder / index).exists():
+            return _indexed_shards(folder, index)
+        if shards := sorted(folder.glob(pattern)):
+            return shards
+    raise WsteerError(f"{folder} holds no model.safetensors; save the model with save_pretrained first")
+
+
+def _indexed_shards(folder: Path, index: str) -> list[Path]:
+    weight_map = read_json(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WsteerError(f"{folder / index} has no weight_map; download the model again")
+    names = list(weight_map.values())
     for name in names:
-        if not (folder / name).exists():
-            raise WsteerError(f"{folder / name} is missing, though {INDEX} names it; download the model again")
-    return sorted(folder / name for name in names)
-
-
-def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors and the metadata that a safetensors file's header lists, checked against the file's size.
-
-    The format: 8 bytes of little-endian header length, a JSON header with byte offsets, then the data.
-    """
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise WsteerError(f"{path} is truncated or not a safetensors file; write or download it again")
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise WsteerError(f"{path} does not exist") from None
-    except OSError as error:
-        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise WsteerError(f"{path} is not a safetensors file: its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise WsteerError(f"{path} is not a safetensors file: its header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
-    if not all(isinstance(fields, dict) for fields in (metadata, *header.values())):
-        raise WsteerError(f"{path} is not a safetensors file: its header does not hold objects")
-    entries = {name: _entry(name, fields, path, 8 + length) for name, fields in header.items()}
-    end = max((entry.end for entry in entries.values()), default=8 + length)
-    if end > size:
-        raise WsteerError(
-            f"{path} is truncated: its header needs {end} bytes, it has {size}; write or download it again"
-        )
-    return entries, metadata
-
-
-def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
-    try:
-        dtype, shape, (begin, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
-        # dtypes that torch lacks pass through wsteer untouched, so only the known ones can be checked
-        expected = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
-        sound = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-        sound = sound and begin <= end and end - begin == expected
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise WsteerError(
-            f"{path} is damaged: the header's entry for {name!r} does not add up; write or download it again"
-        )
-    return TensorEntry(name, dtype, shape, path, start + begin, start + end)
-
-
-def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Row ranges (start, stop) that cover a tensor of `shape` in blocks of about `BLOCK_BYTES` of float32.
-
-    The blocks depend on the shape alone: matrix products over them give the same bits wherever they are computed.
-    """
-    rows = (shape[0] if shape else 1) if math.prod(shape) else 0
-    row_bytes = 4 * math.prod(shape[1:])
-    step = max(1, BLOCK_BYTES // max(row_bytes, 1))
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
-
-
-def read_rows(entry: TensorEntry, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of a stored tensor, in its own dtype: shape [stop - start, ...]; a scalar has one row."""
-    trailing = entry.shape[1:]
-    row_bytes = math.prod(trailing) * DTYPES[entry.dtype].itemsize
-    buffer = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
-    with open(entry.file, "rb", buffering=0) as file:
-        view = memoryview(buffer.numpy())
-        file.seek(entry.begin + start * row_bytes)
-        # plain reads keep the resident set to this buffer, where mmap would not; a read may return less than asked
-        while view:
-            count = file.readinto(view)
-            if count == 0:
-                raise WsteerError(f"{entry.file} ends before {entry.name!r} does; write or download it again")
-            view = view[count:]
-    return buffer.view(DTYPES[entry.dtype]).view(stop - start, *trailing)
-
-
-def read_tensor(entry: TensorEntry) -> Tensor:
-    """A whole stored tensor, in its own dtype and shape."""
-    rows = entry.shape[0] if entry.shape else 1
-    return read_rows(entry, 0, rows).view(entry.shape)
+        # the index is input: a name that climbs out of the folder must not be followed
+        plain = isinstance(name, str) and re.fullmatch(r"[\w.-][\w. -]*", name) and len(name.encode()) < 256
+        if not plain or not name.strip("."):
+            raise WsteerError(f"{folder / index}: its weight_map names {name!r}, which is not a plain file name")
+    for name in sorted(set(names)):
+        if not (folder / name).is_file():
+            raise WsteerError(f"{folder / name} is missing, though {index} names it; download the model again")
+    return [folder / name for name in sorted(set(names))]

@@ -14,65 +14,18 @@ import torch
 from torch import Tensor
 
 from wsteer import __version__
-from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, read_header, read_rows, read_tensor, row_blocks
+from wsteer.checkpoint import EMBEDDINGS, HEADS, Checkpoint
 from wsteer.errors import WsteerError
 from wsteer.gram import cosine_from_gram, gram
+from wsteer.names import file_names
 from wsteer.progress import Track, silent
 from wsteer.saving import check_free_space, new_file
-from wsteer.tensorfile import write_tensors
+from wsteer.tensorfile import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
+from wsteer.terms import Change, Dense, FromBase, LowRank, Terms, is_low_rank, simplified
 
 FORMAT = 1
 KINDS = ("contrastive", "task_vector", "combination", "activation")
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The term `lora_B @ lora_A`: lora_B [out, r], lora_A [r, in], each in memory or in a file."""
-
-    lora_B: Tensor | TensorEntry
-    lora_A: Tensor | TensorEntry
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the product."""
-        return (self.lora_B.shape[0], self.lora_A.shape[1])
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The term that is one tensor, in memory or in a file."""
-
-    tensor: Tensor | TensorEntry
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the tensor."""
-        return tuple(self.tensor.shape)
-
-
-Term = LowRank | Dense
-
-
-@dataclass(frozen=True)
-class Change:
-    """The change of one parameter, ready to be computed: `lora_B @ lora_A` plus scaled dense terms."""
-
-    shape: tuple[int, ...]
-    factors: tuple[Tensor, Tensor] | None
-    dense: tuple[tuple[float, Dense], ...]
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the change: float32 (float64 where a float64 tensor takes part)."""
-        total = None
-        if self.factors is not None:
-            lora_B, lora_A = self.factors
-            total = lora_B[start:stop] @ lora_A
-        for scale, term in self.dense:
-            rows = _dense_rows(term, start, stop)
-            total = rows.mul_(scale) if total is None else total + rows.mul_(scale)
-        assert total is not None  # a parameter without terms is never stored
-        return total
 
 
 @dataclass(frozen=True)
@@ -87,12 +40,13 @@ class Delta:
     """
 
     kind: str
-    terms: Mapping[str, tuple[tuple[float, Term], ...]]
+    terms: Mapping[str, Terms]
     base: Mapping[str, str | None] = field(default_factory=lambda: UNKNOWN_BASE)
     sources: tuple[Mapping[str, object], ...] = ()
     layers: object = None
     positions: object = None
     options: Mapping[str, object] = field(default_factory=dict)
+    untied: bool = False  # the head and the embedding, one tensor in the base, change separately
 
     @staticmethod
     def of_tensors(tensors: Mapping[str, Tensor], kind: str = "task_vector") -> "Delta":
@@ -120,6 +74,7 @@ class Delta:
             base={**UNKNOWN_BASE, **info["base"]},
             sources=tuple(info["sources"]),
             options=info["options"],
+            untied=info["untied"],
         )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -128,7 +83,7 @@ class Delta:
 
     def is_low_rank(self, name: str) -> bool:
         """Whether the change of parameter `name` is stored as factors alone."""
-        return all(isinstance(term, LowRank) for _, term in self.terms[name])
+        return is_low_rank(self.terms[name])
 
     def rank(self, name: str) -> int:
         """The rank of the stored factors of parameter `name`."""
@@ -136,14 +91,26 @@ class Delta:
 
     def change(self, name: str) -> Change:
         """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""
-        low_rank = [(scale, term) for scale, term in self.terms[name] if isinstance(term, LowRank)]
-        dense = tuple((scale, term) for scale, term in self.terms[name] if isinstance(term, Dense))
-        factors = None
-        if low_rank:
-            lora_B = torch.cat([scale * _loaded(term.lora_B) for scale, term in low_rank], dim=1)
-            lora_A = torch.cat([_loaded(term.lora_A) for _, term in low_rank], dim=0)
-            factors = (lora_B, lora_A)
-        return Change(self.shape(name), factors, dense)
+        return Change.of(self.terms[name])
+
+    def needing_base(self) -> list[str]:
+        """The parameters whose change is told by the base's weights, which `bound` has not brought in yet."""
+        return [
+            name
+            for name, terms in self.terms.items()
+            if any(isinstance(term, Dense) and isinstance(term.tensor, FromBase) for _, term in terms)
+        ]
+
+    def bound(self, base: Checkpoint) -> "Delta":
+        """The delta with what depends on the base's weights tied to `base`, whose values are read when needed."""
+
+        def bind(terms: Terms) -> Terms:
+            return tuple(
+                (scale, term.tensor.bound(base) if isinstance(getattr(term, "tensor", None), FromBase) else term)
+                for scale, term in terms
+            )
+
+        return replace(self, terms={name: bind(terms) for name, terms in self.terms.items()})
 
     def select_layers(self, layers: Iterable[int] | None) -> "Delta":
         """The part of the delta in the given decoder blocks (0-based); None means all of it."""
@@ -154,6 +121,34 @@ class Delta:
         if missing:
             raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}")
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
+
+    def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
+        """The part of the delta in parameters whose name `include` is found in and `exclude` is not (regexes)."""
+        if include is None and exclude is None:
+            return self
+        kept = {
+            name: terms
+            for name, terms in self.terms.items()
+            if (include is None or _found(include, name, "--include"))
+            and (exclude is None or not _found(exclude, name, "--exclude"))
+        }
+        if not kept:
+            example = next(iter(self.terms))
+            raise WsteerError(f"--include and --exclude leave nothing of the delta, whose names are like {example!r}")
+        return replace(self, terms=kept)
+
+    def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
+        """Each decoder block's change times a factor that runs linearly in depth from `first` to `last` (LiNeS).
+
+        Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
+        `first`.
+        """
+        scaled = {}
+        for name, terms in self.terms.items():
+            layer = layer_of(name)
+            factor = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
+            scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+        return replace(self, terms=scaled)
 
     def __mul__(self, factor: float) -> "Delta":
         scaled = {name: tuple((factor * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
@@ -171,9 +166,16 @@ class Delta:
                     f"{name} has shape {self.shape(name)} on one side and {other.shape(name)} on the other; "
                     "the two come from different base models"
                 )
-            terms[name] = terms.get(name, ()) + added
+            terms[name] = simplified(terms.get(name, ()) + added)
+        _check_ties(self, other)
         kind = "activation" if self.kind == "activation" else "combination"
-        return replace(self, kind=kind, terms=terms, sources=self.sources + other.sources)
+        return replace(
+            self,
+            kind=kind,
+            terms={name: left for name, left in terms.items() if left},
+            sources=self.sources + other.sources,
+            untied=self.untied or other.untied,
+        )
 
     def __sub__(self, other: "Delta") -> "Delta":
         return self + -1.0 * other
@@ -190,12 +192,15 @@ class Delta:
 
     def save(self, path: str | Path, force: bool = False, track: Track = silent) -> None:
         """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
-        shapes = dict(sorted(self._stored_shapes()))
+        shapes = dict(sorted(self.stored_shapes()))
         check_free_space(Path(path), 4 * sum(torch.Size(shape).numel() for shape in shapes.values()))
-        with new_file(Path(path), force) as partial:
-            write_tensors(partial, shapes, self._blocks(shapes, track), self._info())
+        with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
+            for name in track(list(shapes), "write"):
+                writer.add(name, self._blocks(name))
+            writer.finish(self.info())
 
-    def _stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The tensors that a file of this delta holds, with their shapes."""
         for name in self.terms:
             if self.is_low_rank(name):
                 yield f"{name}.lora_A", (self.rank(name), self.shape(name)[1])
@@ -203,16 +208,16 @@ class Delta:
             else:
                 yield name, self.shape(name)
 
-    def _blocks(self, stored: Iterable[str], track: Track) -> Iterator[Tensor]:
-        for name in track(list(stored), "write"):
-            if name.endswith((".lora_A", ".lora_B")):
-                lora_B, lora_A = self.change(name[: -len(".lora_A")]).factors
-                yield lora_A if name.endswith("A") else lora_B
-            else:
-                change = self.change(name)
-                yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
+    def _blocks(self, stored: str) -> Iterator[Tensor]:
+        if stored.endswith((".lora_A", ".lora_B")):
+            lora_B, lora_A = self.change(stored[: -len(".lora_A")]).factors
+            yield lora_A if stored.endswith("A") else lora_B
+        else:
+            change = self.change(stored)
+            yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
 
-    def _info(self) -> str:
+    def info(self) -> str:
+        """The metadata of a file of this delta."""
         info = {
             "format": FORMAT,
             "kind": self.kind,
@@ -221,39 +226,36 @@ class Delta:
             "layers": self.layers,
             "positions": self.positions,
             "options": dict(self.options),
+            "untied": self.untied,
             "wsteer_version": __version__,
         }
         return json.dumps(info, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def folded(name: str, base: Tensor, change: Tensor) -> Tensor:
-    """`base + change` in float32 (float64 for float64), rounded once, to nearest, to the base's dtype.
+def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, ...]] | None = None) -> Delta:
+    """The delta under the names of the checkpoint's files; one that does not fit is refused, from the headers alone.
 
-    Steering on disk and in memory both come through here, block by block, and so give the same bits. A result that is
-    not finite is an error that names the parameter.
-    """
-    wide = torch.promote_types(base.dtype, change.dtype)
-    written = (base.to(wide) + change).to(base.dtype)
-    if not torch.isfinite(written).all():
-        raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")
-    return written
-
-
-def check_fits(delta: Delta, checkpoint: Checkpoint) -> None:
-    """Refuse a change of weights that names a parameter the checkpoint lacks, or has in another shape or dtype.
-
-    Known from the headers alone. A head tied to the embedding is no parameter of its own: a checkpoint that stores a
-    copy of it cannot be steered in the embedding without the copy going stale.
+    A change needs a parameter of its shape, stored as floating-point numbers, or a tensor that steering adds to the
+    checkpoint (`added`: their shapes). A head tied to the embedding is no parameter of its own unless the delta unties
+    it; a checkpoint that stores a copy of the tied tensor cannot be steered in the embedding without the copy going
+    stale.
     """
     parameters = checkpoint.parameters()
-    missing = [name for name in delta.terms if name not in parameters]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise WsteerError(
-            f"{checkpoint.name} lacks {missing[0]!r}{more}, which the delta changes; was it made on another model?"
-        )
-    for name in delta.terms:
-        entry = parameters[name]
+    embedding, head = checkpoint.tied or (None, None)
+    if delta.untied and head:
+        parameters[head] = parameters[embedding]
+    added = added or {}
+    for name in delta.terms.keys() & added.keys():
+        if delta.shape(name) != added[name]:
+            raise WsteerError(f"{name} is {delta.shape(name)} in the delta; {checkpoint.name} needs {added[name]}")
+    names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
+    for name, renamed in names.items():
+        entry = parameters.get(renamed)
+        if entry is None:
+            raise WsteerError(
+                f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
+                "use the model that it was made on"
+            )
         if entry.shape != delta.shape(name):
             raise WsteerError(
                 f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
@@ -261,10 +263,11 @@ def check_fits(delta: Delta, checkpoint: Checkpoint) -> None:
             )
         if entry.dtype not in FLOATS:
             raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
-        if name.endswith("embed_tokens.weight") and len(parameters) < len(checkpoint.tensors):
+        if renamed.endswith(EMBEDDINGS) and len(checkpoint.parameters()) < len(checkpoint.tensors):
             raise WsteerError(
                 f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"
             )
+    return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
 
 
 def layer_of(name: str) -> int | None:
@@ -273,41 +276,48 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _loaded(tensor: Tensor | TensorEntry) -> Tensor:
-    return (read_tensor(tensor) if isinstance(tensor, TensorEntry) else tensor).float()
+def _found(pattern: str, name: str, option: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error as error:
+        raise WsteerError(f"{option} {pattern!r} is no regular expression: {error}") from None
 
 
-def _dense_rows(term: Dense, start: int, stop: int) -> Tensor:
-    """Rows of a dense term as new float32 (float64 for float64) memory that the caller may overwrite."""
-    if isinstance(term.tensor, TensorEntry):
-        rows = read_rows(term.tensor, start, stop)
-    else:
-        rows = (term.tensor if term.tensor.dim() else term.tensor[None])[start:stop]
-    return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
+def _check_ties(first: Delta, second: Delta) -> None:
+    """Refuse a sum in which one side changes the tied embedding and the other unties it: the head is then unclear."""
+    if first.untied != second.untied:
+        tied = second if first.untied else first
+        changed = [name for name in tied.terms if name.endswith(EMBEDDINGS)]
+        if changed and not any(name.endswith(HEADS) for name in tied.terms):
+            raise WsteerError(f"one side changes {changed[0]} tied to the head, the other unties them; diff them apart")
 
 
 def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
     try:
         info = json.loads(metadata["wsteer"])
-        known = info["format"] == FORMAT and info["kind"] in KINDS
-    except (KeyError, TypeError, ValueError):
+        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no text that cannot be stored again
+        version, kind = info["format"], info["kind"]
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise WsteerError(
             f"{path} is not a delta file: it lacks wsteer's metadata; make one with wsteer diff"
         ) from None
-    for key, kind in (("base", dict), ("sources", list), ("options", dict)):
-        if not isinstance(info.setdefault(key, kind()), kind):
-            raise WsteerError(f"{path}: {key} in its metadata is not a {kind.__name__}; make it again with wsteer diff")
-    if not known:
-        raise WsteerError(
-            f"{path} has delta format {info['format']}, kind {info['kind']!r}; this wsteer reads format 1"
-        )
+    for key, expected in (("base", dict), ("sources", list), ("options", dict), ("untied", bool)):
+        if not isinstance(info.setdefault(key, expected()), expected):
+            raise WsteerError(
+                f"{path}: {key} in its metadata is not a {expected.__name__}; make it again with wsteer diff"
+            )
+    if version != FORMAT or kind not in KINDS:
+        raise WsteerError(f"{path} has delta format {version!r}, kind {kind!r}; this wsteer reads format 1")
+    identity = {**UNKNOWN_BASE, **info["base"]}
+    if not all(value is None or isinstance(value, str) for value in identity.values()):
+        raise WsteerError(f"{path}: base in its metadata holds more than texts; make it again with wsteer diff")
+    if not all(isinstance(source, dict) for source in info["sources"]):
+        raise WsteerError(f"{path}: sources in its metadata are no objects; make it again with wsteer diff")
     return info
 
 
-def _parse_terms(
-    path: Path, kind: str, entries: Mapping[str, TensorEntry]
-) -> dict[str, tuple[tuple[float, Term], ...]]:
-    terms: dict[str, tuple[tuple[float, Term], ...]] = {}
+def _parse_terms(path: Path, kind: str, entries: Mapping[str, TensorEntry]) -> dict[str, Terms]:
+    terms: dict[str, Terms] = {}
     for name, entry in sorted(entries.items()):
         if entry.dtype not in FLOATS:
             raise WsteerError(f"{path}: {name!r} is {entry.dtype}; a delta holds floating-point tensors only")

@@ -1,27 +1,34 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
-import math
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from wsteer.adapter import CONFIG as ADAPTER_CONFIG
-from wsteer.adapter import is_adapter, read_adapter
-from wsteer.checkpoint import FLOATS, Checkpoint, TensorEntry, fetch, open_checkpoint, read_rows, row_blocks
-from wsteer.delta import Delta, Dense, check_fits
+from wsteer.checkpoint import Checkpoint, open_checkpoint
+from wsteer.combining import EVERYTHING, Selection
+from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
-from wsteer.gram import cosine_from_gram, gram
+from wsteer.gram import cosine_from_gram
+from wsteer.measuring import Measured, write_measured
 from wsteer.progress import Track, silent
-from wsteer.saving import check_output, recordable, sha256
+from wsteer.saving import check_free_space, check_output, new_file, recordable
+from wsteer.sides import Side, open_side
+from wsteer.tensorfile import FLOATS
+from wsteer.terms import Dense
 
-UNRESOLVED = 0.5  # share of bit-identical entries from which a 16-bit pair is said not to resolve its difference
+UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
 
 
 @dataclass(frozen=True)
 class DiffReport:
-    """What `diff` wrote. Norms are Frobenius norms in float64; a norm or cosine that the inputs cannot tell is None."""
+    """What `diff` wrote. Norms are Frobenius norms in float64; a norm or cosine that the inputs cannot tell is None.
+
+    `layers` and `modules` are shares of the squared norm, by decoder block (`other`: outside of them) and by the last
+    module of a parameter's name. `below_half_ulp` is the share of entries that a pair of 16-bit checkpoints stores
+    alike. `retained` is the share of the squared norm that `--rank` kept.
+    """
 
     output: str
     kind: str
@@ -33,34 +40,16 @@ class DiffReport:
     norm: float
     norm_pos: float | None
     norm_neg: float | None
+    norm_ratio: float | None
     cos_pos_neg: float | None
+    layers: dict[str, float]
+    modules: dict[str, float]
+    pos_only: int
+    neg_only: int
+    retained: float | None
+    below_half_ulp: float | None
+    untied: bool
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Side:
-    """One input of diff: a change of weights (adapter or delta file), or a checkpoint's weights themselves."""
-
-    role: str
-    reference: str
-    delta: Delta | None
-    checkpoint: Checkpoint | None
-    files: tuple[Path, ...]
-
-    @property
-    def path(self) -> str:
-        """The input as records and messages name it."""
-        return recordable(self.reference)
-
-    @property
-    def base(self) -> Mapping[str, str | None]:
-        """The base of the change, or the checkpoint's own identity."""
-        return self.delta.base if self.delta else self.checkpoint.identity
-
-    @property
-    def source(self) -> dict[str, object]:
-        """The input as a delta's metadata lists it; reads its files whole for their digest."""
-        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
 
 
 def diff(
@@ -69,13 +58,17 @@ def diff(
     output: str | Path = "delta.safetensors",
     *,
     base: str | Path | None = None,
+    rank: int | None = None,
+    selection: Selection = EVERYTHING,
     force: bool = False,
     track: Track = silent,
 ) -> DiffReport:
     """Write the delta POS - NEG, or with POS alone its task vector, to the file `output`.
 
-    `pos` and `neg` are each a PEFT LoRA adapter, a checkpoint or a delta file. The difference of two adapters is taken
-    from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`.
+    `pos` and `neg` are each a PEFT adapter, a checkpoint or a delta file. The difference of two LoRA adapters is taken
+    from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`, and so do
+    adapters whose change is told by the base's weights (default: the adapter's own base). `rank` writes the closest
+    change of that rank for every matrix.
 
     Raises WsteerError where the sides do not fit each other, or where their difference is nothing.
 
@@ -89,46 +82,20 @@ def diff(
     """
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
-    sides = [open_side(pos, "pos")] + ([open_side(neg, "neg")] if neg is not None else [])
-    base_checkpoint = open_checkpoint(base) if base is not None else None
-    identity = _common_base(sides, base_checkpoint)
-    changes = [_change(side, base_checkpoint) for side in sides]
-    combined = _subtract(sides, changes, track)
-    delta = replace(combined, kind=_kind(sides), base=identity, sources=())
-    dots = gram(changes, track) if None not in changes else None
-    norm, identical = _norm_and_identical(delta, track)
-    # equal adapters cancel up to float64's rounding, not to a clean 0
-    scale = max(dots[i][i] for i in range(len(dots))) ** 0.5 if dots else 0.0
-    if not math.isfinite(norm):
-        raise WsteerError(
-            f"{recordable(pos)} or what it is compared with holds NaN or infinity; the training run diverged"
-        )
-    if norm <= 1e-12 * scale:
-        against = f" against {recordable(neg)}" if neg is not None else ""
-        raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
-    sources = tuple(side.source for side in sides)
-    if base_checkpoint:
-        sources += ({"role": "base", "path": base_checkpoint.name, "sha256": None},)
-    replace(delta, sources=sources).save(output, force, track)
-    return _report(delta, output, norm, dots, _resolution_warnings(sides, identical))
-
-
-def open_side(reference: str | Path, role: str) -> Side:
-    """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint."""
-    path = Path(reference)
-    if path.is_file():
-        return Side(role, str(reference), Delta.load(path), None, (path,))
-    if not path.exists() and path.suffix == ".safetensors":
-        raise WsteerError(f"{reference} does not exist")
-    folder, _ = fetch(reference)
-    if is_adapter(folder):
-        adapter = read_adapter(folder)
-        delta = replace(Delta.of_factors(adapter.factors), base=adapter.base)
-        return Side(role, str(reference), delta, None, (adapter.weights,))
-    if not (folder / "config.json").exists():
-        raise WsteerError(f"{reference} is neither an adapter ({ADAPTER_CONFIG}) nor a checkpoint (config.json)")
-    checkpoint = open_checkpoint(reference)
-    return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
+    given_base = open_checkpoint(base) if base is not None else None
+    sides = [open_side(pos, "pos", given_base)] + ([open_side(neg, "neg", given_base)] if neg is not None else [])
+    identity = _common_base(sides, given_base)
+    changes = [_change(side, given_base) for side in sides]
+    delta, changes = _bound(_difference(sides, changes), changes, sides, given_base)
+    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), given_base)
+    changes = [change and selection.of(change, given_base) for change in changes]
+    vectors = [delta, *(changes if None not in changes else ())]
+    placeholder = replace(delta, sources=_sources(sides, given_base, digest="0" * 64))
+    check_free_space(output, 4 * sum(_size(shape) for _, shape in delta.stored_shapes()))
+    with new_file(output, force) as partial, _digests(sides, given_base) as sources:
+        measured = write_measured(partial, vectors, rank, placeholder, sources, track)
+        _check_direction(measured, pos, neg)
+    return _report(delta, output, sides, changes, measured)
 
 
 def _kind(sides: list[Side]) -> str:
@@ -139,9 +106,7 @@ def _kind(sides: list[Side]) -> str:
 def _change(side: Side, base: Checkpoint | None) -> Delta | None:
     """The side's change against the base; None for a checkpoint whose base is not given."""
     if side.delta:
-        if base and side.delta.kind != "activation":
-            check_fits(side.delta, base)
-        return side.delta
+        return fitted(side.delta, base) if base and side.delta.kind != "activation" else side.delta
     if base is None:
         return None
     return _weights(side.checkpoint, side.path, base, base.name) - _weights(base, base.name, side.checkpoint, side.path)
@@ -160,35 +125,34 @@ def _weights(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: s
     return Delta("combination", {name: ((1.0, Dense(entry)),) for name, entry in mine.items() if entry.dtype in FLOATS})
 
 
-def _subtract(sides: list[Side], changes: list[Delta | None], track: Track) -> Delta:
+def _difference(sides: list[Side], changes: list[Delta | None]) -> Delta:
     if len(sides) == 2 and sides[0].checkpoint and sides[1].checkpoint:
         pos, neg = sides  # directly, even where the base is known: it would cancel, with its rounding left behind
         pos_weights = _weights(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
-        combined = pos_weights - _weights(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
-    elif None not in changes:
-        combined = changes[0] - changes[1] if len(changes) == 2 else changes[0]
-    elif len(sides) == 1:
+        return pos_weights - _weights(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+    if None not in changes:
+        return changes[0] - changes[1] if len(changes) == 2 else changes[0]
+    if len(sides) == 1:
         raise WsteerError(f"{sides[0].path} is a checkpoint: its task vector needs --base, the model it was tuned from")
-    else:
-        raise WsteerError("one side is a checkpoint and the other a change of weights: give their common --base")
-    if any(side.checkpoint for side in sides):
-        combined = replace(combined, terms=_touched(combined, track))
-    return combined
+    raise WsteerError("one side is a checkpoint and the other a change of weights: give their common --base")
 
 
-def _touched(delta: Delta, track: Track) -> dict:
-    """The terms without the parameters whose stored tensors are equal to the byte, such as frozen embeddings."""
-    return {name: terms for name, terms in track(list(delta.terms.items()), "scan") if not _cancels(terms)}
+def _bound(
+    delta: Delta, changes: list[Delta | None], sides: list[Side], base: Checkpoint | None
+) -> tuple[Delta, list[Delta | None]]:
+    """The difference and the sides with what depends on the base's weights tied to them, where it did not cancel.
 
-
-def _cancels(terms: tuple) -> bool:
-    if len(terms) != 2 or sum(scale for scale, _ in terms) != 0:
-        return False
-    first, second = (term.tensor if isinstance(term, Dense) else None for _, term in terms)
-    if not isinstance(first, TensorEntry) or not isinstance(second, TensorEntry):
-        return False
-    # a touched tensor nearly always differs within its first block, so this reads little of it
-    return all(torch.equal(read_rows(first, *rows), read_rows(second, *rows)) for rows in row_blocks(first.shape))
+    Where the base is not at hand and the difference does not need it, the sides' own norms remain unknown.
+    """
+    base = base or next((side.own_base for side in sides if side.own_base), None)
+    if delta.needing_base() and base is None:
+        name = next((side.base["name"] for side in sides if side.delta and side.base["name"]), None)
+        if name is None:
+            raise WsteerError(f"{delta.needing_base()[0]} changes as its base's weights tell: name it with --base")
+        base = open_checkpoint(name)
+    if base is None:
+        return delta, [None if change is None or change.needing_base() else change for change in changes]
+    return delta.bound(base), [change and change.bound(base) for change in changes]
 
 
 def _common_base(sides: list[Side], base: Checkpoint | None) -> Mapping[str, str | None]:
@@ -206,49 +170,87 @@ def _common_base(sides: list[Side], base: Checkpoint | None) -> Mapping[str, str
     return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])
 
 
-def _norm_and_identical(delta: Delta, track: Track) -> tuple[float, float]:
-    """The norm and, over the dense parameters, the share of entries that are exactly zero: one pass over the data."""
-    low_rank = replace(delta, terms={name: delta.terms[name] for name in delta.terms if delta.is_low_rank(name)})
-    squares = gram([low_rank])[0][0]
-    zeros = entries = 0
-    for name in track([name for name in delta.terms if not delta.is_low_rank(name)], "measure"):
-        change = delta.change(name)
-        for start, stop in row_blocks(change.shape):
-            rows = change.rows(start, stop).double()
-            squares += float((rows * rows).sum())
-            zeros += int((rows == 0).sum())
-            entries += rows.numel()
-    return squares**0.5, zeros / entries if entries else 0.0
+def _sources(sides: list[Side], base: Checkpoint | None, digest: str | None = None) -> tuple[dict[str, object], ...]:
+    """The inputs as the delta's metadata lists them, with `digest` in place of the sides' own where it is given."""
+    known = digest is not None
+    listed = tuple({"role": side.role, "path": side.path, "sha256": digest} if known else side.source for side in sides)
+    return listed + (({"role": "base", "path": base.name, "sha256": None},) if base else ())
 
 
-def _resolution_warnings(sides: list[Side], identical: float) -> tuple[str, ...]:
-    checkpoints = [side.checkpoint for side in sides if side.checkpoint]
-    sixteen_bit = any(entry.dtype in ("F16", "BF16") for point in checkpoints for entry in point.tensors.values())
-    if not sixteen_bit or identical < UNRESOLVED:
-        return ()
-    return (
-        f"{identical:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "
-        "diff the adapters, or checkpoints saved in float32",
-    )
+@contextlib.contextmanager
+def _digests(sides: list[Side], base: Checkpoint | None) -> Iterator:
+    """The sources with their digests, computed beside the arithmetic, which reads the same files."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_sources, sides, base).result
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None) -> None:
+    squares = [measured.dots[i][i] for i in range(len(measured.dots))]
+    if not all(square < float("inf") for square in squares):  # NaN compares false
+        raise WsteerError(
+            f"{recordable(pos)} or what it is compared with holds NaN or infinity; the training run diverged"
+        )
+    # equal adapters cancel up to float64's rounding, not to a clean 0
+    if squares[0] <= 1e-24 * max(squares):
+        against = f" against {recordable(neg)}" if neg is not None else ""
+        raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
 
 
 def _report(
-    delta: Delta, output: Path, norm: float, dots: list[list[float]] | None, warnings: tuple[str, ...]
+    delta: Delta, output: Path, sides: list[Side], changes: list[Delta | None], measured: Measured
 ) -> DiffReport:
-    low_rank = [name for name in delta.terms if delta.is_low_rank(name)]
-    ranks = [delta.rank(name) for name in low_rank]
-    both = dots is not None and len(dots) == 2
+    dots = measured.dots
+    norms = [dots[i][i] ** 0.5 for i in range(len(dots))]
+    both = len(norms) == 3
+    low_rank = [name for name, written in measured.ranks.items() if written is not None]
+    names = [set(change.terms) for change in changes] if None not in changes else []
+    one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if len(names) == 2 else (0, 0)
+    below = _below_half_ulp(sides, measured)
     return DiffReport(
         output=str(output),
         kind=delta.kind,
-        parameters=len(delta.terms),
+        parameters=len(measured.ranks),
         low_rank=len(low_rank),
-        dense=len(delta.terms) - len(low_rank),
-        rank=max(ranks, default=None),
+        dense=len(measured.ranks) - len(low_rank),
+        rank=max((measured.ranks[name] for name in low_rank), default=None),
         bytes=output.stat().st_size,
-        norm=norm,
-        norm_pos=dots[0][0] ** 0.5 if dots else None,
-        norm_neg=dots[1][1] ** 0.5 if both else None,
-        cos_pos_neg=cosine_from_gram(dots, 0, 1) if both and dots[0][0] and dots[1][1] else None,
-        warnings=warnings,
+        norm=measured.written**0.5,
+        norm_pos=norms[1] if len(norms) > 1 else None,
+        norm_neg=norms[2] if both else None,
+        norm_ratio=norms[1] / norms[2] if both and norms[2] else None,
+        cos_pos_neg=cosine_from_gram(dots, 1, 2) if both and dots[1][1] and dots[2][2] else None,
+        layers=measured.shares(measured.layer_name),
+        modules=measured.shares(measured.module_name),
+        pos_only=one_sided[0],
+        neg_only=one_sided[1],
+        retained=measured.written / dots[0][0] if measured.truncated else None,
+        below_half_ulp=below,
+        untied=delta.untied,
+        warnings=_warnings(below, measured),
     )
+
+
+def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
+    """The share of entries that two 16-bit checkpoints store alike, so that less than half an ulp lies between them."""
+    checkpoints = [side.checkpoint for side in sides if side.checkpoint]
+    sixteen_bit = any(entry.dtype in ("F16", "BF16") for point in checkpoints for entry in point.tensors.values())
+    return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
+
+
+def _warnings(below_half_ulp: float | None, measured: Measured) -> tuple[str, ...]:
+    warnings = []
+    if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
+        warnings.append(
+            f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "
+            "diff the adapters, or checkpoints saved in float32"
+        )
+    if measured.not_truncated:
+        warnings.append(f"--rank leaves {measured.not_truncated} parameters dense, which are no matrices")
+    return tuple(warnings)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,9 +10,15 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from wsteer.checkpoint import DTYPES, Checkpoint, TensorEntry, open_checkpoint, read_rows, row_blocks
-from wsteer.delta import Delta, folded, layer_of
+from wsteer.checkpoint import Checkpoint, open_checkpoint
+from wsteer.delta import Delta, layer_of
 from wsteer.errors import WsteerError
+from wsteer.folding import Rounding, base_rows, choose_rounding, fold
+from wsteer.lora import base_entry
+from wsteer.names import in_memory
+from wsteer.tensorfile import DTYPES, TensorEntry, row_blocks
+from wsteer.terms import Change
+from wsteer.workers import in_order
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,12 +103,20 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 @contextlib.contextmanager
-def applied(model: PreTrainedModel, delta: Delta, k: float = 1.0, base: Checkpoint | None = None) -> Iterator[None]:
+def applied(
+    model: PreTrainedModel,
+    delta: Delta,
+    k: float = 1.0,
+    base: Checkpoint | None = None,
+    rounding: str = "auto",
+    seed: int = 0,
+) -> Iterator[None]:
     """Run the `with` body with `k·delta` added to the model; then its weights are restored bit for bit.
 
     A change of weights is folded as `steer` folds it: with `base`, the checkpoint that the model was loaded from, the
     weights are then those of the steered checkpoint, bit for bit, even where the model runs in another dtype. An
-    activation vector is added to the output of its decoder blocks, at every position, by hooks.
+    activation vector is added to the output of its decoder blocks, a change of a bias that the model lacks to the
+    output of its module, at every position, by hooks.
 
     >>> import torch, wsteer
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -121,52 +135,104 @@ def applied(model: PreTrainedModel, delta: Delta, k: float = 1.0, base: Checkpoi
         with _hooked(model, delta, k):
             yield
     else:
-        with _folded_in(model, k * delta, base):
+        biases = missing_biases(model, delta)
+        weights = replace(delta, terms={name: terms for name, terms in delta.terms.items() if name not in biases})
+        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, rounding, seed):
             yield
 
 
 @contextlib.contextmanager
-def _folded_in(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) -> Iterator[None]:
-    parameters = _targets(model, delta)
-    originals: dict[str, Tensor] = {}
-    try:
-        for name, parameter in parameters.items():
-            originals[name] = parameter.data.to("cpu", copy=True)
-            source = base.tensors[name] if base else originals[name]
-            parameter.data.copy_(steered_tensor(source, delta, name))
-        yield
-    finally:
-        for name, original in originals.items():
-            parameters[name].data.copy_(original)
+def _folded_in(
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+) -> Iterator[None]:
+    with _untied(model, delta):
+        weights = _weights(model, delta)
+        targets = [(name, base_entry(name, base) if base else weight.data) for name, weight in weights.items()]
+        sources = [(name, source, _dtype(source)) for name, source in targets]
+        ((how, _, _),) = choose_rounding(delta, sources, [k], rounding, seed)
+        originals: dict[str, Tensor] = {}
+        try:
+            for name, source, _ in sources:
+                originals[name] = weights[name].to("cpu", copy=True)
+                source = source if base else originals[name]
+                weights[name].copy_(steered_tensor(name, source, delta.change(name), k, how))
+            yield
+        finally:
+            for name, original in originals.items():
+                weights[name].copy_(original)
 
 
-def steered_tensor(source: TensorEntry | Tensor, delta: Delta, name: str) -> Tensor:
-    """Parameter `name` plus its change, in the dtype of `source`, with the bits that `steer` writes."""
-    change = delta.change(name)
-    dtype = DTYPES[source.dtype] if isinstance(source, TensorEntry) else source.dtype
+def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
+    return DTYPES[source.dtype] if isinstance(source, TensorEntry) else source.dtype
+
+
+def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: float, rounding: Rounding) -> Tensor:
+    """Parameter `name` plus k times its change, in the dtype of `source`, with the bits that `steer` writes."""
+    dtype = _dtype(source)
     steered = torch.empty(change.shape, dtype=dtype)
     by_rows = steered if steered.dim() else steered[None]  # a scalar has one row
-    for start, stop in row_blocks(change.shape):
-        if isinstance(source, TensorEntry):
-            rows = read_rows(source, start, stop)
-        else:
-            rows = (source if source.dim() else source[None])[start:stop]
-        by_rows[start:stop] = folded(name, rows, change.rows(start, stop))
+
+    def fold_block(block: tuple[int, int]) -> None:
+        rows = base_rows(source, change.shape, dtype, *block)
+        by_rows[slice(*block)] = fold(name, rows, change, block[0], k, rounding)
+
+    for _ in in_order(fold_block, row_blocks(change.shape)):
+        pass
     return steered
 
 
-def _targets(model: PreTrainedModel, delta: Delta) -> Mapping[str, nn.Parameter]:
+def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
+    """The model's own memory for each parameter of the delta, which is named as in the checkpoint's files."""
     parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {}
     for name in delta.terms:
-        if name not in parameters:
+        try:
+            parameter, index = in_memory(name, shapes, model.base_model_prefix)
+        except KeyError:
             raise WsteerError(
                 f"the model has no parameter {name!r}, which the delta changes; was it made on another model?"
-            )
-        if tuple(parameters[name].shape) != delta.shape(name):
-            raise WsteerError(
-                f"{name} is {tuple(parameters[name].shape)} in the model but {delta.shape(name)} in the delta"
-            )
-    return {name: parameters[name] for name in delta.terms}
+            ) from None
+        found[name] = parameters[parameter].data[index] if index else parameters[parameter].data
+        if tuple(found[name].shape) != delta.shape(name):
+            raise WsteerError(f"{name} is {tuple(found[name].shape)} in the model but {delta.shape(name)} in the delta")
+    return found
+
+
+@contextlib.contextmanager
+def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
+    """Give the head its own copy of a tied embedding while a delta is applied that changes the two separately."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not delta.untied or head is None or head.weight is not embedding.weight:
+        yield
+        return
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    try:
+        yield
+    finally:
+        head.weight = embedding.weight
+
+
+def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Module]:
+    """The biases that the delta changes and the model lacks, with the modules whose output they would be added to."""
+    modules = dict(model.named_modules())
+    paths = {name: name.removesuffix(".bias") for name in delta.terms if name.endswith(".bias")}
+    return {
+        name: modules[path]
+        for name, path in paths.items()
+        if path in modules and isinstance(getattr(modules[path], "weight", None), Tensor) and modules[path].bias is None
+    }
+
+
+@contextlib.contextmanager
+def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, module in modules.items():
+            if delta.shape(name) != (module.out_features,):
+                raise WsteerError(f"{name} is {delta.shape(name)} in the delta, its module gives {module.out_features}")
+            vector = k * delta.change(name).rows(0, module.out_features)
+            stack.callback(module.register_forward_hook(_adding(vector)).remove)
+        yield
 
 
 @contextlib.contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from wsteer.differencing import Side, open_side
 from wsteer.errors import WsteerError
 from wsteer.gram import cosine_from_gram, gram
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, write_json
+from wsteer.sides import Side, open_side
 
 
 @dataclass(frozen=True)

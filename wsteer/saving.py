@@ -1,6 +1,8 @@
 """Write files and folders whole or not at all: a temporary sibling first, then a rename."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -43,18 +45,23 @@ def check_output(path: Path, force: bool, folder: bool, inputs: Iterable[str | P
 @contextlib.contextmanager
 def new_file(path: Path, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed."""
+    _clear_leftovers(path)
     check_output(path, force, folder=False)
-    with _sibling(path) as partial:
+    with _sibling(path, folder=False) as partial:
         yield partial
         os.replace(partial, path)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`; on success it becomes `path`, on any failure it is removed."""
+def new_folder(path: Path, force: bool = False, key: str | None = None, resume: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it becomes `path`, on any failure it is removed.
+
+    With a `key` that tells what is written, an interrupted run (killed, or Ctrl-C) leaves its folder, and the next one
+    with the same key is given it as it stands where `resume` is set. Otherwise it begins empty.
+    """
+    _clear_leftovers(path, key if resume else None)
     check_output(path, force, folder=True)
-    with _sibling(path) as partial:
-        partial.mkdir()
+    with _sibling(path, folder=True, key=key, resume=resume) as partial:
         yield partial
         _apply_umask(partial)
         _swap(partial, path)
@@ -73,7 +80,7 @@ def _swap(partial: Path, path: Path) -> None:
         if old.exists() and not path.exists():
             os.rename(old, path)
         raise
-    shutil.rmtree(old)
+    _remove(old)
 
 
 def _apply_umask(folder: Path) -> None:
@@ -85,21 +92,75 @@ def _apply_umask(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sibling(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`. After a failure neither it nor folders made for it are left."""
+def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = False) -> Iterator[Path]:
+    """A temporary file or folder beside `path`, locked while it is used; after a failure nothing of it is left."""
     path = path.absolute()
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{uuid4().hex[:8]}.partial"
+    partial = path.parent / f".{path.name}.{key or uuid4().hex[:8]}.partial"
     try:
-        yield partial
+        try:
+            partial.mkdir(exist_ok=resume) if folder else partial.touch()
+        except FileExistsError:
+            raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o") from None
+        with _locked(partial):
+            yield partial
+    except KeyboardInterrupt:
+        if key is None:
+            _remove(partial)
+        raise
+    except BaseException:
+        _remove(partial)
+        raise
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
+        if not partial.exists():
+            for parent in made if not path.exists() else ():
+                parent.rmdir()
+
+
+def _clear_leftovers(path: Path, kept: str | None = None) -> None:
+    """Remove what killed runs left beside `path`, but for the folder of the key `kept`.
+
+    An output that such a run had put aside to replace it is put back.
+    """
+    path = path.absolute()
+    siblings = f".{glob.escape(path.name)}."
+    for leftover in path.parent.glob(f"{siblings}*.old"):
+        if path.exists():
+            _remove(leftover)
         else:
-            partial.unlink(missing_ok=True)
-        for parent in made if not path.exists() else ():
-            parent.rmdir()
+            os.rename(leftover, path)
+    for leftover in path.parent.glob(f"{siblings}*.partial"):
+        if leftover.name != f".{path.name}.{kept}.partial" and not _in_use(leftover):
+            _remove(leftover)
+
+
+def _in_use(partial: Path) -> bool:
+    """Whether a run holds the temporary file or folder: the system frees its lock however the run ends."""
+    try:
+        with _locked(partial):
+            return False
+    except (OSError, WsteerError):
+        return True
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise WsteerError(f"another run is writing {partial}; wait for it, or name another output with -o") from None
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_free_space(path: Path, needed: int) -> None:

@@ -1,45 +1,301 @@
-"""Write safetensors files tensor by tensor: the header first, then blocks of data as they are computed.
+"""Weight files: the tensors listed from the header alone, their rows read in blocks, safetensors written in blocks.
 
-The safetensors library writes whole tensors that are all in memory, with several metadata keys in random order and
-mode 0600; a delta needs none of the three.
+The safetensors library reads through mmap, which keeps a file resident, and writes whole tensors that are all in
+memory; streaming needs neither.
 """
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wsteer.checkpoint import DTYPES
+from wsteer.errors import WsteerError
+
+HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
+BLOCK_BYTES = 2 << 20  # float32 bytes of the blocks of rows in which tensors are streamed
+COPY_BYTES = 16 << 20
+# a shape beyond these is no weight; the product of its sides that are not 0 would overflow torch's strides
+MOST_SIDES = 16
+LARGEST_PRODUCT = 1 << 60
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], blocks: Iterable[Tensor], metadata: str) -> None:
-    """Write a float32 safetensors file whose one metadata key `wsteer` holds `metadata`.
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: bytes `begin` to `end` of `file`, row-major."""
 
-    `blocks` yields the data of every tensor of `shapes`, in that order, each cut into any number of row blocks.
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors and the metadata that a safetensors file's header lists, checked against the file's size.
+
+    The format: 8 bytes of little-endian header length, a JSON header with byte offsets, then the data.
     """
-    header: dict[str, object] = {"__metadata__": {"wsteer": metadata}}
-    offset = 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(HEADER_LIMIT, size - 8):
+                raise WsteerError(f"{path} is truncated or not a safetensors file; write or download it again")
+            header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+    except FileNotFoundError:
+        raise WsteerError(f"{path} does not exist") from None
+    except OSError as error:
+        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+    except _DuplicateName as error:
+        raise WsteerError(f"{path} is damaged: its header names {error.args[0]!r} twice; write it again") from None
+    except (ValueError, RecursionError):
+        raise WsteerError(f"{path} is not a safetensors file: its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise WsteerError(f"{path} is not a safetensors file: its header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(fields, dict) for fields in (metadata, *header.values())):
+        raise WsteerError(f"{path} is not a safetensors file: its header does not hold objects")
+    entries = {name: _entry(name, fields, path, 8 + length) for name, fields in header.items()}
+    _check_extents(path, entries, 8 + length, size)
+    return entries, metadata
+
+
+class _DuplicateName(Exception):
+    pass
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateName(next(name for name in names if names.count(name) > 1))
+    return fields
+
+
+def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
+    try:
+        name.encode()  # a lone surrogate can be written in JSON, but neither printed nor stored
+        dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        sound = _adds_up(dtype, shape, begin, end)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise WsteerError(
+            f"{path} is damaged: the header's entry for {name!r} does not add up; write or download it again"
+        )
+    return TensorEntry(name, dtype, tuple(shape), path, start + begin, start + end)
+
+
+def _adds_up(dtype: object, shape: object, begin: object, end: object) -> bool:
+    """Whether a header's entry is of the right types, and its bytes are as many as its shape needs."""
+    if not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > MOST_SIDES:
+        return False
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        return False
+    if math.prod(max(side, 1) for side in shape) > LARGEST_PRODUCT:
+        return False
+    # dtypes that torch lacks pass through wsteer untouched, so only the known ones can be checked
+    return begin <= end and (dtype not in DTYPES or end - begin == math.prod(shape) * DTYPES[dtype].itemsize)
+
+
+def _check_extents(path: Path, entries: Mapping[str, TensorEntry], start: int, size: int) -> None:
+    position = start
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin < position:
+            raise WsteerError(f"{path} is damaged: {entry.name!r} overlaps another tensor; write or download it again")
+        position = entry.end
+    if position > size:
+        raise WsteerError(
+            f"{path} is truncated: its header needs {position} bytes, it has {size}; write or download it again"
+        )
+
+
+def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of a PyTorch `.bin` file, from its pickle read with `weights_only`: no code runs, no data is loaded.
+
+    PyTorch's files are zip archives whose records are stored uncompressed, so that rows can be read in place.
+    """
+    again = "convert it with transformers: save_pretrained writes safetensors"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise WsteerError(f"{path} is compressed, which PyTorch never writes; {again}")
+        if any(record.filename.endswith("data.pkl") and record.file_size > HEADER_LIMIT for record in records):
+            raise WsteerError(f"{path} has a list of tensors beyond 100 MB; {again}")
+        stored = torch.load(path, map_location="meta", weights_only=True)
+    except FileNotFoundError:
+        raise WsteerError(f"{path} does not exist") from None
+    except (OSError, zipfile.BadZipFile):
+        raise WsteerError(f"{path} is no PyTorch file, or one older than PyTorch 1.6; {again}") from None
+    except WsteerError:
+        raise
+    except Exception as error:  # torch's reader checks little; its message would advise to load the file unsafely
+        raise WsteerError(f"{path} holds more than tensors, or is damaged, and is not loaded; {again}") from error
+    if not isinstance(stored, dict) or not all(_is_named_tensor(*item) for item in stored.items()):
+        raise WsteerError(f"{path} does not hold a plain dictionary of named tensors; {again}")
+    size = path.stat().st_size
+    return {name: _pickled_entry(path, name, tensor, size) for name, tensor in stored.items()}
+
+
+def _is_named_tensor(name: object, tensor: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and isinstance(tensor, Tensor)
+
+
+def _pickled_entry(path: Path, name: str, tensor: Tensor, size: int) -> TensorEntry:
+    dense = tensor.layout == torch.strided and not tensor.is_neg()
+    begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if dense else None
+    if begin is None or not tensor.is_contiguous() or tensor.dtype not in DTYPE_CODES:
+        raise WsteerError(f"{path}: {name!r} is not stored row by row; convert the model to safetensors")
+    begin += tensor.storage_offset() * tensor.element_size()
+    end = begin + tensor.numel() * tensor.element_size()
+    if end > size:
+        raise WsteerError(f"{path} is truncated: {name!r} ends at byte {end}, it has {size}; download it again")
+    return TensorEntry(name, DTYPE_CODES[tensor.dtype], tuple(tensor.shape), path, begin, end)
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Row ranges (start, stop) that cover a tensor of `shape` in blocks of about `BLOCK_BYTES` of float32.
+
+    The blocks depend on the shape alone: matrix products over them give the same bits wherever they are computed.
+    """
+    rows = (shape[0] if shape else 1) if math.prod(shape) else 0
+    row_bytes = 4 * math.prod(shape[1:])
+    step = max(1, BLOCK_BYTES // max(row_bytes, 1))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def read_rows(entry: TensorEntry, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+    """Rows `start` to `stop` of a stored tensor, in its own dtype: shape [stop - start, ...]; a scalar has one row.
+
+    They lie in `memory`, of that shape and dtype, where it is given.
+    """
+    trailing = entry.shape[1:]
+    row_bytes = math.prod(trailing) * DTYPES[entry.dtype].itemsize
+    rows = torch.empty(stop - start, *trailing, dtype=DTYPES[entry.dtype]) if memory is None else memory
+    view, offset = raw_bytes(rows), entry.begin + start * row_bytes
+    descriptor = os.open(entry.file, os.O_RDONLY)
+    try:
+        # plain reads keep the resident set to this buffer, where mmap would not; a read may return less than asked
+        while view:
+            count = os.preadv(descriptor, [view], offset)
+            if count == 0:
+                raise WsteerError(f"{entry.file} ends before {entry.name!r} does; write or download it again")
+            view, offset = view[count:], offset + count
+    finally:
+        os.close(descriptor)
+    return rows
+
+
+def read_tensor(entry: TensorEntry) -> Tensor:
+    """A whole stored tensor, in its own dtype and shape."""
+    rows = entry.shape[0] if entry.shape else 1
+    return read_rows(entry, 0, rows).view(entry.shape)
+
+
+class TensorWriter:
+    """Writes a float32 safetensors file of tensors that are computed block by block; some may turn out to be nothing.
+
+    Room for the header is kept at the front: what `shapes` may become, with metadata of the length of `metadata`.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: str) -> None:
+        self._extents: dict[str, tuple[tuple[int, ...], int]] = {}
+        self._shapes = dict(shapes)
+        offset = 0
+        for name, shape in shapes.items():
+            self._extents[name] = (shape, offset)
+            offset += 4 * math.prod(shape)
+        self._room = -(-len(self._header(metadata)) // 8) * 8
+        self._extents = {}
+        self._position = 0
+        self._file = open(path, "wb")  # noqa: SIM115  closed by `close`, which callers reach through `with`
+        self._file.seek(8 + self._room)
+
+    def __enter__(self) -> "TensorWriter":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._file.close()
+
+    def add(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Write a tensor, given in any number of row blocks that are its data in order."""
+        begin = self._position
         for block in blocks:
-            file.write(raw_bytes(block.to(DTYPES["F32"])))
-        if file.tell() != 8 + len(text) + offset:
-            raise AssertionError(f"{path}: the blocks do not fill the tensors that the header lists")
+            self._position += self._file.write(raw_bytes(block.to(torch.float32)))
+        if self._position - begin != 4 * math.prod(self._shapes[name]):
+            raise AssertionError(f"the blocks of {name} do not fill the tensor")
+        self._extents[name] = (self._shapes[name], begin)
+
+    def drop_last(self) -> None:
+        """Take the tensor that was added last out again."""
+        name = next(reversed(self._extents))
+        _, self._position = self._extents.pop(name)
+        self._file.seek(8 + self._room + self._position)
+
+    def finish(self, metadata: str) -> None:
+        """Write the header, whose one metadata key `wsteer` holds `metadata`."""
+        header = self._header(metadata)
+        self._file.truncate(8 + self._room + self._position)
+        self._file.seek(0)
+        self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
+        if len(header) > self._room:
+            raise AssertionError("the metadata outgrew the room that was kept for it")
+
+    def _header(self, metadata: str) -> bytes:
+        header: dict[str, object] = {"__metadata__": {"wsteer": metadata}}
+        for name, (shape, begin) in self._extents.items():
+            offsets = [begin, begin + 4 * math.prod(shape)]
+            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": offsets}
+        return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def copy_range(source: int, begin: int, target: int, offset: int, length: int) -> None:
+    """Copy `length` bytes from `begin` of one open file to `offset` of another, in the kernel where it can."""
+    while length:
+        size = min(length, COPY_BYTES)
+        try:
+            count = os.copy_file_range(source, target, size, begin, offset)
+        except (AttributeError, OSError) as error:  # macOS lacks the call; across file systems Linux may refuse it
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            count = os.pwrite(target, os.pread(source, min(size, BLOCK_BYTES), begin), offset)
+        if count == 0:
+            raise WsteerError("the base's file became shorter while it was read; steer again")
+        begin, offset, length = begin + count, offset + count, length - count
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's bytes, row-major, without a copy where it is contiguous."""
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    if not tensor.is_contiguous() or not tensor.dim():
+        tensor = tensor.contiguous().flatten()
+    return memoryview(tensor.view(torch.uint8).numpy()).cast("B") if tensor.numel() else memoryview(b"")
 
 
 def write_at(descriptor: int, tensor: Tensor, offset: int) -> None:

@@ -1,19 +1,30 @@
 """wsteer diff: POS - NEG as a delta file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from wsteer.cli.options import Config, Force, Json, Quiet, argument, option
-from wsteer.cli.output import Printer
+from wsteer.cli.options import Config, Exclude, Force, Include, Json, Layers, Quiet, argument, option, parse_layers
+from wsteer.cli.output import Printer, table
+
+if TYPE_CHECKING:
+    from wsteer.differencing import DiffReport
+
+SHOWN_LAYERS = 8  # rows of the table of layers; more are shown as ranges
 
 
 def diff(
-    pos: Annotated[str, argument("POS", help="LoRA adapter folder, checkpoint folder, delta file or Hub id.")],
+    pos: Annotated[str, argument("POS", help="PEFT adapter folder, checkpoint folder, delta file or Hub id.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
     neg: Annotated[str | None, argument("NEG", help="The same; without it, POS's task vector is written.")] = None,
     base: Annotated[
-        str | None, option("--base", help="Model that a checkpoint was fine-tuned from.", metavar="BASE")
+        str | None, option("--base", help="Model that POS and NEG were fine-tuned from.", metavar="BASE")
     ] = None,
+    rank: Annotated[
+        int | None, option("--rank", help="Write the closest delta of this rank.", min=1, metavar="R")
+    ] = None,
+    layers: Layers = None,
+    include: Include = None,
+    exclude: Exclude = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -23,10 +34,18 @@ def diff(
 
     Example: wsteer diff pos/ neg/ -o w.safetensors
     """
+    blocks = parse_layers(layers)
+    from wsteer.combining import Selection
     from wsteer.differencing import diff as run
 
     printer = Printer(json, quiet)
-    report = run(pos, neg, output, base=base, force=force, track=printer.track)
+    selection = Selection(blocks, include, exclude)
+    report = run(pos, neg, output, base=base, rank=rank, selection=selection, force=force, track=printer.track)
+    printer.result(report, result_lines(report))
+
+
+def result_lines(report: "DiffReport") -> list[str]:
+    """What was written, its norms, where its energy lies, and the path."""
     rank = f", rank {report.rank}" if report.rank else ""
     lines = [
         f"{report.kind} delta of {report.parameters} parameters: "
@@ -35,6 +54,41 @@ def diff(
     ]
     if report.norm_neg is not None:
         lines[1] += f", of pos {report.norm_pos:.4g}, of neg {report.norm_neg:.4g}"
+    if report.norm_ratio is not None:
+        lines[1] += f" (ratio {report.norm_ratio:.3g})"
     if report.cos_pos_neg is not None:
         lines[1] += f", cosine of pos and neg {report.cos_pos_neg:.3f}"
-    printer.result(report, [*lines, report.output])
+    if report.retained is not None:
+        lines.append(f"rank {report.rank} keeps {report.retained:.2%} of the energy")
+    if report.pos_only or report.neg_only:
+        lines.append(f"changed on one side only: {report.pos_only} by pos, {report.neg_only} by neg")
+    if report.untied:
+        lines.append("the embedding and the head, tied in the base, change separately: steering unties them")
+    if report.below_half_ulp:
+        lines.append(f"{report.below_half_ulp:.1%} of the entries differ by less than half an ulp of the checkpoints")
+    return [*lines, "", *energy_table(report), "", report.output]
+
+
+def energy_table(report: "DiffReport") -> list[str]:
+    """The shares of the squared norm by module type and, beside them, by layer."""
+    modules = sorted(report.modules.items(), key=lambda item: -item[1])
+    layers = grouped_layers(report.layers)
+    height = max(len(modules), len(layers))
+    rows = [[*_cells(modules, position), *_cells(layers, position)] for position in range(height)]
+    return table(["module", "energy", "   layer", "energy"], rows)
+
+
+def _cells(shares: list[tuple[str, float]], position: int) -> list[str]:
+    return [shares[position][0], f"{shares[position][1]:.1%}"] if position < len(shares) else ["", ""]
+
+
+def grouped_layers(layers: dict[str, float]) -> list[tuple[str, float]]:
+    """Shares by layer, neighbours taken together where there are many: (`0-3`, 0.12)."""
+    numbered = [int(layer) for layer in layers if layer.isdigit()]
+    size = -(-len(numbered) // SHOWN_LAYERS) or 1
+    groups = [numbered[start : start + size] for start in range(0, len(numbered), size)]
+    shares = [
+        (f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]), sum(layers[str(layer)] for layer in group))
+        for group in groups
+    ]
+    return shares + ([("other", layers["other"])] if "other" in layers else [])

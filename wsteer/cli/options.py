@@ -27,6 +27,14 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
+class Rounding(str, Enum):
+    """Values of --rounding."""
+
+    auto = "auto"
+    nearest = "nearest"
+    stochastic = "stochastic"
+
+
 def option(*names: str, help: str, **settings: Any) -> Any:
     """A typer option whose help does not spell out its environment variable (WSTEER_<COMMAND>_<OPTION>)."""
     return typer.Option(*names, help=help, show_envvar=False, **settings)
@@ -93,6 +101,17 @@ Seed = Annotated[int, option("--seed", help="Seed of all that is random.", min=0
 DeviceOption = Annotated[Device, option("--device", help="Where the model runs.")]
 DtypeOption = Annotated[
     Dtype, option("--dtype", help="Type the model runs in; auto is float32 on a CPU, else its own.")
+]
+RoundingOption = Annotated[
+    Rounding,
+    option("--rounding", help="How 16-bit weights are rounded; auto is stochastic where nearest loses 1% or more."),
+]
+Layers = Annotated[str | None, option("--layers", help="Decoder blocks of the delta to use, as 0-11,20.")]
+Include = Annotated[
+    str | None, option("--include", help="Use parameters whose name this is found in.", metavar="REGEX")
+]
+Exclude = Annotated[
+    str | None, option("--exclude", help="Leave out parameters whose name this is found in.", metavar="REGEX")
 ]
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 

@@ -1,36 +1,163 @@
-"""wsteer steer: base + k·delta as a checkpoint."""
+"""wsteer steer: base + k·delta as a checkpoint, an adapter or a delta."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from wsteer.cli.options import Config, Force, Json, Quiet, argument, option, parse_numbers
-from wsteer.cli.output import Printer
+import typer
+
+from wsteer.cli.options import (
+    Config,
+    Dtype,
+    Exclude,
+    Force,
+    Include,
+    Json,
+    Layers,
+    Quiet,
+    Rounding,
+    RoundingOption,
+    Seed,
+    argument,
+    option,
+    parse_layers,
+    parse_numbers,
+)
+from wsteer.cli.output import Printer, table
+
+if TYPE_CHECKING:
+    from wsteer.exporting import ExportReport
+    from wsteer.steering import SteerReport
+
+
+class Form(str, Enum):
+    """Values of --as."""
+
+    checkpoint = "checkpoint"
+    adapter = "adapter"
+    delta = "delta"
 
 
 def steer(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
-    k: Annotated[list[str], option("--k", help="Coefficient: one for all deltas, or one for each.", metavar="K")],
+    k: Annotated[
+        list[str] | None, option("--k", help="Coefficient: one for all deltas, or one for each.", metavar="K")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        option("--sweep", help="Several coefficients, as --sweep=-2,-1,1,2: one output each.", metavar="K,K"),
+    ] = None,
     output: Annotated[
         Path | None, option("--output", "-o", help="Folder to write [default: ./<base>-<delta>-k<K>].", metavar="DIR")
     ] = None,
+    form: Annotated[
+        Form, option("--as", help="What to write: a checkpoint, a PEFT LoRA adapter, or a delta file.")
+    ] = Form.checkpoint,
+    dtype: Annotated[
+        Dtype, option("--dtype", help="Type of the weights written; auto is each tensor's own.")
+    ] = Dtype.auto,
+    rounding: RoundingOption = Rounding.auto,
+    seed: Seed = 0,
+    layers: Layers = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    layer_scale: Annotated[
+        str | None,
+        option("--layer-scale", help="Factor of the first and the last block, linear between.", metavar="A:B"),
+    ] = None,
+    dry_run: Annotated[bool, option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Write the checkpoint BASE + k·DELTA.
+    """Write BASE + k·DELTA.
 
     Example: wsteer steer base/ w.safetensors --k -1.5
     """
-    from wsteer.steering import steer as run
+    ks = parse_numbers(k, "--k") if k else None
+    swept = parse_numbers(sweep, "--sweep") if sweep else None
+    scale = parse_layer_scale(layer_scale)
+    blocks = parse_layers(layers)
+    if (ks is None) == (swept is None):
+        raise typer.BadParameter("give one of --k and --sweep", param_hint="--k")
+    if form != Form.checkpoint and (dry_run or resume or dtype != Dtype.auto or rounding != Rounding.auto):
+        raise typer.BadParameter("--dtype, --rounding, --dry-run and --resume are for checkpoints", param_hint="--as")
+    from wsteer.combining import Selection
 
     printer = Printer(json, quiet)
-    report = run(base, deltas, parse_numbers(k, "--k"), output, force=force, track=printer.track)
-    gain = f", gain {report.gain:.3f}" if report.gain is not None else ""
+    selection = Selection(blocks, include, exclude, scale)
+    if form != Form.checkpoint:
+        from wsteer.exporting import export
+
+        exported = export(
+            base,
+            deltas,
+            ks,
+            output,
+            form=form.value,
+            sweep=swept,
+            selection=selection,
+            force=force,
+            track=printer.track,
+        )
+        printer.result(exported, export_lines(exported))
+        return
+    from wsteer.steering import steer as run
+
+    report = run(
+        base,
+        deltas,
+        ks,
+        output,
+        sweep=swept,
+        dtype=dtype.value,
+        rounding=rounding.value,
+        seed=seed,
+        selection=selection,
+        dry_run=dry_run,
+        resume=resume,
+        force=force,
+        track=printer.track,
+    )
+    printer.result(report, plan_lines(report) if dry_run else result_lines(report))
+
+
+def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
+    """`0.5:1` as (0.5, 1.0); None stays None."""
+    if text is None:
+        return None
+    numbers = parse_numbers([text.replace(":", ",")], "--layer-scale")
+    if text.count(":") != 1 or len(numbers) != 2:
+        raise typer.BadParameter(f"{text!r} is not A:B, as 0.5:1", param_hint="--layer-scale")
+    return numbers[0], numbers[1]
+
+
+def result_lines(report: "SteerReport") -> list[str]:
+    """What was written: how much changed, one line a checkpoint of its rounding, and the path."""
     lines = [
-        f"{report.parameters_changed} of {report.parameters_total} parameters changed, "
-        f"{report.bytes / 1e9:.2f} GB, rounded to {report.rounding}{gain}",
-        report.output,
+        f"{report.parameters_changed} of {report.parameters_total} parameters changed, {report.bytes / 1e9:.2f} GB"
     ]
-    printer.result(report, lines)
+    for each in report.steered:
+        gain = f", gain {each.gain:.3f}" if each.gain is not None else ""
+        lines.append(f"k {','.join(f'{k:g}' for k in each.k)}: rounded to {each.rounding}{gain} ({each.reason})")
+    return [*lines, report.output]
+
+
+def plan_lines(report: "SteerReport") -> list[str]:
+    """What would be written, file by file."""
+    rows = [[file["name"], f"{file['bytes'] / 1e6:.1f} MB", str(file["tensors_touched"])] for file in report.files]
+    return [
+        *table(["file", "size", "tensors touched"], rows),
+        *result_lines(report)[:-1],
+        f"nothing written; without --dry-run: {', '.join(report.outputs)}",
+    ]
+
+
+def export_lines(report: "ExportReport") -> list[str]:
+    """What was written instead of a checkpoint, and the path."""
+    rank = f" of rank {report.rank}" if report.rank else ""
+    count = f"{len(report.outputs)} {report.form}s" if len(report.outputs) > 1 else f"{report.form}"
+    return [f"{count}{rank}: {report.parameters} parameters, {report.bytes / 1e6:.1f} MB", report.output]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoint import Checkpoint, open_checkpoint
-from wsteer.delta import Delta, check_fits
+from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_csv, write_tradeoff
 from wsteer.evaluation.statistics import wilson
@@ -59,13 +59,15 @@ def evaluate(
     batch_size: int = 32,
     device: str = "auto",
     dtype: str = "auto",
+    rounding: str = "auto",
+    seed: int = 0,
     force: bool = False,
     track: Track = silent,
 ) -> EvalReport:
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
-    A change of weights gives the very text that a checkpoint written by `steer` with that k gives. The folder
-    `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
+    A change of weights gives the very text that a checkpoint written by `steer` with that k, rounding and seed gives.
+    The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     output = Path(output)
     given = [path for path in (model, delta, data) if path is not None]
@@ -77,11 +79,11 @@ def evaluate(
         raise WsteerError("--k and --layers need a --delta to scale or to choose from")
     change = Delta.load(delta).select_layers(layers) if delta is not None else None
     if change is not None:
-        _check_delta(change, open_checkpoint(model))
+        change = _fitting(change, open_checkpoint(model))
     loaded = load(model, device, dtype)
     samples, conditions = [], []
     for k in dict.fromkeys(ks):
-        graded = _answers_at(k, loaded, change, parsed, turns, batch_size, track)
+        graded = _answers_at(k, loaded, change, (rounding, seed), parsed, turns, batch_size, track)
         samples += graded
         conditions.append(Condition(k, _measure(parsed, graded)))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions))
@@ -97,6 +99,8 @@ def evaluate(
         "layers": list(layers) if layers is not None else None,
         "positions": "all" if change is not None and change.kind == "activation" else None,
         "dtype": dtype_name(loaded),
+        "rounding": rounding,
+        "seed": seed,
         "limit": limit,
         "batch_size": batch_size,
     }
@@ -109,18 +113,30 @@ def evaluate(
     return report
 
 
-def _check_delta(delta: Delta, checkpoint: Checkpoint) -> None:
-    """What the headers and config.json can tell about the delta's fit, before the model is loaded."""
+def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
+    """The delta under the files' names; headers and config.json tell whether it fits before the model is loaded."""
     if delta.kind != "activation":
-        check_fits(delta, checkpoint)
-    elif {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
+        return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
+    if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
         activation_vectors(delta, checkpoint.config["num_hidden_layers"], checkpoint.config["hidden_size"])
+    return delta
+
+
+def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shapes of biases that the model lacks, which are added to the output of their modules."""
+    weights = {name: checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight") for name in delta.terms}
+    return {
+        name: weight.shape[:1]
+        for name, weight in weights.items()
+        if name.endswith(".bias") and name not in checkpoint.tensors and weight is not None
+    }
 
 
 def _answers_at(
     k: float,
     loaded: LoadedModel,
     delta: Delta | None,
+    rounding: tuple[str, int],
     task: Task,
     turns: Sequence[tuple[Fact, str, str]],
     batch_size: int,
@@ -132,7 +148,7 @@ def _answers_at(
     if delta is None or k == 0:
         answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
     else:
-        with applied(loaded.model, delta, k, loaded.checkpoint):
+        with applied(loaded.model, delta, k, loaded.checkpoint, *rounding):
             answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
     return [
         {

@@ -1,0 +1,98 @@
+"""Disks that fill up or may not be written to: one line, inputs as they were, nothing left behind."""
+
+import os
+import shutil
+import subprocess
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import Cli
+from wsteer import Delta
+
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mount a small disk in memory with the given options; skips where that is not permitted."""
+    mounted: list[Path] = []
+
+    def make(options: str) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "wsteer-test", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a disk is not permitted")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint of 4 MB in two shards with another megabyte beside them, and a delta of one of them."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "tokenizer.json").write_bytes(b" " * (1 << 20))
+    for number in (1, 2):
+        save_file({f"w{number}": torch.ones(1000, 500)}, base / f"model-{number:05}-of-00002.safetensors")
+    Delta.of_tensors({"w2": torch.ones(1000, 500)}).save(tmp_path / "w.safetensors")
+    return base, tmp_path / "w.safetensors"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "megabytes"),
+    [("steer", 0.5), ("steer", 3), ("steer", 4.5), ("sweep", 4.5), ("diff", 1), ("delta", 1)],
+)
+def test_a_disk_that_fills_up_while_it_is_written_is_one_line(
+    mount: Mount, case: tuple[Path, Path], cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, megabytes: float
+) -> None:
+    base, w = case
+    disk = mount(f"size={int(megabytes * 2**20)}")
+    before = contents(base)
+    # the check before writing sees a disk that others then fill
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1 << 40))
+    arguments = {
+        "steer": ["steer", base, w, "--k", 1],
+        "sweep": ["steer", base, w, "--sweep=1,2"],
+        "delta": ["steer", base, w, "--k", 1, "--as", "delta"],
+        "diff": ["diff", w],
+    }
+    ran = cli(*arguments[command], "-o", disk / "made" / "out", "-q")
+    assert (ran.code, ran.out) == (1, "")
+    assert "No space left on device" in ran.error
+    assert list(disk.iterdir()) == []
+    assert contents(base) == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_reading(
+    mount: Mount, case: tuple[Path, Path], cli: Cli
+) -> None:
+    base, w = case
+    disk = mount("size=1m,ro")
+    for arguments in (["steer", base, w, "--k", 1, "-o", disk / "out"], ["diff", w, "-o", disk / "d.safetensors"]):
+        ran = cli(*arguments)
+        assert ran.code == 1
+        assert "not a folder you may write to" in ran.error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_someone_else_is_told_before_reading(tmp_path: Path, case: tuple[Path, Path], cli: Cli) -> None:
+    base, w = case
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    ran = cli("steer", base, w, "--k", 1, "-o", tmp_path / "theirs" / "out")
+    assert ran.code == 1
+    assert "not a folder you may write to" in ran.error

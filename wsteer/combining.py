@@ -1,0 +1,97 @@
+"""Σ kᵢ·deltaᵢ for one base: what steering adds, whichever form it is written in."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsteer.baking import as_biases, baked
+from wsteer.checkpoint import Checkpoint
+from wsteer.delta import Delta, fitted
+from wsteer.errors import WsteerError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a delta that is steered, and how its strength runs linearly through the layers (LiNeS)."""
+
+    layers: Sequence[int] | None = None
+    include: str | None = None
+    exclude: str | None = None
+    layer_scale: tuple[float, float] | None = None
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What was asked for, as records list it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def of(self, delta: Delta, checkpoint: Checkpoint) -> Delta:
+        """The selected part of `delta`, scaled by layer."""
+        part = delta.select_layers(self.layers).select_names(self.include, self.exclude)
+        if self.layer_scale is None:
+            return part
+        depth = checkpoint.config_number("num_hidden_layers", "n_layer")
+        return part.scale_layers(*self.layer_scale, depth=depth)
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Deltas with their coefficients: Σ weightᵢ·deltaᵢ, which the outputs multiply by each of `factors`.
+
+    One k for all deltas is a factor, as the values of a sweep are: `--k 2` and `--sweep=1,2` give the same bits.
+    """
+
+    paths: tuple[Path, ...]
+    weights: tuple[float, ...]
+    factors: tuple[float, ...]
+    swept: bool
+
+    @staticmethod
+    def of(
+        deltas: str | Path | Sequence[str | Path], k: float | Sequence[float] | None, sweep: Sequence[float] | None
+    ) -> "Combination":
+        """What `--k`, one for all deltas or one for each, or `--sweep` ask for."""
+        paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
+        if (k is None) == (sweep is None):
+            raise WsteerError("one of --k and --sweep is needed, and only one")
+        if sweep is not None:
+            if not sweep or len(set(sweep)) != len(sweep):
+                raise WsteerError("--sweep needs one or more different values, as --sweep=-2,-1,1,2")
+            return Combination(paths, (1.0,) * len(paths), tuple(float(each) for each in sweep), True)
+        ks = (float(k),) if isinstance(k, int | float) else tuple(float(each) for each in k)
+        if len(ks) not in (1, len(paths)):
+            raise WsteerError(f"{len(ks)} values of --k for {len(paths)} deltas; give one for all or one for each")
+        if len(set(ks)) == 1:
+            return Combination(paths, (1.0,) * len(paths), ks[:1], False)
+        return Combination(paths, ks, (1.0,), False)
+
+    def ks(self, factor: float) -> tuple[float, ...]:
+        """The coefficient of each delta in the output of one factor."""
+        return tuple(factor * weight for weight in self.weights)
+
+    def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Delta:
+        """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, though it must fit."""
+        total = Delta("combination", {})
+        for path, weight in zip(self.paths, self.weights, strict=True):
+            delta = as_biases(Delta.load(path))
+            added = {name: tensor.shape for name, tensor in baked(delta, checkpoint).added.items()}
+            delta = fitted(delta, checkpoint, added)
+            if weight != 0:
+                delta = weight * delta if weight != 1 else delta
+                total = total + delta if total.terms else delta
+        if not total.terms:
+            raise WsteerError("the deltas cancel each other; there is nothing to steer by")
+        return selection.of(total, checkpoint)
+
+    def name(self, checkpoint: Checkpoint) -> str:
+        """`<base>-<delta>-k<K>`, the default name of an output: as in `SmolLM2-w-k-1.5`."""
+        ks = self.factors if self.swept or len(set(self.weights)) == 1 else self.weights
+        stems = [path.stem for path in self.paths]
+        return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
+
+
+def numbered(*ks: float) -> str:
+    """Coefficients as they stand in names of files: `-1.5`, `2,0.5`."""
+    return ",".join(repr(k).removesuffix(".0") for k in ks)

@@ -1,0 +1,170 @@
+"""Σ kᵢ·deltaᵢ as a delta file, or as a PEFT LoRA adapter with k folded in, which PEFT and vLLM load."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wsteer.checkpoint import EMBEDDINGS, Checkpoint, hub_name, open_checkpoint
+from wsteer.combining import EVERYTHING, Combination, Selection, numbered
+from wsteer.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.lora_reading import CONFIG, CONV1D_MODELS, CONV1D_NAMES, PREFIX
+from wsteer.progress import Track, silent
+from wsteer.saving import RECORD, check_output, new_folder, record, source_entry, write_json
+
+WEIGHTS = "adapter_model.safetensors"
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM accepts as its --max-lora-rank
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: delta files, or adapter folders of one rank. `bytes` are those of all outputs."""
+
+    output: str
+    outputs: tuple[str, ...]
+    form: str
+    k: tuple[float, ...]
+    parameters: int
+    rank: int | None
+    bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def export(
+    base: str | Path,
+    deltas: str | Path | Sequence[str | Path],
+    k: float | Sequence[float] | None = None,
+    output: str | Path | None = None,
+    *,
+    form: str,
+    sweep: Sequence[float] | None = None,
+    selection: Selection = EVERYTHING,
+    force: bool = False,
+    track: Track = silent,
+) -> ExportReport:
+    """Write Σ kᵢ·deltaᵢ in the `form` `delta` (a file) or `adapter` (a PEFT folder); a sweep writes one for each k.
+
+    Raises WsteerError for an adapter of changes that are not low-rank, or that PEFT cannot address.
+    """
+    combination = Combination.of(deltas, k, sweep)
+    checkpoint = open_checkpoint(base)
+    suffix = ".safetensors" if form == "delta" else ""
+    path = Path(output) if output is not None else Path(combination.name(checkpoint) + ("" if sweep else suffix))
+    as_folder = form == "adapter" or combination.swept
+    check_output(path, force, folder=as_folder, inputs=[checkpoint.folder, *combination.paths])
+    if not any(combination.factors):
+        raise WsteerError(f"k = 0 gives no {form}: nothing would change")
+    delta = combination.total(checkpoint, selection)
+    factors = _factors(delta, checkpoint) if form == "adapter" else None
+    sources = [source_entry("delta", each) for each in combination.paths]
+    whole = record(
+        "steer",
+        {**selection.options, "as": form, "k": list(combination.ks(combination.factors[0]))},
+        [{"role": "base", **checkpoint.identity}, *sources],
+    )
+    if not as_folder:
+        scaled = combination.factors[0] * delta
+        _described(scaled, checkpoint, sources, combination.ks(combination.factors[0])).save(path, force, track)
+        outputs = [path]
+    else:
+        outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.factors] if combination.swept else [path]
+        with new_folder(path, force) as partial:
+            for factor, target in zip(combination.factors, outputs, strict=True):
+                ks = combination.ks(factor)
+                place = partial / target.relative_to(path)
+                if factors is None:
+                    _described(factor * delta, checkpoint, sources, ks).save(place, track=track)
+                else:
+                    place.mkdir(exist_ok=True)
+                    _write_adapter(place, factors, factor, checkpoint, hub_name(base) or str(base))
+                    write_json(place / RECORD, {**whole, "options": {**whole["options"], "k": list(ks)}})
+            write_json(partial / RECORD, {**whole, "options": {**whole["options"], "k": list(combination.factors)}})
+    return ExportReport(
+        output=str(path),
+        outputs=tuple(str(each) for each in outputs),
+        form=form,
+        k=combination.factors if combination.swept else combination.ks(combination.factors[0]),
+        parameters=len(delta.terms),
+        rank=_served_rank(factors) if factors is not None else None,
+        bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
+    )
+
+
+def _described(delta: Delta, checkpoint: Checkpoint, sources: Sequence[Mapping], ks: Sequence[float]) -> Delta:
+    return Delta(
+        "combination", delta.terms, checkpoint.identity, tuple(sources), options={"k": list(ks)}, untied=delta.untied
+    )
+
+
+def _factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each module of the model in memory (lora_B [out, r], lora_A [r, in]); what no LoRA can say is refused."""
+    factors = {}
+    for name in delta.terms:
+        module, _, leaf = name.rpartition(".")
+        if not delta.is_low_rank(name) or leaf != "weight":
+            raise WsteerError(
+                f"{name} changes as a whole, not by factors: an adapter needs them; make the delta with wsteer diff "
+                "--rank R --exclude 'norm|bias', or steer a checkpoint"
+            )
+        if re.search(r"\.experts\.\d+\.", name):
+            raise WsteerError(f"{name}: PEFT cannot adapt the experts one by one; steer a checkpoint")
+        lora_B, lora_A = delta.change(name).factors
+        if checkpoint.config.get("model_type") in CONV1D_MODELS and CONV1D_NAMES.search(module):
+            lora_B, lora_A = lora_A.T, lora_B.T
+        factors[_in_memory(module, checkpoint)] = (lora_B, lora_A)
+    return factors
+
+
+def _in_memory(module: str, checkpoint: Checkpoint) -> str:
+    """The module's path in the model that transformers builds; GPT-2's files often lack its prefix."""
+    if checkpoint.config.get("model_type") in CONV1D_MODELS and not module.startswith(("transformer.", "lm_head")):
+        return f"transformer.{module}"
+    return module
+
+
+def _served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """The least rank that holds all factors and that vLLM accepts; the largest one's own beyond those."""
+    largest = max(lora_A.shape[0] for _, lora_A in factors.values())
+    return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
+
+
+def _write_adapter(
+    folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], k: float, checkpoint: Checkpoint, name: str
+) -> None:
+    """adapter_config.json and adapter_model.safetensors of plain LoRA with scaling 1, factors padded to one rank."""
+    rank = _served_rank(factors)
+    tensors: dict[str, Tensor] = {}
+    for module, (lora_B, lora_A) in factors.items():
+        missing = rank - lora_A.shape[0]
+        padded_B = torch.nn.functional.pad(k * lora_B, (0, missing))
+        padded_A = torch.nn.functional.pad(lora_A, (0, 0, 0, missing))
+        if f"{module}.weight".endswith(EMBEDDINGS):
+            # an embedding's factors are kept transposed: A [r, vocabulary], B [hidden, r]
+            tensors[f"{PREFIX}{module}.lora_embedding_A"] = padded_B.T.contiguous()
+            tensors[f"{PREFIX}{module}.lora_embedding_B"] = padded_A.T.contiguous()
+        else:
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = padded_A.contiguous()
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = padded_B.contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "revision": checkpoint.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": checkpoint.config.get("model_type") in CONV1D_MODELS,
+        "init_lora_weights": True,
+        "target_modules": sorted(factors),
+    }
+    write_json(folder / CONFIG, config)

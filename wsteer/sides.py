@@ -1,0 +1,62 @@
+"""One input of diff or monitor: what a reference names, as a change of weights or as a checkpoint's own weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.adapter import find_adapter, read_adapter
+from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
+from wsteer.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.saving import recordable, sha256
+
+
+@dataclass(frozen=True)
+class Side:
+    """An input: a change of weights (adapter or delta file), or a checkpoint's weights themselves.
+
+    `own_base` is the base of an adapter, where it is on this machine.
+    """
+
+    role: str
+    reference: str
+    delta: Delta | None
+    checkpoint: Checkpoint | None
+    files: tuple[Path, ...]
+    own_base: Checkpoint | None = None
+
+    @property
+    def path(self) -> str:
+        """The input as records and messages name it."""
+        return recordable(self.reference)
+
+    @property
+    def base(self) -> Mapping[str, str | None]:
+        """The base of the change, or the checkpoint's own identity."""
+        return self.delta.base if self.delta else self.checkpoint.identity
+
+    @property
+    def source(self) -> dict[str, object]:
+        """The input as a delta's metadata lists it; reads its files whole for their digest."""
+        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
+
+
+def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) -> Side:
+    """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint.
+
+    An adapter is read against `base`, else against its own base where that is on this machine.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return Side(role, str(reference), Delta.load(path), None, (path,))
+    if not path.exists() and path.suffix == ".safetensors":
+        raise WsteerError(f"{reference} does not exist")
+    folder, _ = fetch(reference)
+    if (adapter_folder := find_adapter(folder)) is not None:
+        adapter = read_adapter(adapter_folder, base)
+        delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
+        return Side(role, str(reference), delta, None, (adapter.weights,), adapter.checkpoint)
+    if not (folder / "config.json").exists():
+        raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
+    checkpoint = open_checkpoint(reference)
+    return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
