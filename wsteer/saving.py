@@ -99,23 +99,23 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.{key or uuid4().hex[:8]}.partial"
     try:
+        partial.mkdir(exist_ok=resume) if folder else partial.touch()
+    except FileExistsError:
+        raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o") from None
+    with _locked(partial):  # from here on it is this run's, to be removed
         try:
-            partial.mkdir(exist_ok=resume) if folder else partial.touch()
-        except FileExistsError:
-            raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o") from None
-        with _locked(partial):
             yield partial
-    except KeyboardInterrupt:
-        if key is None:
+        except KeyboardInterrupt:
+            if key is None:
+                _remove(partial)
+            raise
+        except BaseException:
             _remove(partial)
-        raise
-    except BaseException:
-        _remove(partial)
-        raise
-    finally:
-        if not partial.exists():
-            for parent in made if not path.exists() else ():
-                parent.rmdir()
+            raise
+        finally:
+            if not partial.exists():
+                for parent in made if not path.exists() else ():
+                    parent.rmdir()
 
 
 def _clear_leftovers(path: Path, kept: str | None = None) -> None:
