@@ -8,7 +8,7 @@ from wsteer.adapter import find_adapter, read_adapter
 from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
 from wsteer.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.saving import recordable, sha256
+from wsteer.saving import DELTA, recordable, sha256
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Side:
 
 
 def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) -> Side:
-    """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint.
+    """What `reference` names, by what lies there: a delta file or a folder with one, an adapter, else a checkpoint.
 
     An adapter is read against `base`, else against its own base where that is on this machine.
     """
@@ -52,6 +52,8 @@ def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) 
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
+    if (folder / DELTA).is_file():  # what finetune writes for biases alone
+        return Side(role, str(reference), Delta.load(folder / DELTA), None, (folder / DELTA,))
     if (adapter_folder := find_adapter(folder)) is not None:
         adapter = read_adapter(adapter_folder, base)
         delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
