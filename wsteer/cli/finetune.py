@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from wsteer.training.recipe import Recipe
 
 
+class LoadIn(str, Enum):
+    """Values of --load-in."""
+
+    four = "4bit"
+    eight = "8bit"
+
+
 class Method(str, Enum):
     """Values of --method."""
 
@@ -60,7 +67,7 @@ def finetune(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     data: Annotated[
         list[str],
-        argument("DATA...", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
+        argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
     ],
     output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")],
     method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = Method.lora,
@@ -112,11 +119,21 @@ def finetune(
         int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.", min=0)
     ] = 2,
     fraction: Annotated[float, option("--fraction", help="Share of the training rows to use.", min=0)] = 1.0,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Keep fewer activations and compute them twice; by default where memory is short.",
+        ),
+    ] = None,
     save_every: Annotated[int | None, option("--save-every", help="Steps between checkpoint-N folders.", min=1)] = None,
     resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
+    load_in: Annotated[
+        LoadIn | None, option("--load-in", help="Hold the base quantised, on a GPU (extra quant).")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -153,6 +170,7 @@ def finetune(
         eval_every=eval_every,
         patience=patience,
         fraction=fraction,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
     try:
@@ -164,6 +182,7 @@ def finetune(
             val=val,
             device=device.value,
             dtype=dtype.value,
+            load_in=load_in.value if load_in else None,
             save_every=save_every,
             resume=resume,
             force=force,

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
 
 from wsteer.data import Example, read_chats, render
 from wsteer.errors import WsteerError
+from wsteer.lora_reading import MUTATING_INITS
 from wsteer.models import LoadedModel, check_lengths, dtype_name, load
 from wsteer.progress import Track, silent
 from wsteer.saving import (
@@ -25,7 +26,9 @@ from wsteer.saving import (
     write_jsonl,
 )
 from wsteer.training import methods, processes
+from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
 from wsteer.training.engine import Rows, plan
+from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
 from wsteer.training.rates import STATES, Interrupted, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import Source, mixed, parse_source, split_rows
@@ -65,6 +68,7 @@ def finetune(
     val: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    load_in: str | None = None,
     save_every: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -74,19 +78,19 @@ def finetune(
 
     `data` may carry weights (`neg.jsonl:6`); `val` is a data set that validates in place of a share of `data`. The loss
     is on each answer and the end-of-turn that follows it. Two runs with one seed start from the same initial A, so that
-    what pos and neg share cancels in their difference. With `resume`, an interrupted run of the same goes on where it
-    stopped and ends with the same bytes.
+    what pos and neg share cancels in their difference. `load_in` (4bit, 8bit) holds the base quantised. Every
+    `save_every` steps the result so far is saved as `checkpoint-N`. With `resume`, an interrupted run of the same goes
+    on where it stopped and ends with the same bytes.
     """
     recipe = recipe or Recipe()
     output = Path(output)
     sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
-    if len(recipe.rates) > 1 and val is None and not recipe.val_fraction:
-        raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
+    _check(recipe, val, load_in)
     chats = [read_chats(source.path) for source in sources]
     val_chats = read_chats(val) if val is not None else []
     processes.join(device)
-    loaded = load(base, device, dtype)
+    loaded = load(base, device, "float32" if dtype == "auto" and recipe.method == "full" else dtype, load_in)
     sets = [[render(loaded.tokenizer, chat) for chat in each] for each in chats]
     val_rows = [render(loaded.tokenizer, chat) for chat in val_chats]
     check_lengths(loaded, (len(example.tokens) for rows in [*sets, val_rows] for example in rows))
@@ -94,14 +98,26 @@ def finetune(
         split = [split_rows(rows, recipe.val_fraction, recipe.seed) for rows in sets]
         sets, val_rows = [train for train, _ in split], [row for _, kept in split for row in kept]
     train_rows = mixed(sets, [source.weight for source in sources], recipe.fraction, recipe.seed)
-    recorded = _record(loaded, recipe, sources, val)
+    options = {"dtype": dtype_name(loaded), "load_in": load_in, "save_every": save_every}
+    recorded = _record(loaded, recipe, options, sources, val)
     with _shared_folder(output, force, _key(recorded), resume) as partial:
-        model = methods.prepare(loaded, base, recipe)
-        run = _run(model, loaded, recipe, train_rows, val_rows, partial, save_every, track)
+        run = _run(base, loaded, recipe, dtype, train_rows, val_rows, partial, save_every, track)
         trained, best, kept = train_rates(run)
         if processes.rank() == 0:
             _write(run, trained, best, kept, recorded)
     return _report(output, run, trained, best, train_rows, val_rows)
+
+
+def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
+    """What no data and no model is needed to see."""
+    if len(recipe.rates) > 1 and val is None and not recipe.val_fraction:
+        raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
+    if len(recipe.rates) > 1 and processes.is_sharded():
+        raise WsteerError("--lr: where the model is spread over processes (FSDP) one rate at a time can be trained")
+    if load_in and recipe.method != "lora":
+        raise WsteerError(f"--load-in {load_in} leaves LoRA alone to train; leave out --method {recipe.method}")
+    if load_in and recipe.init in MUTATING_INITS:
+        raise WsteerError(f"--load-in {load_in} and --init {recipe.init}: a quantised base cannot be changed by it")
 
 
 @contextlib.contextmanager
@@ -122,32 +138,56 @@ def _shared_folder(output: Path, force: bool, key: str, resume: bool) -> Iterato
 
 
 def _run(
-    model: nn.Module,
+    base: str | Path,
     loaded: LoadedModel,
     recipe: Recipe,
+    dtype: str,
     train_rows: Sequence[Example],
     val_rows: Sequence[Example],
     folder: Path,
     save_every: int | None,
     track: Track,
 ) -> Run:
-    initial = methods.copied_state(model)
+    model = methods.prepare(loaded, base, recipe)
+    needed = len(recipe.rates) > 1 or recipe.method == "bias" or recipe.init in MUTATING_INITS
+    initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
+    steps = plan(train_rows, recipe)
+    checkpointing = recipe.gradient_checkpointing
+    if checkpointing is None:
+        longest = max(len(example.tokens) for example in [*train_rows, *val_rows])
+        checkpointing = needs_checkpointing(model, steps.micro_size * longest)
+    if checkpointing:
+        checkpoint_gradients(loaded.model)
     return Run(
         model=model,
         initial=initial,
         recipe=recipe,
-        plan=plan(train_rows, recipe),
+        plan=steps,
         rows=Rows(train_rows, pad),
         val_rows=Rows(val_rows, pad),
         folder=folder,
-        autocast=None,
+        autocast=_autocast(loaded, dtype),
         on_cpu=loaded.model.device.type == "cpu",
         save_every=save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
-        watchers=tuple,
         track=track,
     )
+
+
+def _autocast(loaded: LoadedModel, dtype: str) -> str | None:
+    """The 16-bit type that products are computed in, None for the model's own.
+
+    A model in 16 bits trains under it, since what is trained is kept in float32; where `dtype` is auto, so does a
+    model in float32 on a CUDA device that has bfloat16.
+    """
+    device = loaded.model.device.type
+    if loaded.model.dtype is torch.float16 and device != "cuda":
+        raise WsteerError(f"--dtype float16 cannot be trained on {device}; use bfloat16 or float32")
+    if loaded.model.dtype in (torch.bfloat16, torch.float16):
+        return dtype_name(loaded)
+    capable = dtype == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
+    return "bfloat16" if capable else None
 
 
 def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: methods.State, recorded: dict) -> None:
@@ -157,14 +197,18 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
             shutil.move(checkpoint, run.folder / checkpoint.name)
     shutil.rmtree(run.folder / STATES)
     write_jsonl(run.folder / LOG, ({"rate": each.rate, **row} for each in trained for row in each.log))
+    write_sweep(run.folder / SWEEP, trained, best)
+    write_curves(run.folder / PICTURE, trained, best)
     write_json(run.folder / RECORD, recorded)
 
 
-def _record(loaded: LoadedModel, recipe: Recipe, sources: Sequence[Source], val: str | Path | None) -> dict:
+def _record(
+    loaded: LoadedModel, recipe: Recipe, options: dict, sources: Sequence[Source], val: str | Path | None
+) -> dict:
     inputs = [{"role": "base", **loaded.checkpoint.identity}]
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
     inputs += [source_entry("val", val)] if val is not None else []
-    return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), "dtype": dtype_name(loaded)}, inputs)
+    return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), **options}, inputs)
 
 
 def _key(recorded: dict) -> str:

@@ -1,15 +1,15 @@
-"""The log of training: one row a step, as JSON lines, a table of a sweep, and a picture."""
+"""The log of training: one row a step."""
 
 import math
 from collections.abc import Sequence
 
-COLUMNS = ("step", "lr", "train_loss", "val_loss")
+COSINE = "cosine_"  # how SimilarityCallback's metrics begin
 
 
 def merge_log(history: Sequence[dict]) -> list[dict]:
     """The Trainer's log as one row a step: step, lr, train_loss and, where it was measured, val_loss.
 
-    What callbacks log of a step stands in its row as well. A loss that is no number is None.
+    The cosines that `SimilarityCallback` measured stand in their step's row. A loss that is no number is None.
     """
     rows: dict[int, dict] = {}
     for entry in history:
@@ -18,6 +18,7 @@ def merge_log(history: Sequence[dict]) -> list[dict]:
             row.update(train_loss=_number(entry["loss"]), lr=entry["learning_rate"])
         if "eval_loss" in entry:
             row["val_loss"] = _number(entry["eval_loss"])
+        row.update({key: value for key, value in entry.items() if key.startswith(COSINE)})
     return [rows[step] for step in sorted(rows)]
 
 

@@ -1,12 +1,11 @@
 """The rates of a sweep, one after the other on one model, and the choice among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from wsteer.checkpoint import read_json
@@ -43,7 +42,6 @@ class Run:
     on_cpu: bool
     save_every: int | None
     save: Callable[[State, Path], None]
-    watchers: Callable[[], Sequence[TrainerCallback]]
     track: Track
 
 
@@ -111,8 +109,6 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
     trainer.add_callback(ShownSteps(run.track, label))
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
-    for watcher in run.watchers():
-        trainer.add_callback(watcher)
     with Interruption(saves=not processes.is_sharded()) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)
