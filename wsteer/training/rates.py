@@ -11,7 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from wsteer.checkpoint import read_json
 from wsteer.errors import WsteerError
 from wsteer.progress import Track
-from wsteer.saving import write_json
+from wsteer.saving import write_jsonl
 from wsteer.training import processes
 from wsteer.training.callbacks import Interruption, SavedSteps, ShownSteps
 from wsteer.training.engine import AnswerTrainer, Plan, Rows, training_arguments
@@ -125,4 +125,4 @@ def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) ->
     states.mkdir(parents=True, exist_ok=True)
     if state is not None:
         save_file(state, states / KEPT)
-    write_json(states / FINISHED, asdict(result))
+    write_jsonl(states / FINISHED, [asdict(result)])  # with its keys in their order, as log.jsonl will have them
