@@ -145,9 +145,11 @@ def finetune(
     """
     rates = tuple(parse_numbers(lr, "--lr")) if lr else None
     check_output(output, force, folder=True)  # before seconds of imports
+    from wsteer.training import processes
     from wsteer.training.finetuning import finetune as run
 
-    printer = Printer(json, quiet)
+    first = processes.rank() == 0  # of several processes one speaks
+    printer = Printer(json, quiet or not first)
     recipe = _recipe(
         preset,
         method=method.value,
@@ -192,7 +194,8 @@ def finetune(
         if str(interrupted):
             printer.note(str(interrupted))
         raise
-    printer.result(report, result_lines(report))
+    if first:
+        printer.result(report, result_lines(report))
 
 
 def _recipe(preset: str | None, **given: object) -> "Recipe":

@@ -114,12 +114,14 @@ def _with_biases(loaded: LoadedModel) -> nn.Module:
 def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) -> None:
     config = model.peft_config["default"]
     tensors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
-    # peft keeps a set, whose order differs from run to run
-    modules = config.target_modules
-    config = replace(config, inference_mode=True, target_modules=sorted(modules) if type(modules) is set else modules)
     if config.init_lora_weights in MUTATING_INITS:
         before = get_peft_model_state_dict(model, state_dict=initial, save_embedding_layers=False)
         config, tensors = _as_plain_lora(config, before, tensors)
+    else:
+        config = replace(config)
+    config.inference_mode = True
+    if type(config.target_modules) is set:  # its order differs from run to run
+        config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
