@@ -12,7 +12,8 @@ from tests.folding import adapter_factors
 from tests.test_delta import flat
 from wsteer import Delta
 from wsteer.errors import WsteerError
-from wsteer.monitoring import monitor, short_names
+from wsteer.monitoring.comparing import monitor
+from wsteer.monitoring.items import short_names
 
 
 def test_cosines_of_a_delta_with_its_task_vectors(tmp_path: Path, adapters: tuple[Path, Path]) -> None:

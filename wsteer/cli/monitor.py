@@ -26,7 +26,7 @@ def monitor(
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
     check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.monitoring import monitor as run
+    from wsteer.monitoring.comparing import monitor as run
 
     printer = Printer(json, quiet)
     report = run(deltas, output, of or (), force=force, track=printer.track)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from wsteer.errors import WsteerError
 from wsteer.gram import cosine_from_gram, gram
+from wsteer.monitoring.items import short_names
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, write_json
 from wsteer.sides import Side, open_side
@@ -88,18 +89,6 @@ def compare(rows: Sequence[Side], columns: Sequence[Side], track: Track = silent
         norms_rows=tuple(dots[at[row.reference]][at[row.reference]] ** 0.5 for row in rows),
         norms_columns=tuple(dots[at[column.reference]][at[column.reference]] ** 0.5 for column in columns),
     )
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for a table: the last part of each path without `.safetensors`, with as many parents as tell them apart."""
-    parts = [Path(path.removesuffix(".safetensors")).parts for path in paths]
-    names = []
-    for part in parts:
-        depth = 1
-        while depth < len(part) and sum(other[-depth:] == part[-depth:] for other in parts) > 1:
-            depth += 1
-        names.append("/".join(part[-depth:]))
-    return names
 
 
 def _check_comparable(a: Side, b: Side) -> None:
