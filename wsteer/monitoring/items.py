@@ -1,7 +1,7 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders, under short names, of one base."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,20 +42,34 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def open_items(references: Sequence[str | Path], role: str, base: Checkpoint | None) -> list[Item]:
+def open_items(
+    references: Sequence[str | Path], role: str, names: Mapping[str, str], base: Checkpoint | None
+) -> list[Item]:
     """The items that the references name, with every `checkpoint-<step>` of a training folder as one of its own.
 
-    Raises WsteerError for two references to one thing, and where a checkpoint's base is not given.
+    `names` are the references' short names. Raises WsteerError for two references to one thing, and where a
+    checkpoint's base is not given.
     """
-    texts = [str(reference) for reference in references]
-    places = [str(Path(text).resolve()) if Path(text).exists() else text for text in texts]
-    for index, place in enumerate(places):
-        if place in places[:index]:
-            raise WsteerError(f"{texts[index]} is named twice among the items of {role}; name each once")
+    places: list[str] = []
     items: list[Item] = []
-    for text, name in zip(texts, short_names(texts), strict=True):
-        items += open_run(text, name, role, base) if checkpoints_in(text) else [open_item(text, name, role, base)]
+    for text in map(str, references):
+        if (place := place_of(text)) in places:
+            raise WsteerError(f"{text} is named twice ({role}); name each item once")
+        places.append(place)
+        run = checkpoints_in(text)
+        items += open_run(text, names[text], role, base) if run else [open_item(text, names[text], role, base)]
     return items
+
+
+def place_of(reference: str) -> str:
+    """What two references to one thing have in common: the path that they lead to, else the Hub id."""
+    return str(Path(reference).resolve()) if Path(reference).exists() else reference
+
+
+def shown(items: Sequence[Item]) -> list[Item]:
+    """The items that stand in tables: of a run what training left at its end, else its last checkpoint."""
+    ends = {item.run: item for item in items if item.run is not None}  # the last of each run
+    return [item for item in items if item.run is None or ends[item.run] is item]
 
 
 def checkpoints_in(folder: str | Path) -> dict[int, Path]:
@@ -84,7 +98,10 @@ def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint
 def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
     """The change of weights that one reference names, bound to its base where it depends on that."""
     side = open_side(reference, role, base)
-    delta = change_of(side, base)
+    try:
+        delta = change_of(side, base)
+    except WsteerError as error:
+        raise WsteerError(f"{side.path}: {error}") from None
     if delta is None:
         raise WsteerError(
             f"{side.path} is a checkpoint: its change of weights needs --base, the model it was tuned from"
@@ -102,7 +119,7 @@ def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Select
 
     Raises WsteerError with both names where the fingerprints of two bases differ.
     """
-    known = [(item.name, item.side.base) for item in items]
+    known = [(item.name, item.side.base) for item in items if item.side.delta]  # checkpoints were held against `base`
     if base is not None:
         known.append((f"--base {base.name}", base.identity))
     seen = [(name, identity) for name, identity in known if identity.get("fingerprint")]
