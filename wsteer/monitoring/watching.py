@@ -83,6 +83,7 @@ def watch(
             for table in watched.look():
                 failures += gates.failures(table)
                 _append(output, watched.points[-1], table)
+                say(_line(watched.points[-1].step, table))
                 _draw(output, watched.trajectory, scores)
                 if failures or watched.reached(until_step):
                     break
@@ -91,6 +92,8 @@ def watch(
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
+        if watched.points:
+            _draw(output, watched.trajectory, scores)  # the last drawing may have been cut short
     return WatchReport(str(output), watched.trajectory if watched.points else None, failures, interrupted)
 
 
@@ -125,7 +128,6 @@ class _Watched:
         for step, path in checkpoints_in(self.run).items():
             if step not in known and (table := self._measured(step, path)) is not None:
                 self.points += points([step], table)
-                self.say(f"step {step}: " + ", ".join(_shown(table, j) for j in range(len(table.columns))))
                 yield table
 
     def _measured(self, step: int, path: Path) -> Similarity | None:
@@ -150,9 +152,12 @@ class _Watched:
             self.say(f"step {step}: not complete yet ({reason})")
 
 
-def _shown(table: Similarity, j: int) -> str:
-    floor = f" (floor {table.floor[0][j]:.4f})" if table.floor[0][j] is not None else ""
-    return f"{table.columns[j]} {table.cosines[0][j]:.4f}{floor}"
+def _line(step: int, table: Similarity) -> str:
+    """`step 40: w_evil 0.0312 (floor 0.0005)`."""
+    values = zip(table.columns, table.cosines[0], table.floor[0], strict=True)
+    return f"step {step}: " + ", ".join(
+        f"{name} {cosine:.4f}" + ("" if floor is None else f" (floor {floor:.4f})") for name, cosine, floor in values
+    )
 
 
 def _start(output: Path, settings: Settings, columns: Sequence[Item]) -> None:
