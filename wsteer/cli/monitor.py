@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsteer.cli.options import (
+    Batch,
     Config,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
     Exclude,
     Force,
     Include,
@@ -17,6 +22,7 @@ from wsteer.cli.options import (
     Quiet,
     argument,
     option,
+    parse_batch_size,
     parse_layers,
     parse_named,
     parse_numbers,
@@ -27,6 +33,7 @@ from wsteer.saving import check_output
 if TYPE_CHECKING:
     from wsteer.monitoring.comparing import Settings
     from wsteer.monitoring.gates import Failure
+    from wsteer.monitoring.projections import Projection, ProjectionReport
     from wsteer.monitoring.report import MonitorReport
     from wsteer.monitoring.similarity import Similarity
     from wsteer.monitoring.trajectories import Trajectory
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 
 WIDEST = 10  # columns of a table on the terminal; a wider one is shown as its largest cosines
 LARGEST = 20  # of those
+SHOWN_BLOCKS = 4
 GATE_FAILED = 3
 
 
@@ -97,6 +105,13 @@ def monitor(
     interval: Annotated[
         float, option("--interval", help="Seconds between looks of --watch.", min=0.1, metavar="SECONDS")
     ] = 10.0,
+    shift: Annotated[
+        list[str] | None,
+        option("--shift", help="Models tuned from BASE: project what tuning shifts.", metavar="MODEL..."),
+    ] = None,
+    batch_size: Batch = "auto",
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -104,11 +119,14 @@ def monitor(
 ) -> None:
     """Write the cosines of changes of weights with deltas, beside the noise floor, as tables and heat maps.
 
+    With data sets as ITEMs (JSONL, or org/name:split) and activation DELTAs: project the answers on the vectors.
+
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
     check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.combining import Selection
     from wsteer.monitoring.comparing import Settings
+    from wsteer.monitoring.items import is_data
 
     settings = Settings(
         base=base,
@@ -123,7 +141,10 @@ def monitor(
         fail_below=_bounds(fail_below or [], "--fail-below"),
     )
     printer = Printer(json, quiet)
-    if watch:
+    if shift or any(map(is_data, of or ())):
+        run = {"batch_size": parse_batch_size(batch_size, 16), "device": device.value, "dtype": dtype.value}
+        _project(printer, deltas, of or [], output, settings, shift or [], force, run)
+    elif watch:
         _watch(printer, deltas, of or [], output, settings, until_step, interval, force)
     else:
         _compare(printer, deltas, of or [], output, settings, force)
@@ -162,6 +183,30 @@ def _watch(
     _fail(printer, report.failures)
     if report.interrupted:
         raise typer.Exit(130)
+
+
+def _project(
+    printer: Printer,
+    deltas: list[str],
+    of: list[str],
+    output: Path,
+    settings: "Settings",
+    shift: list[str],
+    force: bool,
+    run: dict[str, object],
+) -> None:
+    from wsteer.monitoring.items import is_data
+    from wsteer.monitoring.projections import project
+
+    others = [item for item in of if not is_data(item)]
+    if others or not of:
+        what = f"{others[0]} is no data set" if others else "--shift needs data sets, whose prompts are read"
+        raise typer.BadParameter(f"{what}; give JSONL files or org/name:split", param_hint="--of")
+    if settings.base is None:
+        raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
+    layers = settings.selection.layers
+    report = project(deltas, of, settings.base, output, shift, layers=layers, force=force, track=printer.track, **run)
+    printer.result(report, projection_lines(report))
 
 
 def _fail(printer: Printer, failures: Sequence["Failure"]) -> None:
@@ -253,3 +298,33 @@ def watch_lines(report: "WatchReport") -> list[str]:
     """The trajectory that was seen, and the path."""
     seen = trajectory_lines(report.trajectory) if report.trajectory else ["no checkpoint was seen"]
     return [*seen, report.output]
+
+
+def projection_lines(report: "ProjectionReport") -> list[str]:
+    """Mean projections with their intervals, of a few blocks spread over the depth, and the path."""
+    blocks = sorted({each.block for each in report.projections})
+    step = max(1, -(-len(blocks) // SHOWN_BLOCKS))
+    shown = blocks[step // 2 :: step]
+    header = ["projection", "delta", *(f"block {block}" for block in shown)]
+    keys = dict.fromkeys((each.model, each.data, each.delta) for each in report.projections)
+    values = {(each.model, each.data, each.delta, each.block): each for each in report.projections}
+    rows = [
+        [
+            f"{data}" if model is None else f"{model} minus base, prompts of {data}",
+            delta,
+            *(_mean(values.get((model, data, delta, block))) for block in shown),
+        ]
+        for model, data, delta in keys
+    ]
+    return [
+        *table(header, rows),
+        "",
+        f"means with 95% intervals; all {len(blocks)} blocks are in the files",
+        report.output,
+    ]
+
+
+def _mean(each: "Projection | None") -> str:
+    if each is None:
+        return ""
+    return f"{each.mean:.3g}" if each.low is None else f"{each.mean:.3g} ({each.low:.3g} to {each.high:.3g})"

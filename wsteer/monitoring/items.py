@@ -13,6 +13,7 @@ from wsteer.errors import WsteerError
 from wsteer.sides import Side, change_of, open_side
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+HUB_DATASET = re.compile(r"[\w.-]+/[\w.-]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ def short_names(paths: Sequence[str]) -> list[str]:
             depth += 1
         names.append("/".join(part[-depth:]))
     return names
+
+
+def is_data(reference: str | Path) -> bool:
+    """Whether an item is a data set: a JSONL file, or `org/name:split` on the Hub."""
+    path = Path(reference)
+    return path.suffix == ".jsonl" or (bool(HUB_DATASET.fullmatch(str(reference))) and not path.exists())
 
 
 def open_items(
