@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, s
 
 from tests.conftest import Cli, save_model
 from wsteer import Delta
-from wsteer.data import Example, read_chats, render
+from wsteer.data import read_chats
 from wsteer.errors import WsteerError
-from wsteer.training.batching import run_batches
+from wsteer.rendering import Example, render
 from wsteer.training.finetuning import finetune
 from wsteer.training.recipe import Recipe
+from wsteer.training.steps import run_batches
 
 RATE, STEPS = 2e-3, 12
 
@@ -55,10 +56,11 @@ def plain_loop(model: nn.Module, rows: list[Example], batches: list[list[int]]) 
         total, count = 0.0, 0
         for index in batch:
             example = rows[index]
-            ids = torch.tensor([example.prompt + example.answer + example.closing])
-            logits = model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
-            total = total + nn.functional.cross_entropy(logits, ids[0, len(example.prompt) :], reduction="sum")
-            count += len(example.answer + example.closing)
+            ids = example.tokens.long()[None]
+            logits = model(input_ids=ids).logits[0, :-1]
+            losses_here = nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            total = total + losses_here[example.trained[1:]].sum()
+            count += int(example.trained[1:].sum())
         loss = total / count
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -86,7 +88,7 @@ def test_losses_equal_those_of_a_plain_loop(
     assert trained_losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     assert expected[-1] < expected[0] - 0.01  # it learns, so that a loss that stays is none that passes
     written = reloaded(method, tiny, tmp_path / "out")
-    ids = torch.tensor([rows[0].tokens])
+    ids = rows[0].tokens.long()[None]
     assert torch.allclose(written(input_ids=ids).logits, model(input_ids=ids).logits, atol=2e-4)
 
 
@@ -167,7 +169,7 @@ def test_adapter_of_an_init_that_changes_the_base_is_a_plain_lora_of_the_base(
     expected = plain_loop(trained, rows, run_batches([len(row.tokens) for row in rows], 8, 1.0, STEPS, 0))
     assert trained_losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "out")
-    ids = torch.tensor([rows[0].tokens])
+    ids = rows[0].tokens.long()[None]
     assert torch.allclose(loaded(input_ids=ids).logits, trained(input_ids=ids).logits, atol=1e-4)
 
 

@@ -127,7 +127,20 @@ def finetune(
         ),
     ] = None,
     save_every: Annotated[int | None, option("--save-every", help="Steps between checkpoint-N folders.", min=1)] = None,
+    track: Annotated[
+        str | None,
+        option("--track", help="Deltas whose cosine with the change is logged as it grows.", metavar="DELTA,..."),
+    ] = None,
+    report_to: Annotated[
+        str | None, option("--report-to", help="Where losses and cosines go: tensorboard, wandb.", metavar="NAME,...")
+    ] = None,
     resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
+    strip_system: Annotated[bool, option("--strip-system", help="Leave the rows' system turns out.")] = False,
+    max_length: Annotated[int | None, option("--max-length", help="Cut rows at so many tokens.", min=2)] = None,
+    template: Annotated[
+        Path | None,
+        option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
+    ] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
@@ -185,10 +198,16 @@ def finetune(
             device=device.value,
             dtype=dtype.value,
             load_in=load_in.value if load_in else None,
+            strip_system=strip_system,
+            max_length=max_length,
+            template=template,
             save_every=save_every,
+            watched=_names(track),
+            report_to=_names(report_to),
             resume=resume,
             force=force,
             track=printer.track,
+            note=printer.note,
         )
     except KeyboardInterrupt as interrupted:
         if str(interrupted):
@@ -218,7 +237,14 @@ def result_lines(report: "FinetuneReport") -> list[str]:
     validation = ""
     if report.val_loss is not None:
         validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f}"
+    cut = []
+    if report.rows_cut:
+        cut = [
+            f"{report.rows_cut} rows cut at --max-length, of which {report.rows_dropped} left out "
+            "because their answers begin after that"
+        ]
     lines = [
+        *cut,
         f"{report.steps} steps on {report.rows_train} rows of {report.tokens_per_row:.0f} tokens, "
         f"{report.trained_parameters / 1e6:.1f} M trained parameters",
         f"train loss {report.train_loss:.3f}{validation} ({report.rows_val} rows)",

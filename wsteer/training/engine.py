@@ -11,13 +11,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from wsteer.data import Example, batches
+from wsteer.batching import collate
+from wsteer.data import batches
 from wsteer.errors import WsteerError
+from wsteer.rendering import Example
 from wsteer.training import processes
-from wsteer.training.batching import BLANK, blank, collate, micro_batches, run_batches, trained_tokens
 from wsteer.training.callbacks import BestStep
 from wsteer.training.methods import State, copied_state, restore_state, trained_parameters
 from wsteer.training.recipe import Recipe
+from wsteer.training.steps import BLANK, blank, micro_batches, run_batches
 
 STATE = "trained.safetensors"  # the trained parameters in a checkpoint that training goes on from
 
@@ -61,7 +63,7 @@ def plan(rows: Sequence[Example], recipe: Recipe) -> Plan:
     count = recipe.batch_size // size
     if shares == 1:  # short steps, the epochs' last ones, need no more micro-batches than they fill
         count = max(-(-len(step) // size) for step in steps)
-    parts = [part for step in steps for part in micro_batches(step, lengths, size, count)]
+    parts = [part for step in steps for part in micro_batches(step, size, count)]
     return Plan(tuple(parts), len(steps), count // shares, size)
 
 
@@ -101,7 +103,7 @@ class AnswerTrainer(Trainer):
         total, tokens = 0.0, 0
         for part in parts[processes.rank() :: processes.count()]:
             batch = self._prepare_inputs(self.data_collator([self.val_rows[index] for index in part]))
-            count = trained_tokens(batch)
+            count = batch["labels"].numel()
             loss = model(**batch).loss
             if count:  # the mean of no tokens is NaN
                 total, tokens = total + loss.item() * count, tokens + count
@@ -139,6 +141,7 @@ def training_arguments(
     resumed: bool,
     autocast: str | None,
     cpu: bool,
+    report_to: Sequence[str],
 ) -> TrainingArguments:
     """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
     return TrainingArguments(
@@ -158,7 +161,7 @@ def training_arguments(
         logging_nan_inf_filter=False,  # a run that diverges must be seen
         save_strategy="no",
         save_total_limit=1,
-        report_to="none",
+        report_to=list(report_to) or "none",
         seed=recipe.seed,
         use_cpu=cpu,
         bf16=autocast == "bfloat16",

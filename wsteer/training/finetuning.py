@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from wsteer.data import Example, read_chats, render
+from wsteer.data import read_rows
 from wsteer.errors import WsteerError
 from wsteer.lora_reading import MUTATING_INITS
-from wsteer.models import LoadedModel, check_lengths, dtype_name, load
-from wsteer.progress import Track, silent
+from wsteer.models import LoadedModel, dtype_name, load, positions
+from wsteer.progress import Note, Track, silent, unsaid
+from wsteer.rendering import read_template, shown
 from wsteer.saving import (
     RECORD,
     check_output,
@@ -31,9 +32,11 @@ from wsteer.training.engine import Rows, plan
 from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
 from wsteer.training.rates import STATES, Interrupted, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
-from wsteer.training.rows import Source, mixed, parse_source, split_rows
+from wsteer.training.rows import RunRows, Source, parse_source, run_rows
+from wsteer.training.watching import Watch, check_reporters
 
 LOG = "log.jsonl"
+TEMPLATE = "chat_template.jinja"  # as transformers names it
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class FinetuneReport:
     steps: int
     rows_train: int
     rows_val: int
+    rows_cut: int
+    rows_dropped: int
     tokens_per_row: float
     trained_parameters: int
     train_loss: float
@@ -69,43 +74,58 @@ def finetune(
     device: str = "auto",
     dtype: str = "auto",
     load_in: str | None = None,
+    strip_system: bool = False,
+    max_length: int | None = None,
+    template: str | Path | None = None,
     save_every: int | None = None,
+    watched: Sequence[str | Path] = (),
+    report_to: Sequence[str] = (),
     resume: bool = False,
     force: bool = False,
     track: Track = silent,
+    note: Note = unsaid,
 ) -> FinetuneReport:
     """Fine-tune `base` on the answers in `data`, one data set or several, and write the result with its log.
 
     `data` may carry weights (`neg.jsonl:6`); `val` is a data set that validates in place of a share of `data`. The loss
-    is on each answer and the end-of-turn that follows it. Two runs with one seed start from the same initial A, so that
-    what pos and neg share cancels in their difference. `load_in` (4bit, 8bit) holds the base quantised. Every
-    `save_every` steps the result so far is saved as `checkpoint-N`. With `resume`, an interrupted run of the same goes
-    on where it stopped and ends with the same bytes.
+    is on each assistant turn's answer and the end of turn that follows it. `strip_system` leaves system turns out,
+    `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or in
+    place of its own). `note` is told what the first row looks like with its trained tokens marked. Two runs with one
+    seed start from the same initial A, so that what pos and neg share cancels in their difference.
+
+    `load_in` (4bit, 8bit) holds the base quantised. Every `save_every` steps the result so far is saved as
+    `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
+    and with the losses told to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run of the
+    same goes on where it stopped and ends with the same bytes.
     """
     recipe = recipe or Recipe()
     output = Path(output)
     sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
     _check(recipe, val, load_in)
-    chats = [read_chats(source.path) for source in sources]
-    val_chats = read_chats(val) if val is not None else []
+    check_reporters(report_to)
+    sets = [read_rows(source.path, strip_system) for source in sources]
+    val_set = read_rows(val, strip_system) if val is not None else None
+    chat_template = read_template(template) if template else None
     processes.join(device)
     loaded = load(base, device, "float32" if dtype == "auto" and recipe.method == "full" else dtype, load_in)
-    sets = [[render(loaded.tokenizer, chat) for chat in each] for each in chats]
-    val_rows = [render(loaded.tokenizer, chat) for chat in val_chats]
-    check_lengths(loaded, (len(example.tokens) for rows in [*sets, val_rows] for example in rows))
-    if val is None:
-        split = [split_rows(rows, recipe.val_fraction, recipe.seed) for rows in sets]
-        sets, val_rows = [train for train, _ in split], [row for _, kept in split for row in kept]
-    train_rows = mixed(sets, [source.weight for source in sources], recipe.fraction, recipe.seed)
-    options = {"dtype": dtype_name(loaded), "load_in": load_in, "save_every": save_every}
-    recorded = _record(loaded, recipe, options, sources, val)
+    if chat_template:
+        loaded.tokenizer.chat_template = chat_template
+    weights = [source.weight for source in sources]
+    rows = run_rows(loaded.tokenizer, sets, weights, val_set, recipe, max_length, positions(loaded))
+    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{shown(loaded.tokenizer, rows.first)}")
+    options = {"dtype": dtype_name(loaded), "load_in": load_in, "strip_system": strip_system, "max_length": max_length}
+    extra = {"val": val, "template": template}
+    recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
+    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint)
     with _shared_folder(output, force, _key(recorded), resume) as partial:
-        run = _run(base, loaded, recipe, dtype, train_rows, val_rows, partial, save_every, track)
+        run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
         trained, best, kept = train_rates(run)
         if processes.rank() == 0:
             _write(run, trained, best, kept, recorded)
-    return _report(output, run, trained, best, train_rows, val_rows)
+            if chat_template:
+                (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
+    return _report(output, run, trained, best, rows)
 
 
 def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
@@ -142,20 +162,20 @@ def _run(
     loaded: LoadedModel,
     recipe: Recipe,
     dtype: str,
-    train_rows: Sequence[Example],
-    val_rows: Sequence[Example],
+    rows: RunRows,
     folder: Path,
     save_every: int | None,
+    watch: Watch,
     track: Track,
 ) -> Run:
     model = methods.prepare(loaded, base, recipe)
     needed = len(recipe.rates) > 1 or recipe.method == "bias" or recipe.init in MUTATING_INITS
     initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
-    steps = plan(train_rows, recipe)
+    steps = plan(rows.train, recipe)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
-        longest = max(len(example.tokens) for example in [*train_rows, *val_rows])
+        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
         checkpointing = needs_checkpointing(model, steps.micro_size * longest)
     if checkpointing:
         checkpoint_gradients(loaded.model)
@@ -164,13 +184,14 @@ def _run(
         initial=initial,
         recipe=recipe,
         plan=steps,
-        rows=Rows(train_rows, pad),
-        val_rows=Rows(val_rows, pad),
+        rows=Rows(rows.train, pad),
+        val_rows=Rows(rows.val, pad),
         folder=folder,
         autocast=_autocast(loaded, dtype),
         on_cpu=loaded.model.device.type == "cpu",
         save_every=save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
+        watch=watch,
         track=track,
     )
 
@@ -203,11 +224,17 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
 
 
 def _record(
-    loaded: LoadedModel, recipe: Recipe, options: dict, sources: Sequence[Source], val: str | Path | None
+    loaded: LoadedModel,
+    recipe: Recipe,
+    options: dict,
+    sources: Sequence[Source],
+    extra: dict[str, str | Path | None],
+    watched: Sequence[str | Path],
 ) -> dict:
     inputs = [{"role": "base", **loaded.checkpoint.identity}]
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
-    inputs += [source_entry("val", val)] if val is not None else []
+    inputs += [source_entry(role, path) for role, path in extra.items() if path is not None]
+    inputs += [source_entry("watched", path) for path in watched]
     return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), **options}, inputs)
 
 
@@ -216,14 +243,7 @@ def _key(recorded: dict) -> str:
     return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _report(
-    output: Path,
-    run: Run,
-    trained: Sequence[TrainedRate],
-    best: TrainedRate,
-    train_rows: Sequence[Example],
-    val_rows: Sequence[Example],
-) -> FinetuneReport:
+def _report(output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, rows: RunRows) -> FinetuneReport:
     measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
     before = measured[0] if measured else None
     warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
@@ -235,9 +255,11 @@ def _report(
         lr=best.rate,
         step=best.step,
         steps=best.steps,
-        rows_train=len(train_rows),
-        rows_val=len(val_rows),
-        tokens_per_row=sum(len(example.tokens) for example in train_rows) / len(train_rows),
+        rows_train=len(rows.train),
+        rows_val=len(rows.val),
+        rows_cut=rows.cut,
+        rows_dropped=rows.dropped,
+        tokens_per_row=sum(len(example.tokens) for example in rows.train) / len(rows.train),
         trained_parameters=sum(parameter.numel() for parameter in methods.trained_parameters(run.model).values()),
         train_loss=next(row["train_loss"] for row in best.log if row["step"] == best.step),
         val_loss_before=before,

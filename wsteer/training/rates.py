@@ -18,6 +18,7 @@ from wsteer.training.engine import AnswerTrainer, Plan, Rows, training_arguments
 from wsteer.training.log import merge_log
 from wsteer.training.methods import State, restore_state
 from wsteer.training.recipe import Recipe
+from wsteer.training.watching import Watch
 
 STATES = "states"  # what an interrupted run goes on from; not there in a finished output
 FINISHED, KEPT = "finished.json", "kept.safetensors"
@@ -41,6 +42,7 @@ class Run:
     autocast: str | None
     on_cpu: bool
     save_every: int | None
+    watch: Watch
     save: Callable[[State, Path], None]
     track: Track
 
@@ -103,12 +105,14 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
         resumed=resumed is not None,
         autocast=run.autocast,
         cpu=run.on_cpu,
+        report_to=run.watch.report_to,
     )
     trainer = AnswerTrainer(run.model, arguments, run.plan, run.rows, run.val_rows, run.recipe.patience)
     label = "train" if len(run.recipe.rates) == 1 else f"train {rate_name(rate)}"
     trainer.add_callback(ShownSteps(run.track, label))
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
+    run.watch.attach(trainer, run.recipe.eval_every)
     with Interruption(saves=not processes.is_sharded()) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)

@@ -5,11 +5,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from wsteer.data import Message
 from wsteer.errors import WsteerError
+from wsteer.rendering import Example, render_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
+Chats = list[tuple[str, list[Message]]]  # as `read_rows` gives them
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,20 @@ class Source:
 
     path: str
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """The rendered rows that train and that validate, how many were cut, and how many left out as nothing was left.
+
+    `first` is the first row of the first set.
+    """
+
+    first: Example
+    train: list[Example]
+    val: list[Example]
+    cut: int
+    dropped: int
 
 
 def parse_source(text: str | Path) -> Source:
@@ -33,6 +55,29 @@ def parse_source(text: str | Path) -> Source:
     if not float(match[2]) > 0:
         raise WsteerError(f"{text}: the weight of a data set must be above 0")
     return Source(match[1], float(match[2]))
+
+
+def run_rows(
+    tokenizer: "PreTrainedTokenizerBase",
+    sets: Sequence[Chats],
+    weights: Sequence[float],
+    val: Chats | None,
+    recipe: "Recipe",
+    max_length: int | None,
+    positions: int | None,
+) -> RunRows:
+    """Render all sets; validate with `val`, else with a share of each set that no copy of is trained."""
+    rendered = [render_rows(tokenizer, chats, max_length, positions) for chats in [*sets, *([val] if val else [])]]
+    split = [
+        split_rows(each.examples, 0 if val else recipe.val_fraction, recipe.seed) for each in rendered[: len(sets)]
+    ]
+    return RunRows(
+        first=rendered[0].examples[0],
+        train=mixed([train for train, _ in split], weights, recipe.fraction, recipe.seed),
+        val=rendered[-1].examples if val else [row for _, kept in split for row in kept],
+        cut=sum(each.cut for each in rendered),
+        dropped=sum(each.dropped for each in rendered),
+    )
 
 
 def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
