@@ -1,5 +1,6 @@
 """One input of diff or monitor: what a reference names, as a change of weights or as a checkpoint's own weights."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from wsteer.adapter import find_adapter, read_adapter
 from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
 from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
+from wsteer.lora_reading import CONFIG
 from wsteer.saving import DELTA, recordable, sha256
 from wsteer.tensorfile import FLOATS
 from wsteer.terms import Dense
@@ -64,6 +66,15 @@ def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) 
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
     return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
+
+
+def seed_folders(reference: str | Path) -> dict[int, Path]:
+    """The `seed-N` folders of what `finetune --seeds` wrote, by N; empty for anything else."""
+    folder = Path(reference)
+    if not folder.is_dir() or any((folder / name).exists() for name in (CONFIG, "config.json", DELTA)):
+        return {}
+    found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 
 def change_of(side: Side, base: Checkpoint | None) -> Delta | None:

@@ -142,6 +142,9 @@ def finetune(
         option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        str | None, option("--seeds", help="One fine-tune a seed, each in a folder seed-N.", metavar="N,...")
+    ] = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     load_in: Annotated[
@@ -157,9 +160,11 @@ def finetune(
     Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/ --lr 1e-5,5e-5,1e-4
     """
     rates = tuple(parse_numbers(lr, "--lr")) if lr else None
+    several = _seeds(seeds)
     check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.training import processes
     from wsteer.training.finetuning import finetune as run
+    from wsteer.training.seeds import finetune_seeds
 
     first = processes.rank() == 0  # of several processes one speaks
     printer = Printer(json, quiet or not first)
@@ -188,33 +193,35 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
+    options = {
+        "val": val,
+        "device": device.value,
+        "dtype": dtype.value,
+        "load_in": load_in.value if load_in else None,
+        "strip_system": strip_system,
+        "max_length": max_length,
+        "template": template,
+        "save_every": save_every,
+        "watched": _names(track),
+        "report_to": _names(report_to),
+        "resume": resume,
+        "force": force,
+        "track": printer.track,
+        "note": printer.note,
+    }
     try:
-        report = run(
-            base,
-            data,
-            output,
-            recipe,
-            val=val,
-            device=device.value,
-            dtype=dtype.value,
-            load_in=load_in.value if load_in else None,
-            strip_system=strip_system,
-            max_length=max_length,
-            template=template,
-            save_every=save_every,
-            watched=_names(track),
-            report_to=_names(report_to),
-            resume=resume,
-            force=force,
-            track=printer.track,
-            note=printer.note,
-        )
+        if several is not None:
+            reports = finetune_seeds(base, data, output, recipe, several, **options)
+            lines = [*(line for report in reports.runs for line in result_lines(report)), reports.output]
+        else:
+            reports = run(base, data, output, recipe, **options)
+            lines = result_lines(reports)
     except KeyboardInterrupt as interrupted:
         if str(interrupted):
             printer.note(str(interrupted))
         raise
     if first:
-        printer.result(report, result_lines(report))
+        printer.result(reports, lines)
 
 
 def _recipe(preset: str | None, **given: object) -> "Recipe":
@@ -230,6 +237,13 @@ def _recipe(preset: str | None, **given: object) -> "Recipe":
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    numbers = [part.strip() for part in text.split(",")] if text else None
+    if numbers is not None and not all(part.isdigit() and int(part) < 2**32 for part in numbers):
+        raise typer.BadParameter(f"{text!r} is not a list of seeds, as 0,1,2", param_hint="--seeds")
+    return [int(part) for part in numbers] if numbers is not None else None
 
 
 def result_lines(report: "FinetuneReport") -> list[str]:

@@ -1,10 +1,7 @@
 """Fine-tune a base on chat answers and write the result: an adapter, a delta of biases, or a checkpoint."""
 
-import contextlib
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +16,6 @@ from wsteer.rendering import read_template, shown
 from wsteer.saving import (
     RECORD,
     check_output,
-    new_folder,
-    partial_folder,
     record,
     source_entry,
     write_json,
@@ -29,8 +24,9 @@ from wsteer.saving import (
 from wsteer.training import methods, processes
 from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
 from wsteer.training.engine import Rows, plan
+from wsteer.training.folder import shared_folder
 from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
-from wsteer.training.rates import STATES, Interrupted, Run, TrainedRate, saved_steps, train_rates
+from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import RunRows, Source, parse_source, run_rows
 from wsteer.training.watching import Watch, check_reporters
@@ -118,7 +114,7 @@ def finetune(
     extra = {"val": val, "template": template}
     recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
     watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint)
-    with _shared_folder(output, force, _key(recorded), resume) as partial:
+    with shared_folder(output, force, recorded, resume) as partial:
         run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
         trained, best, kept = train_rates(run)
         if processes.rank() == 0:
@@ -138,23 +134,6 @@ def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
         raise WsteerError(f"--load-in {load_in} leaves LoRA alone to train; leave out --method {recipe.method}")
     if load_in and recipe.init in MUTATING_INITS:
         raise WsteerError(f"--load-in {load_in} and --init {recipe.init}: a quantised base cannot be changed by it")
-
-
-@contextlib.contextmanager
-def _shared_folder(output: Path, force: bool, key: str, resume: bool) -> Iterator[Path]:
-    """The folder to write: the first process makes it, and puts it in its place when all are done."""
-    if processes.rank():
-        processes.wait()
-        yield partial_folder(output, key)
-        processes.wait()
-        return
-    try:
-        with new_folder(output, force, key, resume) as partial:
-            processes.wait()
-            yield partial
-            processes.wait()
-    except Interrupted as interrupted:
-        raise Interrupted(f"{interrupted}; go on with the same command and --resume") from None
 
 
 def _run(
@@ -236,11 +215,6 @@ def _record(
     inputs += [source_entry(role, path) for role, path in extra.items() if path is not None]
     inputs += [source_entry("watched", path) for path in watched]
     return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), **options}, inputs)
-
-
-def _key(recorded: dict) -> str:
-    """What tells an interrupted run from another one."""
-    return hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _report(output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, rows: RunRows) -> FinetuneReport:

@@ -28,8 +28,8 @@ def join(device: str) -> None:
 
 
 def wait() -> None:
-    """Wait until all processes have come here."""
-    if count() > 1:
+    """Wait until all processes have come here; before they have joined there is nothing to wait for."""
+    if count() > 1 and PartialState._shared_state:
         PartialState().wait_for_everyone()
 
 

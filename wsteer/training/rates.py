@@ -118,7 +118,8 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
         trainer.train(resume_from_checkpoint=resumed)
     run.model.__dict__.pop("forward", None)  # accelerate puts autocast around it, once for every Trainer
     if interruption.signalled:
-        raise Interrupted(f"interrupted at step {trainer.state.global_step} of {run.plan.steps}")
+        step = f"step {trainer.state.global_step} of {run.plan.steps}"
+        raise Interrupted(f"interrupted at {step}; go on with the same command and --resume")
     log = merge_log(trainer.state.log_history)
     best = trainer.best
     return TrainedRate(rate, log[-1]["step"], best.step, best.loss, best.diverged, log), best.kept
