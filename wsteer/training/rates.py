@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
@@ -39,7 +40,7 @@ class Run:
     rows: Rows
     val_rows: Rows
     folder: Path
-    autocast: str | None
+    autocast: torch.dtype | None
     on_cpu: bool
     save_every: int | None
     watch: Watch
