@@ -43,3 +43,23 @@ def test_reporters_are_known_and_installed(
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
     assert "pip install tensorboard" in cli(*arguments, "tensorboard").error
     assert not (tmp_path / "out").exists()
+
+
+def test_losses_and_cosines_are_reported_to_tensorboard(
+    cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    common = ["--rank", 4, "--lr", "1e-2", "--max-steps", 4, "--eval-every", 2, "-q"]
+    assert cli("finetune", tiny, chats[1], "-o", "neg", *common).code == 0
+    assert cli("diff", "neg", "-o", "w.safetensors", "-q").code == 0
+    tracked = ["--track", "w.safetensors", "--report-to", "tensorboard"]
+    assert cli("finetune", tiny, chats[0], "-o", "pos", *common, *tracked).code == 0
+    rows = [json.loads(line) for line in Path("pos/log.jsonl").read_text().splitlines()]
+    events = EventAccumulator("runs/pos/lr-0.01")
+    events.Reload()
+    for tag, key in (("train/loss", "train_loss"), ("eval/loss", "val_loss"), ("train/cosine_w", "cosine_w")):
+        expected = {row["step"]: row[key] for row in rows if row.get(key) is not None}
+        assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-6)

@@ -141,7 +141,6 @@ def training_arguments(
     resumed: bool,
     autocast: torch.dtype | None,
     cpu: bool,
-    report_to: Sequence[str],
 ) -> TrainingArguments:
     """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
     return TrainingArguments(
@@ -161,7 +160,7 @@ def training_arguments(
         logging_nan_inf_filter=False,  # a run that diverges must be seen
         save_strategy="no",
         save_total_limit=1,
-        report_to=list(report_to) or "none",
+        report_to="none",
         seed=recipe.seed,
         use_cpu=cpu,
         bf16=autocast is torch.bfloat16,

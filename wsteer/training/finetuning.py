@@ -113,7 +113,7 @@ def finetune(
     options = {"dtype": dtype_name(loaded), "load_in": load_in, "strip_system": strip_system, "max_length": max_length}
     extra = {"val": val, "template": template}
     recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
-    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint)
+    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
     with shared_folder(output, force, recorded, resume) as partial:
         run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
         trained, best, kept = train_rates(run)
