@@ -211,3 +211,15 @@ def test_strange_adapter_configs_are_refused_or_do_no_harm(
         return
     with pytest.raises(WsteerError, match=reason):
         wsteer.diff(folder, output=tmp_path / "w.safetensors")
+
+
+def test_a_block_diagonal_factor_does_not_unfold_into_all_memory(tmp_path: Path) -> None:
+    """A file of 16 MB would become a matrix of 4 TB."""
+    rank = 1 << 20
+    tensors = {f"base_model.model.q_proj.lora_{side}.weight": torch.zeros(rank, 1) for side in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    blocks = {"target_modules_bd_b": ["q_proj"], "nblocks": rank}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 1, "use_bdlora": blocks}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(WsteerError, match="not 1048576 equal blocks, 128 at most"):
+        wsteer.diff(tmp_path, output=tmp_path / "w.safetensors")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from tests.folding import stored_tensors
 from tests.hub_server import COMMIT, serve
-from wsteer import Delta
+from tests.merging import train
+from wsteer import Delta, diff
 
 
 def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -50,3 +52,19 @@ def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
     assert [fact["question"] for fact in facts] == asked[:3]
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "the data set org/gone:test is not to be had from the Hub" in gone.stderr
+
+
+def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_path: Path, tiny: Path) -> None:
+    inner = AutoModel.from_pretrained(tiny, dtype=torch.float32)  # whose names lack the prefix of the files'
+    folder = train(inner, tmp_path / "adapter", use_dora=True, task_type="FEATURE_EXTRACTION")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/tiny"}))
+    with serve({"models/org/tiny": tiny}) as endpoint:
+        done = wsteer(tmp_path, endpoint, "diff", "adapter", "-o", "t.safetensors")
+    assert done.returncode == 0, done.stderr
+    fetched = Delta.load(tmp_path / "t.safetensors")
+    diff(folder, output=tmp_path / "v.safetensors", base=tiny)
+    local = Delta.load(tmp_path / "v.safetensors")
+    assert fetched.terms.keys() == local.terms.keys()
+    assert (fetched - local).norm() < 1e-6 * local.norm()
+    assert fetched.base == {"name": "org/tiny", "revision": COMMIT, "fingerprint": local.base["fingerprint"]}

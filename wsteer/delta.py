@@ -256,13 +256,13 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
             )
+        if entry.dtype not in FLOATS:  # before the shape, which quantised weights may not keep
+            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
         if entry.shape != delta.shape(name):
             raise WsteerError(
                 f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
                 "use the model that it was made on"
             )
-        if entry.dtype not in FLOATS:
-            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
         if renamed.endswith(EMBEDDINGS) and len(checkpoint.parameters()) < len(checkpoint.tensors):
             raise WsteerError(
                 f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"

@@ -83,10 +83,16 @@ def diff(
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
     given_base = open_checkpoint(base) if base is not None else None
-    sides = [open_side(pos, "pos", given_base)] + ([open_side(neg, "neg", given_base)] if neg is not None else [])
+    sides = _sides(pos, neg, given_base)
     identity = _common_base(sides, given_base)
     changes = [_change(side, given_base) for side in sides]
-    delta, changes = _bound(_difference(sides, changes), changes, sides, given_base)
+    delta = _difference(sides, changes)
+    if delta.needing_base() and given_base is None and not any(side.own_base for side in sides):
+        given_base = _named_base(delta, sides)
+        sides = _sides(pos, neg, given_base)  # again, under the names of the base's files, their shapes checked
+        changes = [_change(side, given_base) for side in sides]
+        delta, identity = _difference(sides, changes), _common_base(sides, given_base)
+    delta, changes = _bound(delta, changes, sides, given_base)
     delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), given_base)
     changes = [change and selection.of(change, given_base) for change in changes]
     vectors = [delta, *(changes if None not in changes else ())]
@@ -101,6 +107,23 @@ def diff(
 def _kind(sides: list[Side]) -> str:
     kind = sides[0].delta.kind if sides[0].delta else "task_vector"
     return "contrastive" if len(sides) == 2 and kind != "activation" else kind
+
+
+def _sides(pos: str | Path, neg: str | Path | None, base: Checkpoint | None) -> list[Side]:
+    return [open_side(pos, "pos", base)] + ([open_side(neg, "neg", base)] if neg is not None else [])
+
+
+def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
+    """The base that the sides name, from the Hub: where it was on this machine it was read with them."""
+    needed = f"{delta.needing_base()[0]} changes as its base's weights tell"
+    for side in sides:
+        name, revision = side.base["name"], side.base["revision"]
+        if name and "/" in name:
+            try:
+                return open_checkpoint(f"{name}@{revision}" if revision else name)
+            except WsteerError as error:
+                raise WsteerError(f"{needed}, and {error}; name the base, unquantised, with --base") from None
+    raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
 def _change(side: Side, base: Checkpoint | None) -> Delta | None:
@@ -145,11 +168,6 @@ def _bound(
     Where the base is not at hand and the difference does not need it, the sides' own norms remain unknown.
     """
     base = base or next((side.own_base for side in sides if side.own_base), None)
-    if delta.needing_base() and base is None:
-        name = next((side.base["name"] for side in sides if side.delta and side.base["name"]), None)
-        if name is None:
-            raise WsteerError(f"{delta.needing_base()[0]} changes as its base's weights tell: name it with --base")
-        base = open_checkpoint(name)
     if base is None:
         return delta, [None if change is None or change.needing_base() else change for change in changes]
     return delta.bound(base), [change and change.bound(base) for change in changes]
@@ -233,7 +251,7 @@ def _report(
         retained=measured.written / dots[0][0] if measured.truncated else None,
         below_half_ulp=below,
         untied=delta.untied,
-        warnings=_warnings(below, measured),
+        warnings=_warnings(below, measured, sides),
     )
 
 
@@ -244,8 +262,14 @@ def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _warnings(below_half_ulp: float | None, measured: Measured) -> tuple[str, ...]:
+def _warnings(below_half_ulp: float | None, measured: Measured, sides: list[Side]) -> tuple[str, ...]:
     warnings = []
+    names = {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}
+    if len(names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
+        warnings.append(
+            f"the sides name different bases, {' and '.join(names.values())}: unless these are one model, "
+            "their difference steers neither"
+        )
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
         warnings.append(
             f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "

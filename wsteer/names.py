@@ -42,9 +42,9 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     if rewritten is None:
         unmatched = [name for name in names if name not in known and _older(name) not in known]
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        raise WsteerError(
-            f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; was it made on another model?"
-        )
+        quantised = base.config.get("quantization_config")
+        hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
+        raise WsteerError(f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}")
     return rewritten
 
 
