@@ -261,7 +261,7 @@ def test_convolutions_are_read_like_pefts_layers(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.point, self.wide = nn.Conv2d(6, 5, 1, bias=False), nn.Conv2d(5, 7, 3, bias=False)
-            self.line = nn.Conv1d(4, 6, 5, bias=False)
+            self.line, self.solid = nn.Conv1d(4, 6, 5, bias=False), nn.Conv3d(4, 5, (3, 2, 3), bias=False)
 
     torch.manual_seed(0)
     net = Net()
@@ -269,12 +269,13 @@ def test_convolutions_are_read_like_pefts_layers(tmp_path: Path) -> None:
     base.mkdir()
     save_file(net.state_dict(), base / "model.safetensors")
     (base / "config.json").write_text("{}")
-    config = {"target_modules": ["point", "wide", "line"], "task_type": None}
+    config = {"target_modules": ["point", "wide", "line", "solid"], "task_type": None, "rank_pattern": {"wide": 2}}
     folder = train(net, tmp_path / "adapter", **config)
     wsteer.diff(folder, output=tmp_path / "t.safetensors", base=base)
     delta = Delta.load(tmp_path / "t.safetensors")
-    assert set(delta.terms) == {"point.weight", "wide.weight", "line.weight"}
-    for name, layer in (("point", net.point), ("wide", net.wide), ("line", net.line)):
+    layers = {"point": net.point, "wide": net.wide, "line": net.line, "solid": net.solid}
+    assert set(delta.terms) == {f"{name}.weight" for name in layers}
+    for name, layer in layers.items():
         expected = layer.get_delta_weight("default")
         actual = delta.change(f"{name}.weight").rows(0, expected.shape[0])
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
@@ -307,3 +308,87 @@ def test_base_is_recorded_by_name_and_fingerprint(adapters: tuple[Path, Path]) -
     base = read_adapter(adapters[0]).base
     assert base["name"] == "tiny-llama"
     assert len(base["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}], ids=["plain", "rsLoRA", "patterns"]
+)
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_saved_against_its_initial_one_is_plain_lora(
+    tmp_path: Path, tiny: Path, init: str, config: dict
+) -> None:
+    """peft subtracts the initial factors, by twice the rank, when it is told where they are."""
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM", **config}
+    adapted = get_peft_model(model, LoraConfig(init_lora_weights=init, **settings))
+    adapted.peft_config["default"].init_lora_weights = True
+    adapted.save_pretrained(tmp_path / "initial")
+    adapted.peft_config["default"].init_lora_weights = init
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    folder, initial = tmp_path / "adapter", tmp_path / "initial"
+    adapted.save_pretrained(folder, path_initial_model_for_weight_conversion=initial)
+    merged, after = weights(adapted.merge_and_unload()), steered_weights(tiny, folder, tmp_path)
+    for name, expected in merged.items():
+        torch.testing.assert_close(after[name], expected, rtol=0, atol=5e-6)
+
+
+def test_saved_modules_in_16_bits_replace_the_weights_of_a_16_bit_base(tmp_path: Path) -> None:
+    """peft keeps them in the model's dtype while the factors are float32: the change is from the base's own values."""
+    base = save_model(tmp_path / "base", dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    folder = train(model, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["lm_head", "norm"])
+    stored, before = load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
+    assert stored["base_model.model.lm_head.weight"].dtype == torch.bfloat16
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    delta = Delta.load(tmp_path / "t.safetensors")
+    for name in ("lm_head.weight", "model.norm.weight", "model.layers.1.input_layernorm.weight"):
+        expected = stored[f"base_model.model.{name}"].double() - before[name].double()
+        assert torch.equal(delta.change(name).rows(0, expected.shape[0]).double(), expected), name
+        wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "out", force=True, rounding="nearest")
+        assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], stored[f"base_model.model.{name}"])
+
+
+@pytest.mark.parametrize("name", ["my_lora", "lora_A", "default_2"])
+def test_the_name_of_an_adapter_does_not_enter_its_keys(tmp_path: Path, tiny: Path, name: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]), adapter_name=name)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    adapted.save_pretrained(tmp_path / "out")
+    merged, after = weights(adapted.merge_and_unload()), steered_weights(tiny, tmp_path / "out", tmp_path)
+    for parameter, expected in merged.items():
+        torch.testing.assert_close(after[parameter], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["embed_tokens"], "use_dora": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [6, 12]},
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    ],
+    ids=["LoRA", "DoRA", "trained tokens", "kept tied"],
+)
+def test_an_embedding_that_the_model_scales_is_changed_before_the_scale(tmp_path: Path, config: dict) -> None:
+    """Gemma multiplies its embeddings by a constant in the forward pass, which is none of the weight's business."""
+    base = save_architecture(tmp_path / "base", "gemma3_text", head_dim=8, tie_word_embeddings=True)
+    folder = adapter_on(base, tmp_path / "adapter", **config)
+    tokens = torch.arange(40)[None] * 6
+    original = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert float(original.get_input_embeddings().embed_scale) != 1
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "out")
+    steered = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        before = original.eval()(tokens).logits
+        adapted = PeftModel.from_pretrained(original, folder).eval()(tokens).logits
+        torch.testing.assert_close(steered.eval()(tokens).logits, adapted, rtol=0, atol=2e-5)
+    assert not torch.allclose(before, adapted, atol=1e-2)
