@@ -117,9 +117,10 @@ class Delta:
         if layers is None:
             return self
         wanted = set(layers)
-        missing = wanted - {layer_of(name) for name in self.terms}
-        if missing:
-            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}")
+        found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
+        if missing := wanted - found:
+            held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
+            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}; {held}")
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
