@@ -16,6 +16,7 @@ from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors, check_bf16_fold, stored_tensors
 from wsteer import Delta
 from wsteer.errors import WsteerError
+from wsteer.tensorfile import read_header, read_tensor
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +249,40 @@ def test_untying_reaches_the_text_part_of_a_config(tmp_path: Path) -> None:
     assert torch.equal(after["model.language_model.embed_tokens.weight"], embedding)
     b, a = factors["lm_head.weight"]
     torch.testing.assert_close(after["lm_head.weight"].double(), embedding.double() + 2 * b.double() @ a.double())
+
+
+def test_types_that_torch_lacks_and_tensors_without_rows_pass_through(tmp_path: Path) -> None:
+    """Scales of 4-bit formats, scalars and empty tensors are copied, whether or not the header is new."""
+    data = {
+        "layers.0.w": ("F32", [2, 2], torch.arange(4.0).numpy().tobytes()),
+        "layers.0.scale": ("F8_E8M0", [3], b"abc"),
+        "layers.0.packed": ("F4", [3, 2], b"xyz"),
+        "layers.0.once": ("F32", [], torch.tensor(2.0).numpy().tobytes()),
+        "layers.0.none": ("F32", [0, 5], b""),
+        "layers.0.count": ("U16", [2], b"\1\2\3\4"),
+    }
+    header, blob = {}, b""
+    for name, (dtype, shape, content) in data.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(blob), len(blob) + len(content)]}
+        blob += content
+    text = json.dumps(header).encode()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + blob)
+    (base / "config.json").write_text("{}")
+    changes = {"layers.0.w": torch.ones(2, 2), "layers.0.once": torch.tensor(0.5)}
+    Delta.of_tensors(changes).save(tmp_path / "d.safetensors")
+    for dtype in ("auto", "float16"):
+        wsteer.steer(base, tmp_path / "d.safetensors", k=2, output=tmp_path / dtype, dtype=dtype)
+        entries, _ = read_header(tmp_path / dtype / "model.safetensors")
+        for name, (code, shape, content) in data.items():
+            entry, file = entries[name], (tmp_path / dtype / "model.safetensors").read_bytes()
+            assert entry.shape == tuple(shape)
+            if code != "F32":
+                assert (entry.dtype, file[entry.begin : entry.end]) == (code, content)
+        assert read_tensor(entries["layers.0.w"]).float().tolist() == [[2, 3], [4, 5]]
+        assert read_tensor(entries["layers.0.once"]).item() == 3
+        assert entries["layers.0.w"].dtype == {"auto": "F32", "float16": "F16"}[dtype]
+    Delta.of_tensors({"layers.0.scale": torch.ones(3)}).save(tmp_path / "e.safetensors")
+    with pytest.raises(WsteerError, match="stored as F8_E8M0 in base; use an unquantised"):
+        wsteer.steer(base, tmp_path / "e.safetensors", k=1, output=tmp_path / "x")
