@@ -83,6 +83,8 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
         pytest.param({}, {"init_lora_weights": False}, id="random factors from the start"),
         pytest.param({}, {"init_lora_weights": "eva"}, id="EVA"),
         pytest.param({}, {"init_lora_weights": "gaussian"}, id="gaussian init"),
+        pytest.param({}, {"init_lora_weights": "Gaussian"}, id="gaussian init in another case"),
+        pytest.param({}, {"init_lora_weights": "OLoRA"}, id="OLoRA in another case"),
         pytest.param({}, {"init_lora_weights": "orthogonal"}, id="orthogonal init"),
         pytest.param({}, {"init_lora_weights": "mica"}, id="MiCA"),
         pytest.param(

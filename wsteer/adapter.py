@@ -10,7 +10,7 @@ import torch
 from wsteer.checkpoint import EMBEDDINGS, HEADS, Checkpoint, local_checkpoint, local_name, read_json
 from wsteer.errors import WsteerError
 from wsteer.lora import BaseWeight, base_entry
-from wsteer.lora_reading import CONFIG, MUTATING_INITS, Reader, lora_terms, required_base
+from wsteer.lora_reading import CONFIG, MUTATING_INITS, Reader, initialisation, lora_terms, required_base
 from wsteer.names import file_names
 from wsteer.saving import RECORD
 from wsteer.tensorfile import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
@@ -102,7 +102,7 @@ def _check_config(folder: Path, config: dict) -> None:
     for key, reason in REFUSED.items():
         if config.get(key):
             raise WsteerError(f"{folder} uses {reason}; wsteer cannot diff it")
-    init = config.get("init_lora_weights", True)
+    init = initialisation(config)
     if init not in (*PLAIN_INITS, *MUTATING_INITS):
         raise WsteerError(
             f"{folder} was initialised by {init}, which changed the base in a way that the adapter does not tell; "

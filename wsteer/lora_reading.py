@@ -101,6 +101,12 @@ def required_base(folder: Path, config: dict, base: Checkpoint | None, what: str
     return base
 
 
+def initialisation(config: dict) -> object:
+    """`init_lora_weights`, which peft reads in upper and lower case alike."""
+    init = config.get("init_lora_weights", True)
+    return init.lower() if isinstance(init, str) else init
+
+
 def lora_terms(reader: Reader, entries: Mapping[str, TensorEntry]) -> tuple[dict[str, Terms], dict[str, TensorEntry]]:
     """For each parameter of the base its change by the adapter of these stored tensors; and stored copies of weights.
 
@@ -268,7 +274,7 @@ def _initial_product(
     reader: Reader, weight: str, shape: tuple[int, ...], rank: int, scale: float
 ) -> InitialProduct | None:
     """What a mutating initialisation took out of the base before training."""
-    init = "kasa" if reader.config.get("kasa_config") else reader.config.get("init_lora_weights")
+    init = "kasa" if reader.config.get("kasa_config") else initialisation(reader.config)
     if init not in (*MUTATING_INITS, "kasa"):
         return None
     return InitialProduct(init, weight, shape, rank, scale)
