@@ -1,5 +1,6 @@
 """Adapters as peft makes them, and what peft's own merge makes of them."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -90,7 +91,10 @@ def check_equals_peft(base: Path, adapter: Path, folder: Path) -> None:
     after = steered_weights(base, adapter, folder)
     assert after.keys() == merged.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    decomposed = config.get("kasa_config") or isinstance(config["init_lora_weights"], str)
+    atol = 2e-5 if decomposed else 2e-6  # peft decomposes the base in float32, and the transpose of some layers
     for name, expected in merged.items():
         torch.testing.assert_close(
-            after[name], expected, rtol=0, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+            after[name], expected, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
