@@ -58,7 +58,7 @@ def test_one_adapter_gives_its_task_vector(tmp_path: Path, adapters: tuple[Path,
     assert report.kind == delta.kind == "task_vector"
     assert delta.base["name"] == "tiny-llama"
     assert delta.sources[0]["path"] == "pos"
-    assert report.norm == report.norm_pos
+    assert report.norm == pytest.approx(report.norm_pos, rel=1e-12)
     assert report.cos_pos_neg is None
 
 

@@ -11,13 +11,15 @@ The names below load on first use, so that `import wsteer` is instant.
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["Delta", "WsteerError", "__version__", "applied", "diff", "steer"]
+__all__ = ["Delta", "SimilarityCallback", "WsteerError", "__version__", "applied", "diff", "monitor", "steer"]
 
 _HOMES = {
     "Delta": "wsteer.delta",
+    "SimilarityCallback": "wsteer.monitoring.tracking",
     "WsteerError": "wsteer.errors",
     "applied": "wsteer.models",
     "diff": "wsteer.differencing",
+    "monitor": "wsteer.monitoring.comparing",
     "steer": "wsteer.steering",
 }
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from wsteer.checkpoint import Checkpoint, open_checkpoint
 from wsteer.combining import EVERYTHING, Selection
-from wsteer.delta import Delta, fitted
+from wsteer.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.gram import cosine_from_gram
 from wsteer.measuring import Measured, write_measured
 from wsteer.progress import Track, silent
 from wsteer.saving import check_free_space, check_output, new_file, recordable
-from wsteer.sides import Side, open_side
-from wsteer.tensorfile import FLOATS
-from wsteer.terms import Dense
+from wsteer.sides import Side, change_of, open_side, weights_of
 
 UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
 
@@ -85,12 +83,12 @@ def diff(
     given_base = open_checkpoint(base) if base is not None else None
     sides = _sides(pos, neg, given_base)
     identity = _common_base(sides, given_base)
-    changes = [_change(side, given_base) for side in sides]
+    changes = [change_of(side, given_base) for side in sides]
     delta = _difference(sides, changes)
     if delta.needing_base() and given_base is None and not any(side.own_base for side in sides):
         given_base = _named_base(delta, sides)
         sides = _sides(pos, neg, given_base)  # again, under the names of the base's files, their shapes checked
-        changes = [_change(side, given_base) for side in sides]
+        changes = [change_of(side, given_base) for side in sides]
         delta, identity = _difference(sides, changes), _common_base(sides, given_base)
     delta, changes = _bound(delta, changes, sides, given_base)
     delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), given_base)
@@ -126,33 +124,11 @@ def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
     raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
-def _change(side: Side, base: Checkpoint | None) -> Delta | None:
-    """The side's change against the base; None for a checkpoint whose base is not given."""
-    if side.delta:
-        return fitted(side.delta, base) if base and side.delta.kind != "activation" else side.delta
-    if base is None:
-        return None
-    return _weights(side.checkpoint, side.path, base, base.name) - _weights(base, base.name, side.checkpoint, side.path)
-
-
-def _weights(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:
-    """A checkpoint's own weights as dense terms, checked to match the other's name by name and shape by shape."""
-    mine, theirs = checkpoint.parameters(), other.parameters()
-    for name, entry in mine.items():
-        if name not in theirs:
-            raise WsteerError(f"{other_path} lacks {name!r}, which {path} has; the two must be of one model")
-        if theirs[name].shape != entry.shape:
-            raise WsteerError(
-                f"{name} is {entry.shape} in {path} but {theirs[name].shape} in {other_path}; the bases differ"
-            )
-    return Delta("combination", {name: ((1.0, Dense(entry)),) for name, entry in mine.items() if entry.dtype in FLOATS})
-
-
 def _difference(sides: list[Side], changes: list[Delta | None]) -> Delta:
     if len(sides) == 2 and sides[0].checkpoint and sides[1].checkpoint:
         pos, neg = sides  # directly, even where the base is known: it would cancel, with its rounding left behind
-        pos_weights = _weights(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
-        return pos_weights - _weights(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+        pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
+        return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
     if None not in changes:
         return changes[0] - changes[1] if len(changes) == 2 else changes[0]
     if len(sides) == 1:

@@ -1,6 +1,7 @@
-"""Dot products of deltas, in float64: the matrix of all pairs, from which norms and cosines follow."""
+"""Dot products of deltas, in float64: sums over parameters from which norms, cosines and their noise follow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,19 +9,58 @@ from torch import Tensor
 
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
+from wsteer.rankspace import RankSpace, ReadFactors, pair_sums, rank_spaces
 from wsteer.tensorfile import row_blocks
-from wsteer.terms import Term, Terms, read_factor, source_key
+from wsteer.terms import Term, Terms, is_low_rank, read_factor, source_key
 from wsteer.workers import in_order
 
 if TYPE_CHECKING:
     from wsteer.delta import Delta
 
 
-def gram(deltas: Sequence["Delta"], track: Track = silent) -> list[list[float]]:
-    """All dot products between the deltas, in float64: a symmetric matrix, squared norms on its diagonal.
+@dataclass(frozen=True)
+class Sums:
+    """Sums over parameters for n deltas, each with the first `columns` of them: float64 [n, columns].
 
-    Parameters where every delta is low-rank are compared in rank space, by the QR of the factors; a dense matrix
-    is never formed for them. Others are streamed in row blocks, each file read once.
+    `dots`: ⟨i, j⟩. `squares` and `column_squares`: the squared norms of i, and of j, over the parameters that both
+    change. `variances`: that of ⟨i, j⟩ between changes of these norms that are otherwise noise (see `parameter_sums`).
+    `overlaps` and `modules`: the row spaces' overlaps, summed over the parameters where both are low-rank, and their
+    number; `chances`: what independent row spaces would overlap by. `whole` [n]: squared norms over all parameters.
+    """
+
+    dots: Tensor
+    squares: Tensor
+    column_squares: Tensor
+    variances: Tensor
+    overlaps: Tensor
+    chances: Tensor
+    modules: Tensor
+    whole: Tensor
+
+    @staticmethod
+    def zeros(n: int, columns: int) -> "Sums":
+        """Nothing summed yet."""
+        *matrices, _ = fields(Sums)
+        return Sums(*(torch.zeros(n, columns, dtype=torch.float64) for _ in matrices), torch.zeros(n).double())
+
+    def add(self, other: "Sums") -> None:
+        """Add another group's sums to these."""
+        for field in fields(self):
+            getattr(self, field.name).add_(getattr(other, field.name))
+
+
+def gram(deltas: Sequence["Delta"], track: Track = silent) -> list[list[float]]:
+    """All dot products between the deltas, in float64: a symmetric matrix, squared norms on its diagonal."""
+    return grouped_sums(deltas, len(deltas), lambda name: "", track)[""].dots.tolist()
+
+
+def grouped_sums(
+    deltas: Sequence["Delta"], columns: int, group: Callable[[str], str], track: Track = silent
+) -> dict[str, Sums]:
+    """The sums for every delta with each of the first `columns`, over the parameters of each group (by their names).
+
+    Where deltas are low-rank they are compared in rank space; a dense matrix is never formed for them. Dense ones are
+    streamed in row blocks. Each file is read once for all pairs. Raises WsteerError where shapes differ.
     """
     names = sorted({name for delta in deltas for name in delta.terms})
     for name in names:
@@ -29,11 +69,14 @@ def gram(deltas: Sequence["Delta"], track: Track = silent) -> list[list[float]]:
             raise WsteerError(
                 f"{name} has different shapes in the deltas compared: {shapes}; compare deltas of one model"
             )
-    parts = in_order(lambda name: parameter_gram([delta.terms.get(name, ()) for delta in deltas]), names)
-    total = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
-    for _, part in zip(track(names, "compare"), parts, strict=True):
-        total += part
-    return total.tolist()
+    totals = {group(name): Sums.zeros(len(deltas), columns) for name in names or [""]}
+    parts = in_order(lambda name: parameter_sums(name, [delta.terms.get(name, ()) for delta in deltas], columns), names)
+    for name, part in zip(track(names, "compare"), parts, strict=True):
+        totals[group(name)].add(part)
+    for total in totals.values():
+        square = total.dots[:columns]
+        square.copy_((square + square.T) / 2)  # ⟨i, j⟩ and ⟨j, i⟩ are summed in another order
+    return totals
 
 
 def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
@@ -45,16 +88,97 @@ def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
     return max(-1.0, min(1.0, dots[i][j] / (dots[i][i] * dots[j][j]) ** 0.5))
 
 
-def parameter_gram(vectors: Sequence[Terms]) -> Tensor:
-    """The dot products of changes of one parameter, each a sum of terms (an empty one is zero): float64 [n, n]."""
+def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
+    """The sums of changes of one parameter, each a sum of terms (an empty one changes nothing).
+
+    The variance is that of ⟨i, j⟩ with both norms as they are and the rest random: for a low-rank change the entries of
+    B, on its actual A; for a dense one all entries. With row covariances AᵀA·‖i‖²/(rows·‖A‖²), and the identity's
+    multiple for dense ones, it is rows·tr(Cᵢ Cⱼ): ‖i‖²‖j‖²·‖Aᵢ Aⱼᵀ‖²/(rows·‖Aᵢ‖²‖Aⱼ‖²) between low-rank changes, else
+    ‖i‖²‖j‖²/size.
+    """
+    present = [i for i, vector in enumerate(vectors) if vector]
+    low_rank = [i for i in present if is_low_rank(vectors[i])]
+    dense = [i for i in present if i not in set(low_rank)]
+    spaces = dict(zip(low_rank, rank_spaces(name, [vectors[i] for i in low_rank]), strict=True)) if low_rank else {}
+    sums = Sums.zeros(len(vectors), columns)
+    shape = vectors[present[0]][0][1].shape
+    size = max(1, torch.Size(shape).numel())
+    inverse_size = torch.full_like(sums.dots, 1 / size)
+    if low_rank:
+        _add_low_rank(sums, spaces, columns, inverse_size)
+    if dense:
+        _add_dense(sums, [vectors[i] for i in dense], dense, spaces)
+    own = sums.whole
+    both = torch.zeros(len(vectors), dtype=torch.float64)
+    both[present] = 1
+    sums.squares.copy_((own * both)[:, None] * both[:columns])
+    sums.column_squares.copy_(both[:, None] * own[:columns])
+    sums.variances.copy_(own[:, None] * own[:columns] * inverse_size)
+    return sums
+
+
+def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, inverse_size: Tensor) -> None:
+    rows = list(spaces)
+    across = [i for i in rows if i < columns]
+    pairs = pair_sums(list(spaces.values()), len(across))
+    into, at = torch.tensor(rows), torch.tensor(across, dtype=torch.int64)
+    where = (into[:, None], at)
+    sums.dots[where] = pairs.dots
+    sums.overlaps[where] = pairs.overlaps
+    sums.modules[where] = 1.0
+    first = next(iter(spaces.values()))
+    ranks = torch.tensor([len(space.scales) for space in spaces.values()], dtype=torch.float64)
+    # of the larger rank: independent row spaces share rᵢ·rⱼ/in squared cosines among the smaller rank's angles
+    sums.chances[where] = torch.maximum(ranks[:, None], ranks[: len(across)]) / first.Q.shape[0]
+    inverse_size[where] = pairs.alignments / first.B.shape[0]
+    sums.whole[into] = _squared_norms(list(spaces.values()))
+
+
+def _squared_norms(spaces: Sequence[RankSpace]) -> Tensor:
+    """‖Y Qᵀ‖² = ‖Y‖², since Q is orthonormal."""
+    return torch.stack([sum((rows**2).sum() for rows in _y_blocks(space)) for space in spaces])
+
+
+def _y_blocks(space: RankSpace) -> Iterator[Tensor]:
+    for start, stop in row_blocks((space.B.shape[0], space.P.shape[1])):
+        yield space.rows(start, stop)
+
+
+def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
+    """Stream the dense changes once, against each other and against the low-rank ones."""
     terms, coefficients = distinct(vectors)
-    if all(hasattr(term, "lora_A") for term in terms):
-        return low_rank_gram([(read_factor(term.lora_B), read_factor(term.lora_A)) for term in terms], coefficients)
+    plain = torch.equal(coefficients, torch.eye(len(terms), dtype=torch.float64))
+    sources = TermRows(terms, torch.float64)
     dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    sources = TermRows(terms)
+    mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
     for start, stop in row_blocks(terms[0].shape):
-        block = coefficients @ torch.stack([rows.double().flatten() for rows in sources.rows(start, stop)])
+        block = torch.stack([rows.double().flatten() for rows in sources.rows(start, stop)])
+        block = block if plain else coefficients @ block
         dots += block @ block.T
+        for j, space in enumerate(spaces.values()):
+            mixed[:, j] += _with_low_rank(block.view(len(vectors), stop - start, -1), space, start, stop)
+    index = torch.tensor(at)
+    sums.whole[index] = dots.diagonal()
+    low_rank = list(spaces)
+    for rows, across, values in ((at, at, dots), (at, low_rank, mixed), (low_rank, at, mixed.T)):
+        for position, column in enumerate(across):
+            if column < sums.dots.shape[1]:
+                sums.dots[list(rows), column] = values[:, position]
+
+
+def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Tensor:
+    """⟨D, Y Qᵀ⟩ over rows `start` to `stop` of each dense change D [changes, rows, columns]: [changes]."""
+    if space.transposed:
+        return ((block.mT @ space.Q[start:stop]) * space.rows(0, block.shape[2])).sum(dim=(1, 2))
+    return ((block @ space.Q) * space.rows(start, stop)).sum(dim=(1, 2))
+
+
+def low_rank_dots(name: str, vectors: Sequence[Terms], read: ReadFactors) -> Tensor:
+    """The dot products of low-rank changes of one parameter (an empty one is zero), in rank space: float64 [n, n]."""
+    present = torch.tensor([i for i, vector in enumerate(vectors) if vector])
+    dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    spaces = rank_spaces(name, [vector for vector in vectors if vector], read)
+    dots[present[:, None], present] = pair_sums(spaces, len(spaces)).dots
     return dots
 
 
@@ -74,26 +198,15 @@ def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
     return list(terms.values()), coefficients
 
 
-def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor) -> Tensor:
-    """Dots of the sums Σ cᵢⱼ BⱼAⱼ: with the QR of all B beside each other and of all Aᵀ, each product is a small core.
-
-    Differences are taken between cores, so that norms stay exact where the products nearly cancel (notes: fp64 QR).
-    """
-    r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R
-    r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R
-    ranks = [b.shape[1] for b, _ in factors]
-    pairs = zip(r_b.split(ranks, dim=1), r_a.split(ranks, dim=1), strict=True)
-    cores = torch.stack([(left @ right.T).flatten() for left, right in pairs])
-    sums = coefficients @ cores
-    return sums @ sums.T
-
-
 class TermRows:
-    """The rows of several terms, block by block, factors held in memory."""
+    """The rows of several terms, block by block, factors held in memory; products are computed in `dtype`."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32) -> None:
         self.factors = [
-            (read_factor(term.lora_B), read_factor(term.lora_A)) if hasattr(term, "lora_A") else None for term in terms
+            (read_factor(term.lora_B).to(dtype), read_factor(term.lora_A).to(dtype))
+            if hasattr(term, "lora_A")
+            else None
+            for term in terms
         ]
         self.terms = terms
 

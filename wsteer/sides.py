@@ -6,9 +6,11 @@ from pathlib import Path
 
 from wsteer.adapter import find_adapter, read_adapter
 from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
-from wsteer.delta import Delta
+from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.saving import recordable, sha256
+from wsteer.tensorfile import FLOATS
+from wsteer.terms import Dense
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,26 @@ def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) 
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
     return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
+
+
+def change_of(side: Side, base: Checkpoint | None) -> Delta | None:
+    """The side's change against the base; None for a checkpoint whose base is not given."""
+    if side.delta:
+        return fitted(side.delta, base) if base and side.delta.kind != "activation" else side.delta
+    if base is None:
+        return None
+    mine = weights_of(side.checkpoint, side.path, base, base.name)
+    return mine - weights_of(base, base.name, side.checkpoint, side.path)
+
+
+def weights_of(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:
+    """A checkpoint's own weights as dense terms, checked to match the other's name by name and shape by shape."""
+    mine, theirs = checkpoint.parameters(), other.parameters()
+    for name, entry in mine.items():
+        if name not in theirs:
+            raise WsteerError(f"{other_path} lacks {name!r}, which {path} has; the two must be of one model")
+        if theirs[name].shape != entry.shape:
+            raise WsteerError(
+                f"{name} is {entry.shape} in {path} but {theirs[name].shape} in {other_path}; the bases differ"
+            )
+    return Delta("combination", {name: ((1.0, Dense(entry)),) for name, entry in mine.items() if entry.dtype in FLOATS})

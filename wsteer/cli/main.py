@@ -54,6 +54,9 @@ def root(
     """
 
 
+SPREAD = ("--of", "--controls", "--centre", "--shift")  # options that take all values up to the next option
+
+
 def spread_of(arguments: Sequence[str]) -> list[str]:
     """`--of a b c` as `--of a --of b --of c`, so that `--of runs/*/` means every folder the shell found.
 
@@ -61,12 +64,13 @@ def spread_of(arguments: Sequence[str]) -> list[str]:
     ['monitor', 'w.safetensors', '--of', 'runs/1/', '--of', 'runs/2/', '-o', 'out']
     """
     spread: list[str] = []
-    inside = 0  # values seen since the last --of, counted from 1; 0 outside
+    option = ""  # the one whose values are being read
+    inside = 0  # of its values, counted from 1; 0 outside
     for argument in arguments:
         if argument.startswith("-"):
-            inside = 1 if argument == "--of" else 0
+            option, inside = argument, int(argument in SPREAD)
         elif inside:
-            spread += ["--of"] if inside > 1 else []
+            spread += [option] if inside > 1 else []
             inside += 1
         spread.append(argument)
     return spread

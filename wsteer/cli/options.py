@@ -132,6 +132,17 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
     return numbers
 
 
+def parse_named(values: list[str], name: str) -> list[tuple[str, str]]:
+    """`["a=1", "b=c=d"]` as [("a", "1"), ("b", "c=d")]: options that say something of a named thing."""
+    pairs = []
+    for value in values:
+        key, equals, rest = str(value).partition("=")
+        if not key or not equals or not rest:
+            raise typer.BadParameter(f"{value!r} must be NAME=VALUE", param_hint=name)
+        pairs.append((key, rest))
+    return pairs
+
+
 def parse_batch_size(text: str, auto: int) -> int:
     """`auto` as the command's own number of rows, else the number given."""
     if text == "auto":

@@ -34,6 +34,10 @@ class Printer:
         if not self.quiet:
             print(f"wsteer: {text}", file=sys.stderr)
 
+    def failure(self, text: str) -> None:
+        """What made the command fail although its result stands: a gate that the user set."""
+        print(f"wsteer: {' '.join(text.split())}", file=sys.stderr)
+
     def command(self, text: str) -> None:
         """A command line, shown as typed at a prompt before it runs."""
         if not self.quiet:

@@ -1,0 +1,51 @@
+"""Gates: bounds on cosines that a user sets, for CI; what breaks one is named."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wsteer.errors import WsteerError
+from wsteer.monitoring.similarity import Similarity
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cosine beyond its gate: the item, the delta, and the bound that it is `above` or `below`."""
+
+    item: str
+    delta: str
+    cosine: float
+    bound: float
+    side: str
+
+    @property
+    def text(self) -> str:
+        """One line that names the culprit."""
+        return f"{self.item}: cosine with {self.delta} is {self.cosine:.4f}, {self.side} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Bounds by the name of a delta: cosines with it must not lie above, or below, its bound."""
+
+    above: Mapping[str, float]
+    below: Mapping[str, float]
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse a gate on what is not compared, before any work."""
+        for name in (*self.above, *self.below):
+            if name not in names:
+                raise WsteerError(f"the gate {name!r} names no DELTA; they are {', '.join(names)}")
+
+    def failures(self, table: Similarity) -> tuple[Failure, ...]:
+        """What breaks a gate, in the table's order. An item's cosine with itself does not count."""
+        found = []
+        for i, j in table.pairs():
+            for delta, item in ((table.columns[j], table.rows[i]), (table.rows[i], table.columns[j])):
+                if delta not in table.columns:
+                    continue
+                cosine = table.cosines[i][j]
+                if cosine > self.above.get(delta, cosine):
+                    found.append(Failure(item, delta, cosine, self.above[delta], "above"))
+                if cosine < self.below.get(delta, cosine):
+                    found.append(Failure(item, delta, cosine, self.below[delta], "below"))
+        return tuple(found)

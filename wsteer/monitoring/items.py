@@ -1,0 +1,148 @@
+"""What monitor compares: deltas, adapters, checkpoints and training folders, under short names, of one base."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsteer.baking import as_biases
+from wsteer.checkpoint import Checkpoint
+from wsteer.combining import EVERYTHING, Selection
+from wsteer.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.sides import Side, change_of, open_side
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+HUB_DATASET = re.compile(r"[\w.-]+/[\w.-]+:\w+")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One change of weights (or of activations) to compare. A checkpoint of a training run has its `run` and `step`."""
+
+    name: str
+    side: Side
+    delta: Delta
+    run: str | None = None
+    step: int | None = None
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Names for a table: the last part of each path without `.safetensors`, with as many parents as tell them apart.
+
+    >>> short_names(["runs/a/w.safetensors", "runs/b/w.safetensors", "c/v.safetensors"])
+    ['a/w', 'b/w', 'v']
+    """
+    parts = [Path(path.removesuffix(".safetensors")).parts for path in paths]
+    names = []
+    for part in parts:
+        depth = 1
+        while depth < len(part) and sum(other[-depth:] == part[-depth:] for other in parts) > 1:
+            depth += 1
+        names.append("/".join(part[-depth:]))
+    return names
+
+
+def is_data(reference: str | Path) -> bool:
+    """Whether an item is a data set: a JSONL file, or `org/name:split` on the Hub."""
+    path = Path(reference)
+    return path.suffix == ".jsonl" or (bool(HUB_DATASET.fullmatch(str(reference))) and not path.exists())
+
+
+def open_items(
+    references: Sequence[str | Path], role: str, names: Mapping[str, str], base: Checkpoint | None
+) -> list[Item]:
+    """The items that the references name, with every `checkpoint-<step>` of a training folder as one of its own.
+
+    `names` are the references' short names. Raises WsteerError for two references to one thing, and where a
+    checkpoint's base is not given.
+    """
+    places: list[str] = []
+    items: list[Item] = []
+    for text in map(str, references):
+        if (place := place_of(text)) in places:
+            raise WsteerError(f"{text} is named twice ({role}); name each item once")
+        places.append(place)
+        run = checkpoints_in(text)
+        items += open_run(text, names[text], role, base) if run else [open_item(text, names[text], role, base)]
+    return items
+
+
+def place_of(reference: str) -> str:
+    """What two references to one thing have in common: the path that they lead to, else the Hub id."""
+    return str(Path(reference).resolve()) if Path(reference).exists() else reference
+
+
+def shown(items: Sequence[Item]) -> list[Item]:
+    """The items that stand in tables: of a run what training left at its end, else its last checkpoint."""
+    ends = {item.run: item for item in items if item.run is not None}  # the last of each run
+    return [item for item in items if item.run is None or ends[item.run] is item]
+
+
+def checkpoints_in(folder: str | Path) -> dict[int, Path]:
+    """The folders `checkpoint-<step>` of a training folder, by step in ascending order."""
+    path = Path(folder)
+    if not path.is_dir():
+        return {}
+    found = {int(match[1]): each for each in path.iterdir() if (match := CHECKPOINT.fullmatch(each.name))}
+    return {step: found[step] for step in sorted(found) if found[step].is_dir()}
+
+
+def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list[Item]:
+    """A training folder's checkpoints in order of their steps, then what training left in the folder itself."""
+    steps = checkpoints_in(folder).items()
+    items = [checkpoint_item(path, name, step, role, base) for step, path in steps]
+    if any((Path(folder) / left).exists() for left in ("adapter_config.json", "config.json", "delta.safetensors")):
+        items.append(replace(open_item(folder, name, role, base), run=name))
+    return items
+
+
+def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint | None) -> Item:
+    """One checkpoint of a run."""
+    return replace(open_item(str(path), f"{run}/{path.name}", role, base), run=run, step=step)
+
+
+def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
+    """The change of weights that one reference names, bound to its base where it depends on that."""
+    side = open_side(reference, role, base)
+    try:
+        delta = change_of(side, base)
+    except WsteerError as error:
+        raise WsteerError(f"{side.path}: {error}") from None
+    if delta is None:
+        raise WsteerError(
+            f"{side.path} is a checkpoint: its change of weights needs --base, the model it was tuned from"
+        )
+    if delta.needing_base():
+        needed = base or side.own_base
+        if needed is None:
+            raise WsteerError(f"{side.path}: {delta.needing_base()[0]} changes as its base's weights tell; give --base")
+        delta = delta.bound(needed)
+    return Item(name, side, delta)
+
+
+def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Selection = EVERYTHING) -> list[Item]:
+    """The selected parts of the items, checked to be of one base; beside changes of weights activations are biases.
+
+    Raises WsteerError with both names where the fingerprints of two bases differ.
+    """
+    known = [(item.name, item.side.base) for item in items if item.side.delta]  # checkpoints were held against `base`
+    if base is not None:
+        known.append((f"--base {base.name}", base.identity))
+    seen = [(name, identity) for name, identity in known if identity.get("fingerprint")]
+    for name, identity in seen[1:]:
+        if identity["fingerprint"] != seen[0][1]["fingerprint"]:
+            raise WsteerError(
+                f"{seen[0][0]} (of {seen[0][1]['name']}) and {name} (of {identity['name']}) have different bases; "
+                "compare changes of one model"
+            )
+    mixed = len({item.delta.kind == "activation" for item in items}) == 2
+    return [_selected(item, as_biases(item.delta) if mixed else item.delta, selection) for item in items]
+
+
+def _selected(item: Item, delta: Delta, selection: Selection) -> Item:
+    try:
+        part = delta.select_layers(selection.layers).select_names(selection.include, selection.exclude)
+    except WsteerError as error:
+        raise WsteerError(f"{item.name}: {error}") from None
+    return replace(item, delta=part)

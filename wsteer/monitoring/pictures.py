@@ -1,0 +1,179 @@
+"""Pictures of similarities: heat maps, and cosines against the training step."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wsteer.monitoring.similarity import Matrix, Similarity
+from wsteer.monitoring.trajectories import Scores, Trajectory
+
+if TYPE_CHECKING:
+    from wsteer.monitoring.projections import Projection
+
+LEAST_REACH = 0.05  # of the colours; noise stays pale
+SMALL_CELL, LARGE_CELL = 0.36, 0.85  # inches, with many columns and with few
+PANELS = 3  # beside each other
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG and, beside it, as SVG; equal figures give equal bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
+        figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+
+
+def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
+    """The table as a heat map; a `·` marks cosines within the noise floor. Names stand in the order of the groups."""
+    rows, columns = _ordered(table.rows, groups), _ordered(table.columns, groups)
+    values = tuple(tuple(table.cosines[i][j] for j in columns) for i in rows)
+    within = [[table.above[i][j] is False for j in columns] for i in rows]
+    others = [abs(table.cosines[i][j]) for i, j in table.pairs()]
+    figure = heat_map(
+        [table.rows[i] for i in rows], [table.columns[j] for j in columns], values, max(others, default=1.0), within
+    )
+    axes = figure.axes[0]
+    _separate(axes, [table.rows[i] for i in rows], groups, axes.axhline)
+    _separate(axes, [table.columns[j] for j in columns], groups, axes.axvline)
+    axes.set_title("cosine of weight changes (·: within the noise floor)", fontsize=10)
+    return figure
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Matrix,
+    reach: float,
+    marked: Sequence[Sequence[bool]] | None = None,
+) -> Figure:
+    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is left white."""
+    cell = SMALL_CELL if len(columns) > 12 else LARGE_CELL
+    size = 6 if len(columns) > 12 else 9
+    height = min(cell, 0.5)
+    figure = Figure(figsize=(2.2 + cell * len(columns), 1.4 + height * len(rows)))
+    axes = figure.add_subplot()
+    reach = max(reach, LEAST_REACH)
+    filled = [[math.nan if value is None else value for value in row] for row in values]
+    image = axes.imshow(filled, cmap=matplotlib.colormaps["RdBu_r"], vmin=-reach, vmax=reach, aspect="auto")
+    upright = max(map(len, columns)) <= 3
+    turn = (
+        {}
+        if upright
+        else {"rotation": 90 if cell == SMALL_CELL else 30, "ha": "center" if cell == SMALL_CELL else "right"}
+    )
+    axes.set_xticks(range(len(columns)), columns, parse_math=False, fontsize=size, **turn)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if value is not None:
+                text = _number(value, cell == SMALL_CELL) + ("·" if marked and marked[i][j] else "")
+                colour = "white" if abs(value) > 0.6 * reach else "black"
+                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=size - 1)
+    figure.colorbar(image, ax=axes, label="cosine", fraction=0.04, pad=0.02)
+    return figure
+
+
+def _number(value: float, short: bool) -> str:
+    """`0.108`, and in little room `.11`."""
+    if not short:
+        return f"{value:.3f}"
+    text = f"{value:.2f}".replace("0.", ".", 1)
+    return "0" if text in (".00", "-.00") else text
+
+
+def _ordered(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[int]:
+    """Positions of the names, those of a group together in the groups' order, the rest last."""
+    order = {name: position for position, name in enumerate(member for group in groups.values() for member in group)}
+    return sorted(range(len(names)), key=lambda i: (order.get(names[i], len(order)), i))
+
+
+def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[str]], draw) -> None:
+    """A line after each group, and the group's name beside its rows or above its columns."""
+    start = 0
+    for group, members in groups.items():
+        count = sum(name in members for name in names)
+        if not count:
+            continue
+        stop, middle = start + count, start + (count - 1) / 2
+        if stop < len(names):
+            draw(stop - 0.5, color="0.2", linewidth=1.2)
+        if draw == axes.axvline:
+            place, turn = (middle, 1.01), {"ha": "center", "va": "bottom"}
+            transform = axes.get_xaxis_transform()
+        else:
+            place, turn = (1.005, middle), {"ha": "left", "va": "center", "rotation": 270}
+            transform = axes.get_yaxis_transform()
+        axes.text(*place, group, transform=transform, fontsize=8, color="0.3", parse_math=False, **turn)
+        start = stop
+
+
+def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
+    """A panel a run: a line a delta over a band of two floors, and scores in grey on an axis of their own."""
+    across = min(PANELS, len(found))
+    down = -(-len(found) // across)
+    figure = Figure(figsize=(1.2 + 4.6 * across, 0.6 + 3.2 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, each in zip(panels, found, strict=False):
+        _draw_run(axes, each, scores)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
+    for j, delta in enumerate(each.deltas):
+        cosines = [row[j] for row in each.cosines]
+        (line,) = axes.plot(each.steps, cosines, marker="o", markersize=3.5, linewidth=1.5, label=delta)
+        floors = [2 * (row[j] or 0.0) for row in each.floor]
+        axes.fill_between(each.steps, [-f for f in floors], floors, color=line.get_color(), alpha=0.15, linewidth=0)
+        left = each.leaves_floor[delta]
+        if left is not None:
+            axes.plot(
+                left, cosines[each.steps.index(left)], "o", markersize=9, fillstyle="none", color=line.get_color()
+            )
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("cosine")
+    axes.set_title(each.run, fontsize=10, parse_math=False)
+    axes.grid(alpha=0.25)
+    handles, labels = axes.get_legend_handles_labels()
+    points = scores.of(each.run) if scores else []
+    if points:
+        beside = axes.twinx()
+        (line,) = beside.plot(*zip(*points, strict=True), color="0.5", linestyle="--", marker="s", markersize=3)
+        beside.set_ylabel(scores.label, color="0.4", parse_math=False)
+        beside.tick_params(colors="0.4")
+        handles, labels = [*handles, line], [*labels, scores.label]
+    for text in axes.legend(handles, labels, fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
+
+
+def projection_picture(found: Sequence["Projection"]) -> Figure:
+    """Mean projections by decoder block with their intervals: a panel a delta, and one a delta and tuned model."""
+    panels = list(dict.fromkeys((each.model, each.delta) for each in found))
+    across = min(PANELS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(0.8 + 4.4 * across, 0.6 + 3.4 * down), layout="constrained")
+    for axes, (model, delta) in zip(figure.subplots(down, across, squeeze=False).flatten(), panels, strict=False):
+        for data in dict.fromkeys(each.data for each in found):
+            points = [each for each in found if (each.model, each.delta, each.data) == (model, delta, data)]
+            blocks, means = [each.block for each in points], [each.mean for each in points]
+            (line,) = axes.plot(blocks, means, marker="o", markersize=3, label=data)
+            lows = [each.mean if each.low is None else each.low for each in points]
+            highs = [each.mean if each.high is None else each.high for each in points]
+            axes.fill_between(blocks, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.set_xlabel("decoder block")
+        axes.set_ylabel(f"projection on {delta}", parse_math=False)
+        title = "answers" if model is None else f"shift of {model} at the prompts' ends"
+        axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
+        axes.grid(alpha=0.25)
+        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
+    for axes in figure.axes[len(panels) :]:
+        axes.set_visible(False)
+    return figure

@@ -1,0 +1,167 @@
+"""What monitor found, as JSON, as one line a pair in CSV, and in words."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsteer.monitoring.gates import Failure
+from wsteer.monitoring.similarity import Matrix, Similarity
+from wsteer.monitoring.trajectories import Trajectory
+
+MEANING = (
+    "above the floor means more than chance, not the behaviour: topic, format and a shared start move cosines too; "
+    "compare with --controls and --ceiling"
+)
+WHOLE = 0.99  # of a norm; below it, a table's note says how little is compared
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Cosines of each row's item, and of each column's delta, with each control delta.
+
+    `level` [rows][columns] is the largest size of those of the pair; `beyond` tells whether the pair's own is larger.
+    """
+
+    names: tuple[str, ...]
+    rows: Matrix
+    columns: Matrix
+    level: Matrix
+    beyond: tuple[tuple[bool, ...], ...]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The cosine of a delta with what the same training gives again (another seed, half of the data)."""
+
+    delta: str
+    items: tuple[str, ...]
+    cosines: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the cosines."""
+        return sum(self.cosines) / len(self.cosines)
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What `monitor` wrote. `per` holds a table for each part of the model, `groups` the members of each group."""
+
+    output: str
+    similarity: Similarity
+    controls: Controls | None
+    ceilings: tuple[Ceiling, ...]
+    trajectories: tuple[Trajectory, ...]
+    per: dict[str, Similarity]
+    groups: dict[str, list[str]]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def cosines(self) -> Matrix:
+        """The cosines [rows][columns]."""
+        return self.similarity.cosines
+
+    def as_json(self) -> dict[str, object]:
+        """All of it, the table's fields at the top."""
+        return {
+            "output": self.output,
+            **asdict(self.similarity),
+            "controls": asdict(self.controls) if self.controls else None,
+            "ceilings": [{**asdict(each), "mean": each.mean} for each in self.ceilings],
+            "trajectories": [asdict(each) for each in self.trajectories],
+            "per": {part: _part_json(table) for part, table in self.per.items()},
+            "groups": self.groups,
+            "failures": [asdict(each) for each in self.failures],
+            "notes": list(self.notes),
+        }
+
+
+def _part_json(table: Similarity) -> dict[str, object]:
+    """What differs between the parts of a model; the names are those of the whole table."""
+    kept = ("cosines", "dots", "norms_rows", "norms_columns", "floor", "z", "overlaps")
+    return {name: getattr(table, name) for name in kept}
+
+
+def notes_on(table: Similarity, centred: bool) -> tuple[str, ...]:
+    """What a reader of the table must know before comparing its cosines."""
+    notes = [MEANING]
+    pairs = table.pairs()
+    starts = {table.initialisations[i][j]: (table.rows[i], table.columns[j]) for i, j in reversed(pairs)}
+    starts.pop(None, None)
+    if len(starts) > 1:
+        listed = "; ".join(f"{' and '.join(pair)}: {start}" for start, pair in sorted(starts.items()))
+        notes.append(
+            f"pairs differ in whether they started from the same A ({listed}): a shared start alone moves cosines "
+            "severalfold, so compare like with like"
+        )
+    shares = [
+        (min(table.shared_rows[i][j], table.shared_columns[i][j]), table.rows[i], table.columns[j]) for i, j in pairs
+    ]
+    if shares and min(shares)[0] < WHOLE:
+        share, row, column = min(shares)
+        notes.append(
+            f"compared on the parameters that both change: of {row} and {column} that is {share:.0%} of a norm"
+        )
+    if centred:
+        notes.append("the controls' mean is removed: what is left of noise has the cosine `expected`, not 0")
+    return tuple(notes)
+
+
+COLUMNS = (
+    *("row", "column", "cosine", "dot", "norm_row", "norm_column", "shared_row", "shared_column"),
+    *("floor", "expected", "z", "above", "overlap", "initialisation", "control_level", "ceiling", "share_of_ceiling"),
+)
+
+
+def write_pairs(path: Path, report: MonitorReport) -> None:
+    """One line a row and column of the table; what does not apply is an empty field."""
+    table = report.similarity
+    ceilings = {each.delta: each.mean for each in report.ceilings}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for i, row in enumerate(table.rows):
+            for j, column in enumerate(table.columns):
+                ceiling = ceilings.get(column)
+                writer.writerow(
+                    {
+                        **_pair(table, i, j),
+                        "control_level": report.controls.level[i][j] if report.controls else None,
+                        "ceiling": ceiling,
+                        "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and row != column else None,
+                    }
+                )
+
+
+def _pair(table: Similarity, i: int, j: int) -> dict[str, object]:
+    return {
+        "row": table.rows[i],
+        "column": table.columns[j],
+        "cosine": table.cosines[i][j],
+        "dot": table.dots[i][j],
+        "norm_row": table.norms_rows[i],
+        "norm_column": table.norms_columns[j],
+        "shared_row": table.shared_rows[i][j],
+        "shared_column": table.shared_columns[i][j],
+        "floor": table.floor[i][j],
+        "expected": table.expected[i][j],
+        "z": table.z[i][j],
+        "above": table.above[i][j],
+        "overlap": table.overlaps[i][j],
+        "initialisation": table.initialisations[i][j],
+    }
+
+
+def write_per(path: Path, by: str, per: Mapping[str, Similarity]) -> None:
+    """One line a part of the model, row and column, as far as both change the part."""
+    names = (by, "row", "column", "cosine", "dot", "norm_row", "norm_column", "floor", "z", "overlap")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for part, table in per.items():
+            for i in range(len(table.rows)):
+                for j in range(len(table.columns)):
+                    if table.cosines[i][j] is not None:
+                        writer.writerow({by: part, **_pair(table, i, j)})

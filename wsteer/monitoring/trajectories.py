@@ -1,0 +1,126 @@
+"""Trajectories: the cosines of a training run's checkpoints with each delta, against the training step."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.errors import WsteerError
+from wsteer.gram import Sums
+from wsteer.monitoring.floor import holm, p_value
+from wsteer.monitoring.items import Item
+from wsteer.monitoring.similarity import Similarity, similarity
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run's cosines by step; `cosines`, `floor` and `z` have one row a step, one column a delta.
+
+    `leaves_floor`: for each delta the first step whose cosine stands above the noise floor, by Holm's test at 5% over
+    the whole trajectory; None where none does.
+    """
+
+    run: str
+    steps: tuple[int, ...]
+    deltas: tuple[str, ...]
+    cosines: tuple[tuple[float, ...], ...]
+    floor: tuple[tuple[float | None, ...], ...]
+    z: tuple[tuple[float | None, ...], ...]
+    leaves_floor: dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation's score by training step, of the runs in common or (`run`) of each."""
+
+    label: str
+    points: tuple[tuple[str | None, int, float], ...]
+
+    def of(self, run: str) -> list[tuple[int, float]]:
+        """The (step, score) of a run, in order."""
+        return sorted((step, score) for name, step, score in self.points if name in (None, run))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The cosines of one checkpoint with each delta."""
+
+    step: int
+    cosines: tuple[float, ...]
+    floor: tuple[float | None, ...]
+    z: tuple[float | None, ...]
+
+
+def trajectories(
+    sums: Sums,
+    names: Sequence[str],
+    items: Sequence[tuple[int, Item]],
+    columns: Sequence[int],
+    centre: Sequence[int] = (),
+) -> tuple[Trajectory, ...]:
+    """One trajectory for each run among the items, which come with their positions in `sums`."""
+    runs: dict[str, list[tuple[int, int]]] = {}
+    for position, item in items:
+        if item.run is not None and item.step is not None:
+            runs.setdefault(item.run, []).append((item.step, position))
+    found = []
+    for run, rows in runs.items():
+        table = similarity(sums, names, [position for _, position in rows], columns, centre)
+        found.append(trajectory(run, table.columns, points([step for step, _ in rows], table)))
+    return tuple(found)
+
+
+def points(steps: Sequence[int], table: Similarity) -> list[Point]:
+    """A point for each row of the table."""
+    return [Point(*row) for row in zip(steps, table.cosines, table.floor, table.z, strict=True)]
+
+
+def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Trajectory:
+    """The trajectory of these points, in the order of their steps."""
+    found = sorted(found, key=lambda point: point.step)
+    places = [(i, j) for i, point in enumerate(found) for j in range(len(deltas)) if point.z[j] is not None]
+    above = dict(zip(places, holm([p_value(found[i].z[j]) for i, j in places]), strict=True))
+    leaves = {
+        delta: next((point.step for i, point in enumerate(found) if above.get((i, j))), None)
+        for j, delta in enumerate(deltas)
+    }
+    columns = ([point.cosines for point in found], [point.floor for point in found], [point.z for point in found])
+    return Trajectory(run, tuple(point.step for point in found), tuple(deltas), *map(tuple, columns), leaves)
+
+
+def read_scores(path: Path) -> Scores:
+    """Scores from a CSV file with a column `step`, one of numbers, whose name is the label, and perhaps one `run`.
+
+    Raises WsteerError for a file without them, or with what is no number in them.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, header = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WsteerError(f"--scores {path} cannot be read as CSV: {error}") from None
+    labels = [name for name in header if name not in ("step", "run")]
+    if "step" not in header or not labels or not rows:
+        raise WsteerError(f"--scores {path}: a header with `step` and the score's name is needed, and a line a step")
+    points = []
+    for number, row in enumerate(rows, 2):
+        try:
+            step, score = int(row["step"]), float(row[labels[0]])
+        except (TypeError, ValueError):
+            raise WsteerError(f"--scores {path}:{number}: step and {labels[0]} must be numbers") from None
+        if not math.isfinite(score):
+            raise WsteerError(f"--scores {path}:{number}: {labels[0]} is not finite")
+        points.append((row.get("run") or None, step, score))
+    return Scores(labels[0], tuple(points))
+
+
+def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:
+    """One line a run, step and delta."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("run", "step", "delta", "cosine", "floor", "z"))
+        for each in found:
+            for step, *values in zip(each.steps, each.cosines, each.floor, each.z, strict=True):
+                for delta, *numbers in zip(each.deltas, *values, strict=True):
+                    writer.writerow((each.run, step, delta, *("" if n is None else repr(n) for n in numbers)))
