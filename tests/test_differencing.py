@@ -8,12 +8,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 import wsteer
 from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors
-from tests.merging import adapter_on, weights
+from tests.merging import adapter_on, train, weights
 from wsteer import Delta
 from wsteer.combining import Selection
 from wsteer.errors import WsteerError
@@ -339,3 +339,27 @@ def test_sides_that_name_different_bases_are_pointed_out(tmp_path: Path, adapter
     report = wsteer.diff(tmp_path / "p", tmp_path / "n", tmp_path / "w.safetensors")
     assert "the sides name different bases, org/one and org/two" in report.warnings[0]
     assert wsteer.diff(tmp_path / "p", tmp_path / "m", tmp_path / "v.safetensors").warnings == ()
+
+
+@pytest.mark.parametrize("neg_form", ["adapter", "delta file"])
+def test_sides_meet_under_the_names_of_the_base_that_one_of_them_has(tmp_path: Path, tiny: Path, neg_form: str) -> None:
+    """Adapters of the inner model lack its prefix; read without the base, one would pass for other parameters."""
+    sides = []
+    for seed, side in enumerate("pn"):
+        inner = AutoModel.from_pretrained(tiny, dtype=torch.float32)
+        config = {"target_modules": ["q_proj"], "modules_to_save": ["norm"], "task_type": "FEATURE_EXTRACTION"}
+        sides.append(train(inner, tmp_path / side, seed=seed, **config))
+    wsteer.diff(*sides, tmp_path / "expected.safetensors")
+    path = sides[1] / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "org/tiny-llama"}))
+    neg = sides[1]
+    if neg_form == "delta file":
+        neg = tmp_path / "n.safetensors"
+        Delta.of_tensors({"layers.0.input_layernorm.weight": torch.ones(32)}).save(neg)
+    report = wsteer.diff(sides[0], neg, tmp_path / "w.safetensors")
+    names = Delta.load(tmp_path / "w.safetensors").terms
+    assert all(name.startswith("model.") for name in names)
+    if neg_form == "adapter":
+        w, expected = (Delta.load(tmp_path / f"{name}.safetensors") for name in ("w", "expected"))
+        assert (w - expected).norm() < 1e-6 * expected.norm()
+        assert (report.pos_only, report.neg_only, report.warnings) == (0, 0, ())

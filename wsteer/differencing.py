@@ -82,12 +82,15 @@ def diff(
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
     given_base = open_checkpoint(base) if base is not None else None
     sides = _sides(pos, neg, given_base)
-    identity = _common_base(sides, given_base)
-    changes = [change_of(side, given_base) for side in sides]
+    identity, names = _common_base(sides, given_base), _base_names(sides)
+    at_hand = given_base or next((side.own_base for side in sides if side.own_base), None)
+    if at_hand and any(side.delta and side.own_base is None for side in sides):
+        sides = _sides(pos, neg, at_hand)  # again, both under the names of the base's files, their shapes checked
+    changes = [change_of(side, at_hand if side.delta else given_base) for side in sides]
     delta = _difference(sides, changes)
-    if delta.needing_base() and given_base is None and not any(side.own_base for side in sides):
+    if delta.needing_base() and at_hand is None:
         given_base = _named_base(delta, sides)
-        sides = _sides(pos, neg, given_base)  # again, under the names of the base's files, their shapes checked
+        sides = _sides(pos, neg, given_base)
         changes = [change_of(side, given_base) for side in sides]
         delta, identity = _difference(sides, changes), _common_base(sides, given_base)
     delta, changes = _bound(delta, changes, sides, given_base)
@@ -99,7 +102,7 @@ def diff(
     with new_file(output, force) as partial, _digests(sides, given_base) as sources:
         measured = write_measured(partial, vectors, rank, placeholder, sources, track)
         _check_direction(measured, pos, neg)
-    return _report(delta, output, sides, changes, measured)
+    return _report(delta, output, sides, changes, measured, names)
 
 
 def _kind(sides: list[Side]) -> str:
@@ -198,7 +201,12 @@ def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None
 
 
 def _report(
-    delta: Delta, output: Path, sides: list[Side], changes: list[Delta | None], measured: Measured
+    delta: Delta,
+    output: Path,
+    sides: list[Side],
+    changes: list[Delta | None],
+    measured: Measured,
+    base_names: list[str],
 ) -> DiffReport:
     dots = measured.dots
     norms = [dots[i][i] ** 0.5 for i in range(len(dots))]
@@ -227,7 +235,7 @@ def _report(
         retained=measured.written / dots[0][0] if measured.truncated else None,
         below_half_ulp=below,
         untied=delta.untied,
-        warnings=_warnings(below, measured, sides),
+        warnings=_warnings(below, measured, base_names),
     )
 
 
@@ -238,12 +246,18 @@ def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _warnings(below_half_ulp: float | None, measured: Measured, sides: list[Side]) -> tuple[str, ...]:
+def _base_names(sides: list[Side]) -> list[str]:
+    """The different names of the sides' bases; copies of a model may differ in folder, owner and case."""
+    return list(
+        {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}.values()
+    )
+
+
+def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:
     warnings = []
-    names = {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}
-    if len(names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
+    if len(base_names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
         warnings.append(
-            f"the sides name different bases, {' and '.join(names.values())}: unless these are one model, "
+            f"the sides name different bases, {' and '.join(base_names)}: unless these are one model, "
             "their difference steers neither"
         )
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
