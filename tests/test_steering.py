@@ -59,8 +59,8 @@ def test_layout_is_the_bases(tmp_path: Path, bf16_case: tuple[Path, ...]) -> Non
 
 def test_k_0_gives_the_bases_bytes(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
     base, _, _, w = bf16_case
-    report = wsteer.steer(base, w, k=0, output=tmp_path / "steered")
-    assert report.gain is None
+    report = wsteer.steer(base, w, k=-0.0, output=tmp_path / "steered")
+    assert (report.gain, str(report.k)) == (None, "(0.0,)")
     for path in base.glob("*.safetensors"):
         assert (tmp_path / "steered" / path.name).read_bytes() == path.read_bytes()
 

@@ -315,6 +315,7 @@ def test_layers_names_and_layer_scale_select_what_is_steered(tmp_path: Path, tin
     cases = [
         (Selection(layers=[1]), {names[2]: 1, names[3]: 1}),
         (Selection(include="up_proj", exclude=r"layers\.2"), {names[1]: 1, names[3]: 1}),
+        (Selection(include="layernorm", layer_scale=(0, 1)), {names[2]: 0.5, names[4]: 1}),
         (
             Selection(include="layernorm|model.norm", layer_scale=(0.5, 1.5)),
             {names[0]: 0.5, names[2]: 1, names[4]: 1.5, "model.norm.weight": 0.5},
@@ -329,6 +330,7 @@ def test_layers_names_and_layer_scale_select_what_is_steered(tmp_path: Path, tin
         (Selection(layers=[7]), "has nothing in"),
         (Selection(include="nowhere"), "leave nothing"),
         (Selection(exclude="("), "no regular expression"),
+        (Selection(layers=[0], layer_scale=(0, 1)), "--layer-scale 0:1 leaves nothing"),
     ]:
         with pytest.raises(WsteerError, match=reason):
             wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tmp_path / "x", selection=selection)

@@ -142,13 +142,16 @@ class Delta:
         """Each decoder block's change times a factor that runs linearly in depth from `first` to `last` (LiNeS).
 
         Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
-        `first`.
+        `first`. What is scaled by 0 is left out.
         """
         scaled = {}
         for name, terms in self.terms.items():
             layer = layer_of(name)
             factor = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
-            scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+            if factor != 0:
+                scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+        if not scaled:
+            raise WsteerError(f"--layer-scale {first:g}:{last:g} leaves nothing of the delta")
         return replace(self, terms=scaled)
 
     def __mul__(self, factor: float) -> "Delta":
