@@ -431,3 +431,9 @@ def test_a_wide_table_is_shown_by_its_largest_cosines(tmp_path: Path, cli: Cli) 
     cosines = json.loads((tmp_path / "m" / "similarity.json").read_text())["cosines"]
     largest = sorted({abs(c) for row in cosines for c in row if c != 1.0})[::-1]
     assert values == [pytest.approx(c, abs=5e-4) for c in largest[:2]]
+
+
+def test_options_that_would_be_ignored_are_usage_errors(tmp_path: Path, adapters: tuple[Path, Path], cli: Cli) -> None:
+    ran = cli("monitor", adapters[0], "--of", adapters[1], "--watch", "--group", "a=b", "-o", tmp_path / "m")
+    assert ran.code == 2
+    assert "--group: it is not used with --watch" in " ".join(ran.err.split())
