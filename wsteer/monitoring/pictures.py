@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
@@ -144,6 +145,7 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
             )
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("cosine")
     axes.set_title(each.run, fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
@@ -175,6 +177,7 @@ def projection_picture(found: Sequence["Projection"]) -> Figure:
             axes.fill_between(blocks, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xlabel("decoder block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"projection on {delta}", parse_math=False)
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
         axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
