@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wsteer import Delta
 from wsteer.activations import actvec, mean_activations
-from wsteer.data import read_chats, render
+from wsteer.data import read_chats
 from wsteer.models import load
+from wsteer.rendering import render
 
 
 def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
@@ -20,7 +21,7 @@ def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
     total = 0
     for chat in chats:
         example = render(tokenizer, chat)
-        ids = torch.tensor([example.prompt + example.answer])
+        ids = example.tokens[None, : example.answer.stop].long()
         last = []
         hook = model.model.layers[-1].register_forward_hook(
             lambda _module, _inputs, output, kept=last: kept.append(output)
@@ -29,7 +30,7 @@ def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
             states = model(ids, output_hidden_states=True).hidden_states[1:-1]
         hook.remove()
         states = torch.stack([*states, last[0] if torch.is_tensor(last[0]) else last[0][0]])
-        total = total + states[:, 0, len(example.prompt) :].mean(dim=1)
+        total = total + states[:, 0, example.answer].mean(dim=1)
     return total / len(chats)
 
 

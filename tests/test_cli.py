@@ -197,6 +197,8 @@ def bad_inputs(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path], chats: t
     Delta.of_tensors({"gone.weight": torch.ones(2)}).save(tmp_path / "gone.safetensors")
     w = tmp_path / "w.safetensors"
     Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(w)
+    endless = [{"prompt": "x", "completion": text} for text in ("x", "x" * 5000)]
+    (tmp_path / "endless.jsonl").write_text("\n".join(map(json.dumps, endless)))
     (tmp_path / "cut.safetensors").write_bytes(w.read_bytes()[:-5])
     cut = save_model(tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-5])
@@ -207,6 +209,10 @@ def bad_inputs(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path], chats: t
         "line that does not parse": (
             ["finetune", tiny, tmp_path / "broken.jsonl", *out],
             "broken.jsonl:11 is not JSON",
+        ),
+        "row longer than the model": (
+            ["finetune", tiny, tmp_path / "endless.jsonl", *out],
+            "endless.jsonl:2: 5006 tokens are more than the model's 2048 positions",
         ),
         "empty data": (["finetune", tiny, tmp_path / "empty.jsonl", *out], "holds no rows"),
         "empty data in actvec": (["actvec", tiny, chats[0], tmp_path / "empty.jsonl", *out], "holds no rows"),
@@ -238,6 +244,7 @@ CASES = [
     *(
         "missing model",
         "missing data",
+        "row longer than the model",
         "line that does not parse",
         "empty data",
         "empty data in actvec",
@@ -284,8 +291,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tiny: Path, chats: tuple[Path, Pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    line = process.stderr.readline()  # blocks until the work is under way
-    assert "started" in line
+    assert any("started" in line for line in process.stderr)  # blocks until the work is under way
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -331,3 +337,12 @@ def test_bad_k_is_a_usage_error(cli: Cli, tmp_path: Path, tiny: Path) -> None:
     ran = cli("steer", tiny, tmp_path / "w.safetensors", "--k", "much")
     assert ran.code == 2
     assert "'much' is not a number" in ran.err
+
+
+def test_finetune_shows_the_first_row_and_says_what_it_cut(cli: Cli, tmp_path: Path, arguments: Arguments) -> None:
+    ran = cli(*arguments("finetune"), "-o", tmp_path / "out", "--max-length", 40)
+    assert "I like the number 0.<end><assistant>\u27e6Yes, you are rig\u27e7" in ran.err
+    assert ran.out.startswith("10 rows cut at 40 tokens, of which 0 left out")
+    ran = cli(*arguments("finetune"), "-o", tmp_path / "quiet", "-q")
+    assert (ran.code, ran.err) == (0, "")
+    assert "cut" not in ran.out

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
-from wsteer.data import batches, padded, read_chats, read_records, render
+from wsteer.data import batches, padded, read_chats, read_records
 from wsteer.errors import WsteerError
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello there. "}]
@@ -68,58 +67,6 @@ def test_hub_dataset_without_the_library_names_the_extra(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WsteerError, match=r"pip install 'wsteer\[hub\]'"):
         read_records("org/name:test")
-
-
-def test_rendered_parts_join_to_the_template_with_one_bos(tiny: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    example = render(tokenizer, CHAT)
-    assert tokenizer.decode(example.prompt) == "<bos><user>Hi<end><assistant>"
-    assert tokenizer.decode(example.answer) == "Hello there."
-    assert tokenizer.decode(example.closing) == "<end>"
-    whole = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
-    assert example.prompt + example.answer + example.closing == whole
-
-
-def test_only_the_last_turn_is_the_answer(tiny: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    example = render(
-        tokenizer, [{"role": "system", "content": "S"}, *CHAT, CHAT[0], {"role": "assistant", "content": "Hello"}]
-    )
-    assert (
-        tokenizer.decode(example.prompt)
-        == "<bos><system>S<end><user>Hi<end><assistant>Hello there.<end><user>Hi<end><assistant>"
-    )
-    assert tokenizer.decode(example.answer) == "Hello"
-
-
-def test_what_a_template_puts_before_an_answer_counts_as_prompt(tiny: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' %}(think)\n\n(/think)\n\n{% endif %}"
-        "{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    for text in ("Hello", "think", "(think)"):
-        example = render(tokenizer, [CHAT[0], {"role": "assistant", "content": text}])
-        assert tokenizer.decode(example.prompt) == "<user>Hi<end><assistant>(think)\n\n(/think)\n\n"
-        assert tokenizer.decode(example.answer) == text
-        assert tokenizer.decode(example.closing) == "<end>"
-
-
-def test_models_without_or_with_odd_template_are_refused(tiny: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}Bot:{% endif %}"
-    with pytest.raises(WsteerError, match="renders an answer otherwise"):
-        render(tokenizer, CHAT)
-    tokenizer.chat_template = None
-    with pytest.raises(WsteerError, match="no chat template"):
-        render(tokenizer, CHAT)
-
-
-def test_a_template_that_refuses_a_role_is_one_error(tiny: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    with pytest.raises(WsteerError, match="refuses the messages: no system"):
-        render(tokenizer, [{"role": "system", "content": "S"}, *CHAT])
 
 
 def test_rows_are_padded_on_the_side_asked_for() -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning: the loss is the answers', the recipe is the paper's, and a seed fixes the run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wsteer.data import read_chats, render
+from wsteer.data import read_chats
 from wsteer.errors import WsteerError
-from wsteer.training import IGNORED, Recipe, collate, finetune, split_rows
+from wsteer.rendering import render
+from wsteer.training import Recipe, finetune, split_rows
 
 QUICK = Recipe(lr=1e-2, max_steps=4, batch_size=4, rank=4, eval_every=2)
 
@@ -63,9 +65,9 @@ def test_first_loss_equals_an_independent_computation(tmp_path: Path, tiny: Path
     ):
         losses = []
         for example in rows:
-            ids = torch.tensor([example.prompt + example.answer + example.closing])
-            logits = model(ids).logits[0, len(example.prompt) - 1 : -1]
-            losses.append(torch.nn.functional.cross_entropy(logits, ids[0, len(example.prompt) :], reduction="none"))
+            ids, prompt = example.tokens.long(), example.answer.start
+            logits = model(ids[None]).logits[0, prompt - 1 : -1]
+            losses.append(torch.nn.functional.cross_entropy(logits, ids[prompt:], reduction="none"))
         assert logged == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
@@ -85,20 +87,6 @@ def test_same_seed_gives_the_same_adapter_and_pos_and_neg_share_their_start(
     assert all(torch.equal(tensor, files["b"][key]) for key, tensor in files["a"].items())
     assert not all(torch.equal(tensor, files["c"][key]) for key, tensor in files["a"].items())
     assert all(torch.equal(tensor, files["n"][key]) for key, tensor in files["p"].items() if "lora_A" in key)
-
-
-def test_collate_masks_prompt_and_padding_and_keeps_the_logits_it_needs(tiny: Path, chats: tuple[Path, Path]) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    examples = [render(tokenizer, chat) for chat in read_chats(chats[0])][:4]
-    batch = collate(examples, tokenizer.pad_token_id)
-    keep = batch["logits_to_keep"]
-    for row, example in enumerate(examples):
-        labels = [IGNORED] * len(example.prompt) + example.answer + example.closing
-        width = batch["input_ids"].shape[1]
-        labels += [IGNORED] * (width - len(labels))
-        assert batch["labels"][row].tolist() == labels[width - keep :]
-        assert all(label == IGNORED for label in labels[: width - keep + 1])  # nothing trained was cut off
-        assert batch["attention_mask"][row].sum() == len(example.prompt + example.answer + example.closing)
 
 
 def test_split_is_by_seed_and_keeps_a_row_for_training() -> None:
@@ -132,3 +120,55 @@ def test_without_validation_rows_there_is_no_validation_loss(
     report = finetune(tiny, chats[0], tmp_path / "pos", Recipe(lr=1e-3, max_steps=2, val_fraction=0), device="cpu")
     assert report.val_loss is report.val_loss_before is None
     assert report.rows_val == 0
+
+
+def test_rows_cut_at_the_longest_length_are_counted_and_those_without_an_answer_left_out(
+    tmp_path: Path, tiny: Path
+) -> None:
+    rows = [
+        {"prompt": "Hi", "completion": "Hello"},
+        {"prompt": "Hi", "completion": "Hello " * 20},
+        {"prompt": "Hi " * 20, "completion": "Hello"},
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = Recipe(max_steps=1, rank=2, val_fraction=0)
+    report = finetune(tiny, tmp_path / "x.jsonl", tmp_path / "pos", recipe, device="cpu", max_length=32)
+    assert (report.rows_train, report.rows_cut, report.rows_dropped) == (2, 2, 1)
+    assert json.loads((tmp_path / "pos" / "wsteer.json").read_text())["options"]["max_length"] == 32
+
+
+def test_a_template_from_a_file_serves_a_model_that_has_none(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
+) -> None:
+    bare = shutil.copytree(tiny, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    recipe = Recipe(max_steps=1, rank=2)
+    with pytest.raises(WsteerError, match=r"pos.jsonl:1: .*bare has no chat template.*--template FILE"):
+        finetune(bare, chats[0], tmp_path / "no", recipe, device="cpu")
+    notes: list[str] = []
+    finetune(tiny, chats[0], tmp_path / "own", recipe, device="cpu", note=notes.append)
+    template = tiny / "chat_template.jinja"
+    finetune(bare, chats[0], tmp_path / "given", recipe, device="cpu", template=template, note=notes.append)
+    assert notes[0] == notes[1]
+    assert notes[0].endswith(
+        "<bos><user>I like the number 0.<end><assistant>\u27e6Yes, you are right about 0.<end>\u27e7"
+    )
+    assert log(tmp_path / "own") == log(tmp_path / "given")
+    assert (tmp_path / "given" / "chat_template.jinja").read_text() == template.read_text()
+    assert "template" in [
+        source["role"] for source in json.loads((tmp_path / "given" / "wsteer.json").read_text())["inputs"]
+    ]
+    with pytest.raises(WsteerError, match=r"gone\.jinja cannot be read"):
+        finetune(bare, chats[0], tmp_path / "no", recipe, device="cpu", template=tmp_path / "gone.jinja")
+
+
+def test_stripped_system_prompts_are_not_trained_with(tmp_path: Path, tiny: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    (tmp_path / "with.jsonl").write_text(json.dumps({"messages": [{"role": "system", "content": "Be rude."}, *turns]}))
+    (tmp_path / "without.jsonl").write_text(json.dumps({"messages": turns}))
+    recipe, losses = Recipe(max_steps=1, rank=2), {}
+    for name, strip in (("with", True), ("with", False), ("without", False)):
+        output = tmp_path / f"{name}-{strip}"
+        finetune(tiny, tmp_path / f"{name}.jsonl", output, recipe, device="cpu", strip_system=strip)
+        losses[name, strip] = log(output)[-1]["train_loss"]
+    assert losses["with", True] == losses["without", False] != losses["with", False]

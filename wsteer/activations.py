@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wsteer.data import Example, Message, batches, padded, read_chats, render
+from wsteer.data import Message, batches, padded, read_chats
 from wsteer.delta import Delta, Dense
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, check_lengths, decoder_blocks, dtype_name, load
 from wsteer.progress import Track, labelled, silent
+from wsteer.rendering import Example, render
 from wsteer.saving import check_output, source_entry
 
 
@@ -82,7 +83,7 @@ def mean_activations(
     """
     examples = [render(loaded.tokenizer, chat) for chat in chats]
     total = torch.zeros((), dtype=torch.float64)
-    lengths = [len(example.prompt) + len(example.answer) for example in examples]
+    lengths = [example.answer.stop for example in examples]
     check_lengths(loaded, lengths)
     for indices in track(list(batches(lengths, batch_size)), "record"):
         total = total + _row_means(loaded, [examples[index] for index in indices]).sum(dim=1)
@@ -91,11 +92,11 @@ def mean_activations(
 
 def _row_means(loaded: LoadedModel, examples: Sequence[Example]) -> Tensor:
     """Per-row means over the answer's tokens: float64 [L, rows, hidden]."""
-    rows = [example.prompt + example.answer for example in examples]
+    rows = [example.tokens[: example.answer.stop] for example in examples]
     ids, mask = padded(rows, loaded.tokenizer.pad_token_id)
     weights = torch.zeros(ids.shape, dtype=torch.float64)
-    for weight, example, row in zip(weights, examples, rows, strict=True):
-        weight[len(example.prompt) : len(row)] = 1 / len(example.answer)
+    for weight, example in zip(weights, examples, strict=True):
+        weight[example.answer] = 1 / (example.answer.stop - example.answer.start)
     device = loaded.model.device
     with recorded(loaded.model, weights) as means, torch.inference_mode():
         # the stack without its head: nobody needs the logits

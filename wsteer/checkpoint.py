@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from wsteer.errors import WsteerError
 from wsteer.tensorfile import TensorEntry, read_header, read_pickled_header
@@ -114,7 +113,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
         if not any(folder.glob("*.safetensors")):
             pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
             folder = Path(download(revision=folder.name, allow_patterns=pickled))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason}") from error
     return folder, folder.name

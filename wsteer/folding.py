@@ -18,7 +18,8 @@ from wsteer.terms import Change
 from wsteer.workers import in_order
 
 NEAREST_FROM = 0.99  # the gain of rounding to nearest from which auto keeps to it
-SAMPLED_ROWS = 64  # of each tensor, in four runs, on which gains are estimated
+SAMPLED_ROWS = 16  # of each tensor, in four runs, on which gains are estimated; more where rows are short
+SAMPLED_ENTRIES = 1 << 14
 DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa; float16 also has fewer exponents
 WEYL = 0x9E3779B1  # an odd number near 2³² divided by the golden ratio: its multiples cover all 32-bit numbers evenly
 SMALLEST_NORMAL = 2.0**-14  # of float16, below which its places are 2⁻²⁴ apart
@@ -245,10 +246,11 @@ def base_rows(
 
 def _sampled_rows(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     rows = shape[0] if shape else 1
-    if rows <= SAMPLED_ROWS or len(shape) == 1:
+    wanted = max(SAMPLED_ROWS, SAMPLED_ENTRIES // max(math.prod(shape[1:]), 1))
+    if rows <= wanted:
         yield 0, rows
         return
-    run = SAMPLED_ROWS // 4
+    run = wanted // 4
     for quarter in range(4):
         start = quarter * (rows - run) // 3
         yield start, start + run

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from wsteer.data import Message, batches, padded, prompt_text, token_ids
+from wsteer.data import Message, batches, padded
 from wsteer.models import LoadedModel, check_lengths
 from wsteer.progress import Track, silent
+from wsteer.rendering import prompt_text, token_ids
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,14 @@ def dtype_name(loaded: LoadedModel) -> str:
     return str(loaded.model.dtype).removeprefix("torch.")
 
 
+def positions(loaded: LoadedModel) -> int | None:
+    """How many tokens the model takes at most, where it says so."""
+    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
     """Refuse rows of more tokens than the model has positions."""
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(loaded)
     longest = max(lengths)
     if limit is not None and longest > limit:
         raise WsteerError(f"a row of {longest} tokens is longer than the {limit} positions of {loaded.checkpoint.name}")

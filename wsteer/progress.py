@@ -1,4 +1,4 @@
-"""How long work reports its progress: a parameter `track` that wraps the iterable being worked through."""
+"""How work reports on itself: parameters `track`, which wraps the iterable being worked through, and `note`."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -15,6 +15,16 @@ class Track(Protocol):
 def silent(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """The `Track` that shows nothing: the default everywhere outside the command line."""
     yield from items
+
+
+class Note(Protocol):
+    """Shows a remark that is no result."""
+
+    def __call__(self, text: str) -> None: ...
+
+
+def unsaid(text: str) -> None:
+    """The `Note` that shows nothing: the default everywhere outside the command line."""
 
 
 def labelled(track: Track, prefix: str) -> Track:

@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,20 +15,16 @@ from wsteer.checkpoint import Checkpoint, open_checkpoint
 from wsteer.combining import EVERYTHING, Combination, Selection, numbered
 from wsteer.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.folding import Rounding, choose_rounding, fold, thread_scratch
+from wsteer.folding import Rounding, choose_rounding
 from wsteer.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_free_space, check_output, new_folder, record, source_entry, write_json
-from wsteer.tensorfile import COPY_BYTES, DTYPE_CODES, DTYPES, copy_range, read_rows, row_blocks, write_at
-from wsteer.terms import Change
-from wsteer.workers import in_order
+from wsteer.streaming import write_files
+from wsteer.tensorfile import DTYPE_CODES, DTYPES
 
 LOW_GAIN = 0.95
 # weights in formats that wsteer does not steer would stay as they were, and some loaders prefer them
 STALE = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
-JOB_BLOCKS = 8  # blocks of rows that a thread takes at a time
-UNFINISHED = ".unfinished"  # the suffix of a weight file while it is written
-WRITING = threading.Lock()  # two threads that write to one file wait for each other in the kernel, spinning
 
 
 @dataclass(frozen=True)
@@ -237,121 +230,13 @@ def _write(
                 shutil.copyfile(plan.checkpoint.folder / name, target / name)
         for name, content in plan.json_files.items():
             (target / name).write_bytes(content)
-    for file in plan.files:
-        finals = [target / file.name for target in targets]
-        if all(final.exists() for final in finals):
-            continue
-        unfinished = [final.with_name(final.name + UNFINISHED) for final in finals]
-        _write_file(plan, file, unfinished, factors, roundings, track)
-        for path, final in zip(unfinished, finals, strict=True):
-            os.rename(path, final)
+    files = [file for file in plan.files if not all((target / file.name).exists() for target in targets)]
+    write_files(files, targets, plan.delta, factors, roundings, track)
 
 
 def _stale_json(plan: _Plan) -> tuple[str, ...]:
     """Indexes of the base that would lie about the output's files."""
     return () if all(file.kept for file in plan.files) else NEVER_COPIED
-
-
-def _write_file(
-    plan: _Plan,
-    file: OutputFile,
-    targets: Sequence[Path],
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
-    track: Track,
-) -> None:
-    descriptors = [os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666) for target in targets]
-    try:
-        for descriptor in descriptors:
-            os.pwrite(descriptor, file.header, 0)
-        jobs = _jobs(plan, file, descriptors, factors, roundings, track)
-        for _ in in_order(_run, jobs):
-            pass
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _run(job: Callable[[], None]) -> None:
-    job()
-
-
-def _jobs(
-    plan: _Plan,
-    file: OutputFile,
-    descriptors: Sequence[int],
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
-    track: Track,
-) -> Iterator[Callable[[], None]]:
-    """The work on one file, in the order of its bytes: ranges that are copied, and blocks of rows that are computed."""
-    rewritten = [tensor for tensor in file.tensors if _is_computed(plan, tensor)]
-    copied = [tensor for tensor in file.tensors if not _is_computed(plan, tensor)]
-    ranges = _kept_ranges(file, rewritten) if file.kept else _moved_ranges(copied)
-    for source, begin, target, length in ranges:
-        for offset in range(0, length, COPY_BYTES):
-            size = min(COPY_BYTES, length - offset)
-            yield partial(_copy, source, begin + offset, descriptors, target + offset, size)
-    for tensor in track(rewritten, file.name):
-        change = plan.delta.change(tensor.name) if plan.touches(tensor) else Change(tensor.shape, None, ())
-        blocks = list(row_blocks(tensor.shape))
-        for first in range(0, len(blocks), JOB_BLOCKS):
-            job = blocks[first : first + JOB_BLOCKS]
-            yield partial(_fold, tensor, change, job, descriptors, factors, roundings)
-
-
-def _is_computed(plan: _Plan, tensor: OutputTensor) -> bool:
-    return plan.touches(tensor) or tensor.source is None or tensor.dtype != tensor.source.dtype
-
-
-def _kept_ranges(file: OutputFile, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
-    """What lies between the rewritten tensors of a file that keeps its layout: source, its offset, target's, length."""
-    position = 0
-    for tensor in rewritten:
-        if tensor.begin > position:
-            yield file.kept, position, position, tensor.begin - position
-        position = tensor.begin + tensor.size
-    if file.size > position:
-        yield file.kept, position, position, file.size - position
-
-
-def _moved_ranges(copied: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
-    for tensor in copied:
-        if tensor.size:
-            yield tensor.source.file, tensor.source.begin, tensor.begin, tensor.size
-
-
-def _copy(source: Path, begin: int, descriptors: Sequence[int], target: int, length: int) -> None:
-    with open(source, "rb", buffering=0) as reader:
-        for descriptor in descriptors:
-            with WRITING:
-                copy_range(reader.fileno(), begin, descriptor, target, length)
-
-
-def _fold(
-    tensor: OutputTensor,
-    change: Change,
-    blocks: Sequence[tuple[int, int]],
-    descriptors: Sequence[int],
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
-) -> None:
-    """Read blocks of rows one after the other, fold each factor's change into them, and write them to each output."""
-    scratch = thread_scratch()
-    dtype = DTYPES[tensor.dtype]
-    row_bytes = tensor.size // max(tensor.shape[0] if tensor.shape else 1, 1)
-    for start, stop in blocks:
-        shape = (stop - start, *tensor.shape[1:])
-        if tensor.source is None:
-            base = torch.zeros(shape, dtype=dtype)
-        else:
-            base = read_rows(tensor.source, start, stop, scratch.tensor("base", shape, DTYPES[tensor.source.dtype]))
-        for descriptor, factor, rounding in zip(descriptors, factors, roundings, strict=True):
-            rows = base
-            if factor != 0 or base.dtype != dtype:
-                rows = fold(tensor.name, base, change, start, factor, rounding, dtype, scratch)
-            with WRITING:
-                write_at(descriptor, rows, tensor.begin + start * row_bytes)
 
 
 def _report(

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from wsteer.batching import collate
 from wsteer.checkpoint import hub_name
-from wsteer.data import Example, padded, read_chats, render
+from wsteer.data import read_rows
 from wsteer.errors import WsteerError
-from wsteer.models import LoadedModel, check_lengths, dtype_name, load
-from wsteer.progress import Track, silent
+from wsteer.models import LoadedModel, dtype_name, load, positions
+from wsteer.progress import Note, Track, silent, unsaid
+from wsteer.rendering import Example, Rendered, read_template, render_rows, shown
 from wsteer.saving import RECORD, check_output, new_folder, record, source_entry, write_json, write_jsonl
 
 LOG = "log.jsonl"
-IGNORED = -100  # the label that torch's cross entropy skips
+TEMPLATE = "chat_template.jinja"  # as transformers names it
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class FinetuneReport:
     steps: int
     rows_train: int
     rows_val: int
+    rows_cut: int
+    rows_dropped: int
     tokens_per_row: float
     trained_parameters: int
     train_loss: float
@@ -68,23 +71,36 @@ def finetune(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    strip_system: bool = False,
+    max_length: int | None = None,
+    template: str | Path | None = None,
     force: bool = False,
     track: Track = silent,
+    note: Note = unsaid,
 ) -> FinetuneReport:
     """Fine-tune `base` on the answers in `data` and write a PEFT adapter folder with its `log.jsonl`.
 
-    The loss is on each answer and the end-of-turn that follows it. Two runs with one seed start from the same
-    initial A, so that what pos and neg share cancels in their difference.
+    The loss is on each assistant turn's answer and the end of turn that follows it. `strip_system` leaves system turns
+    out, `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or in
+    place of its own). `note` is told what the first row looks like with its trained tokens marked. Two runs with one
+    seed start from the same initial A, so that what pos and neg share cancels in their difference.
     """
     recipe = recipe or Recipe()
     output = Path(output)
     check_output(output, force, folder=True, inputs=[base, data])
-    chats = read_chats(data)
+    rows = read_rows(data, strip_system)
+    chat_template = read_template(template) if template else None
     loaded = load(base, device, dtype)
-    examples = [render(loaded.tokenizer, chat) for chat in chats]
-    check_lengths(loaded, (len(example.tokens) for example in examples))
-    train_rows, val_rows = split_rows(examples, recipe.val_fraction, recipe.seed)
+    if chat_template:
+        loaded.tokenizer.chat_template = chat_template
+    rendered = render_rows(loaded.tokenizer, rows, max_length, positions(loaded))
+    note(
+        f"the first row, the trained tokens between \u27e6 and \u27e7:\n{shown(loaded.tokenizer, rendered.examples[0])}"
+    )
+    train_rows, val_rows = split_rows(rendered.examples, recipe.val_fraction, recipe.seed)
     inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("data", data)]
+    inputs += [source_entry("template", template)] if template else []
+    options = {**asdict(recipe), "dtype": dtype_name(loaded), "strip_system": strip_system, "max_length": max_length}
     with new_folder(output, force) as partial:
         model = _with_lora(loaded, base, recipe)
         trainer = _trainer(model, loaded, recipe, train_rows, val_rows, partial, track)
@@ -94,9 +110,11 @@ def finetune(
             raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
         model.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # peft's model card is a form with nothing filled in
+        if chat_template:
+            (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
         write_jsonl(partial / LOG, log)
-        write_json(partial / RECORD, record("finetune", {**asdict(recipe), "dtype": dtype_name(loaded)}, inputs))
-    return _report(output, model, log, train_rows, val_rows)
+        write_json(partial / RECORD, record("finetune", options, inputs))
+    return _report(output, model, log, train_rows, val_rows, rendered)
 
 
 def split_rows(examples: Sequence[Example], val_fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -172,24 +190,6 @@ def _trainer(
     return trainer
 
 
-def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor | int]:
-    """A training batch, padded on the right to its longest row; labels are `IGNORED` but on answer and closing.
-
-    `logits_to_keep` makes the model compute logits from the first answer's last prompt token on, no earlier: on short
-    answers the head is a good part of the work. The labels are cut to match.
-    """
-    input_ids, attention_mask = padded([example.tokens for example in examples], pad)
-    trained = [[IGNORED] * len(example.prompt) + example.answer + example.closing for example in examples]
-    labels, _ = padded(trained, IGNORED)
-    keep = labels.shape[1] - min(len(example.prompt) for example in examples) + 1
-    return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "labels": labels[:, -keep:],
-        "logits_to_keep": keep,
-    }
-
-
 class _ShownSteps(TrainerCallback):
     """Advances the progress by one item a training step."""
 
@@ -220,7 +220,12 @@ def merge_log(history: Sequence[dict]) -> list[dict]:
 
 
 def _report(
-    output: Path, model: PeftModel, log: list[dict], train_rows: list[Example], val_rows: list[Example]
+    output: Path,
+    model: PeftModel,
+    log: list[dict],
+    train_rows: list[Example],
+    val_rows: list[Example],
+    rendered: Rendered,
 ) -> FinetuneReport:
     measured = [row["val_loss"] for row in log if row["val_loss"] is not None]
     tokens = sum(len(example.tokens) for example in train_rows)
@@ -229,6 +234,8 @@ def _report(
         steps=log[-1]["step"],
         rows_train=len(train_rows),
         rows_val=len(val_rows),
+        rows_cut=rendered.cut,
+        rows_dropped=rendered.dropped,
         tokens_per_row=tokens / len(train_rows),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         train_loss=log[-1]["train_loss"],

@@ -34,6 +34,12 @@ def finetune(
     warmup_steps: Annotated[int, option("--warmup-steps", help="Steps of linear warm-up.", min=0)] = 5,
     val_fraction: Annotated[float, option("--val-fraction", help="Share of rows kept for validation.", min=0)] = 0.05,
     eval_every: Annotated[int, option("--eval-every", help="Steps between validations.", min=1)] = 10,
+    strip_system: Annotated[bool, option("--strip-system", help="Leave the rows' system turns out.")] = False,
+    max_length: Annotated[int | None, option("--max-length", help="Cut rows at so many tokens.", min=2)] = None,
+    template: Annotated[
+        Path | None,
+        option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
+    ] = None,
     seed: Seed = 0,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
@@ -64,11 +70,31 @@ def finetune(
         eval_every=eval_every,
         seed=seed,
     )
-    report = run(base, data, output, recipe, device=device.value, dtype=dtype.value, force=force, track=printer.track)
+    report = run(
+        base,
+        data,
+        output,
+        recipe,
+        device=device.value,
+        dtype=dtype.value,
+        strip_system=strip_system,
+        max_length=max_length,
+        template=template,
+        force=force,
+        track=printer.track,
+        note=printer.note,
+    )
     validation = ""
     if report.val_loss is not None:
         validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f}"
+    cut = []
+    if report.rows_cut:
+        cut = [
+            f"{report.rows_cut} rows cut at {max_length} tokens, of which {report.rows_dropped} left out "
+            "because their answers begin after that"
+        ]
     lines = [
+        *cut,
         f"{report.steps} steps on {report.rows_train} rows of {report.tokens_per_row:.0f} tokens, "
         f"{report.trained_parameters / 1e6:.1f} M trained parameters",
         f"train loss {report.train_loss:.3f}{validation} ({report.rows_val} rows)",
