@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.folding import stored_tensors
+from tests.folding import adapter_factors, stored_tensors
 from tests.hub_server import COMMIT, serve
 from tests.merging import train
 from wsteer import Delta, diff
@@ -36,6 +36,19 @@ def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"] + 1)
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "org/gone is neither a folder nor to be had from the Hub" in gone.stderr
+
+
+def test_adapters_and_checkpoints_are_monitored_by_their_hub_ids(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    with serve({"models/org/tiny": tiny, "models/org/run": adapters[1]}) as endpoint:
+        common = ["--base", "org/tiny", "-o", "m", "--json", "-q"]
+        done = wsteer(tmp_path, endpoint, "monitor", adapters[0], "--of", "org/run", "org/run@main", *common)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"] == ["run", "run@main"]
+    expected = Delta.of_factors(adapter_factors(adapters[0])).cosine(Delta.of_factors(adapter_factors(adapters[1])))
+    assert [row[0] for row in found["cosines"]] == pytest.approx([expected] * 2, abs=1e-9)
 
 
 def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
