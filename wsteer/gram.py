@@ -140,8 +140,13 @@ def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: 
     sources = TermRows(terms, torch.float64)
     dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
-    for start, stop in row_blocks(terms[0].shape):
-        block = torch.stack([rows.double().flatten() for rows in sources.rows(start, stop)])
+    blocks = list(row_blocks(terms[0].shape))
+    columns = torch.Size(terms[0].shape[1:]).numel()
+    buffer = torch.empty(len(terms), blocks[0][1] * columns if blocks else 0, dtype=torch.float64)
+    for start, stop in blocks:
+        block = buffer[:, : (stop - start) * columns]
+        for row, rows in zip(block, sources.rows(start, stop), strict=True):
+            row.copy_(rows.flatten())
         block = block if plain else coefficients @ block
         dots += block @ block.T
         for j, space in enumerate(spaces.values()):
