@@ -50,7 +50,8 @@ def _floor_lines(found: "Similarity") -> list[str]:
     floors = [floor for row in found.floor for floor in row if floor is not None]
     if not floors:
         return []
-    spread = f"{min(floors):.2g}" + (f" to {max(floors):.2g}" if max(floors) > min(floors) else "")
+    low, high = f"{min(floors):.2g}", f"{max(floors):.2g}"
+    spread = low if low == high else f"{low} to {high}"
     return ["", f"* above the noise floor (Holm's test at 5%); one standard deviation of noise is {spread}"]
 
 
