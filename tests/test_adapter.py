@@ -1,4 +1,4 @@
-"""Every kind of LoRA adapter gives the weights that peft's own merge gives; what cannot be exact is refused by name."""
+"""Every kind of LoRA adapter gives the weights that peft's own merge gives."""
 
 import json
 import shutil
@@ -6,102 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
 
 import wsteer
-from tests.conftest import SIZES, save_adapter, save_model
+from tests.conftest import save_adapter, save_model
+from tests.merging import adapter_on, check_equals_peft, save_architecture, steered_weights, train, weights
 from wsteer import Delta
 from wsteer.adapter import read_adapter
 from wsteer.errors import WsteerError
-
-MOE = {
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen2_moe": {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": 40,
-    },
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8},
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
-}
-EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-
-
-def save_architecture(folder: Path, model_type: str, **changes: object) -> Path:
-    """A tiny random checkpoint of any architecture that transformers knows."""
-    torch.manual_seed(0)
-    sizes = {**SIZES, "tie_word_embeddings": False, **MOE.get(model_type, {}), **changes}
-    if model_type == "gpt2":
-        sizes = {
-            "n_embd": 32,
-            "n_layer": 2,
-            "n_head": 4,
-            "n_positions": 64,
-            "vocab_size": SIZES["vocab_size"],
-            **changes,
-        }
-    config = transformers.AutoConfig.for_model(model_type, **sizes)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape))  # so that biases and norms are not all alike
-    model.save_pretrained(folder)
-    return folder
-
-
-def train(model: nn.Module, folder: Path, seed: int = 0, **config: object) -> Path:
-    """An adapter whose trainable values are moved at random, saved by peft."""
-    torch.manual_seed(seed)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **config}
-    adapted = get_peft_model(model, LoraConfig(**settings))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if parameter.requires_grad or "lora_" in name:
-                parameter.add_(0.05 * torch.randn(parameter.shape))
-    adapted.save_pretrained(folder)
-    return folder
-
-
-def adapter_on(base: Path, folder: Path, **config: object) -> Path:
-    """A moved adapter on the checkpoint `base`."""
-    return train(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder, **config)
-
-
-def weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights that a model runs with, float64: parameters, and the head where it is another tensor."""
-    found = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
-    return {**found, "the head": model.get_output_embeddings().weight.detach().double()}
-
-
-def steered_weights(base: Path, adapter: Path, folder: Path) -> dict[str, Tensor]:
-    """The weights of the float32 checkpoint that diff and steer make of an adapter, as transformers loads it."""
-    wsteer.diff(adapter, output=folder / "t.safetensors", force=True)
-    wsteer.steer(base, folder / "t.safetensors", k=1, output=folder / "steered", force=True)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder / "steered", dtype=torch.float32, output_loading_info=True
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"], info
-    return weights(model)
-
-
-def check_equals_peft(base: Path, adapter: Path, folder: Path) -> None:
-    """The steered checkpoint has the weights of peft's merge, and differs from the base."""
-    original = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    before = weights(original)
-    merged = weights(PeftModel.from_pretrained(original, adapter).merge_and_unload())
-    after = steered_weights(base, adapter, folder)
-    assert after.keys() == merged.keys()
-    assert any(not torch.equal(before[name], after[name]) for name in before)
-    for name, expected in merged.items():
-        torch.testing.assert_close(
-            after[name], expected, rtol=0, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
 
 BIASED = {"attention_bias": True, "mlp_bias": True}
 
@@ -111,6 +27,18 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
     [
         pytest.param({}, {}, id="LoRA on linear layers"),
         pytest.param({}, {"use_rslora": True}, id="rsLoRA"),
+        pytest.param(
+            {},
+            {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3, "v_proj": 0.7}},
+            id="rsLoRA with patterns",
+        ),
+        pytest.param(
+            {},
+            {"rank_pattern": {"proj": 2, r"layers\.1\.self_attn\.q_proj": 3, "q.proj": 6}},
+            id="patterns are regexes of whole parts, the first that fits counts",
+        ),
+        pytest.param({}, {"lora_alpha": 2.5}, id="an alpha that is no whole number"),
+        pytest.param({}, {"layers_to_transform": [1], "target_modules": ["q_proj"]}, id="one layer"),
         pytest.param(
             {},
             {"rank_pattern": {"q_proj": 2, "model.layers.1.mlp.up_proj": 8}, "alpha_pattern": {"q_proj": 3}},
@@ -130,11 +58,40 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
         pytest.param({}, {"modules_to_save": ["mlp"], "target_modules": ["q_proj"]}, id="modules_to_save of a block"),
         pytest.param({}, {"trainable_token_indices": [3, 7, 100]}, id="trainable_token_indices"),
         pytest.param({}, {"trainable_token_indices": {"embed_tokens": [5]}}, id="trainable_token_indices by name"),
+        pytest.param(BIASED, {"bias": "all", "use_dora": True}, id="bias=all with DoRA"),
+        pytest.param(
+            {},
+            {"target_modules": ["q_proj", "lm_head"], "trainable_token_indices": {"embed_tokens": [1, 2]}},
+            id="trainable tokens beside an adapted head",
+        ),
+        pytest.param(
+            {},
+            {"trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3]}},
+            id="trainable tokens of both",
+        ),
         pytest.param({}, {"init_lora_weights": "pissa"}, id="PiSSA"),
         pytest.param({}, {"init_lora_weights": "olora"}, id="OLoRA"),
+        *(
+            pytest.param({}, {"init_lora_weights": init, **config}, id=f"{init} with {name}")
+            for init in ("pissa", "olora")
+            for name, config in (
+                ("rsLoRA and patterns", {"use_rslora": True, "rank_pattern": {"q_proj": 2}}),
+                ("DoRA", {"use_dora": True}),
+                ("an embedding, which it leaves alone", {"target_modules": ["q_proj", "embed_tokens"]}),
+            )
+        ),
+        pytest.param({}, {"init_lora_weights": False}, id="random factors from the start"),
+        pytest.param({}, {"init_lora_weights": "eva"}, id="EVA"),
         pytest.param({}, {"init_lora_weights": "gaussian"}, id="gaussian init"),
+        pytest.param({}, {"init_lora_weights": "Gaussian"}, id="gaussian init in another case"),
+        pytest.param({}, {"init_lora_weights": "OLoRA"}, id="OLoRA in another case"),
         pytest.param({}, {"init_lora_weights": "orthogonal"}, id="orthogonal init"),
         pytest.param({}, {"init_lora_weights": "mica"}, id="MiCA"),
+        pytest.param(
+            {}, {"init_lora_weights": "mica", "target_modules": ["q_proj", "embed_tokens"]}, id="MiCA of an embedding"
+        ),
+        pytest.param({}, {"velora_config": VeloraConfig()}, id="VeLoRA, whose projection a merge does not use"),
+        pytest.param({}, {"monteclora_config": MontecloraConfig()}, id="MonteCLoRA, whose sampler it does not use"),
     ],
 )
 def test_steered_weights_equal_pefts_merge(tmp_path: Path, model: dict, config: dict) -> None:
@@ -143,14 +100,12 @@ def test_steered_weights_equal_pefts_merge(tmp_path: Path, model: dict, config: 
 
 
 def test_kasa_takes_the_smallest_singular_components_out_of_the_base(tmp_path: Path, tiny: Path) -> None:
-    from peft.tuners.lora.config import KasaConfig
-
-    check_equals_peft(tiny, adapter_on(tiny, tmp_path / "adapter", kasa_config=KasaConfig()), tmp_path)
+    for name, config in (("plain", {}), ("rsLoRA", {"use_rslora": True})):
+        folder = adapter_on(tiny, tmp_path / name, kasa_config=KasaConfig(), **config)
+        check_equals_peft(tiny, folder, tmp_path)
 
 
 def test_block_diagonal_factors_are_unfolded(tmp_path: Path, tiny: Path) -> None:
-    from peft.tuners.lora.config import BdLoraConfig
-
     blocks = BdLoraConfig(target_modules_bd_a=["o_proj"], target_modules_bd_b=["q_proj"], nblocks=2, match_strict=False)
     config = {"use_bdlora": blocks, "target_modules": ["q_proj", "o_proj", "up_proj"]}
     check_equals_peft(tiny, adapter_on(tiny, tmp_path / "adapter", **config), tmp_path)
@@ -162,8 +117,18 @@ def test_block_diagonal_factors_are_unfolded(tmp_path: Path, tiny: Path) -> None
         {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
         {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": False},
         {"target_modules": ["c_attn", "c_proj"], "use_dora": True, "fan_in_fan_out": True},
+        {"target_modules": ["c_attn", "c_proj"], "init_lora_weights": "pissa", "fan_in_fan_out": True},
+        {
+            "target_modules": ["c_attn", "c_proj"],
+            "use_dora": True,
+            "init_lora_weights": "pissa",
+            "fan_in_fan_out": True,
+        },
+        {"target_modules": ["attn.c_proj"], "init_lora_weights": "olora", "fan_in_fan_out": True},
+        {"target_modules": ["c_attn"], "lora_bias": True, "fan_in_fan_out": True},
+        {"target_modules": ["c_attn"], "bias": "all", "fan_in_fan_out": True},
     ],
-    ids=["LoRA", "whatever fan_in_fan_out says", "DoRA"],
+    ids=["LoRA", "whatever fan_in_fan_out says", "DoRA", "PiSSA", "PiSSA with DoRA", "OLoRA", "lora_bias", "bias=all"],
 )
 @pytest.mark.parametrize("prefix", [True, False], ids=["named as in memory", "files without transformer."])
 def test_conv1d_of_gpt2(tmp_path: Path, config: dict, prefix: bool) -> None:
@@ -182,49 +147,11 @@ def test_conv1d_and_the_head_together(tmp_path: Path) -> None:
     check_equals_peft(base, adapter_on(base, tmp_path / "adapter", **config), tmp_path)
 
 
-@pytest.mark.parametrize("model_type", list(MOE))
-def test_fused_experts_adapted_by_target_parameters(tmp_path: Path, model_type: str) -> None:
-    base = save_architecture(tmp_path / "base", model_type)
-    config = {"target_modules": ["q_proj"], "target_parameters": EXPERTS, "rank_pattern": {"experts.down_proj": 2}}
-    check_equals_peft(base, adapter_on(base, tmp_path / "adapter", **config), tmp_path)
-    names = Delta.load(tmp_path / "t.safetensors").terms
-    assert all(name in stored_names(base) for name in names)
-    assert any("experts" in name for name in names)
-
-
-def stored_names(folder: Path) -> set[str]:
-    return {name for path in folder.glob("*.safetensors") for name in load_file(path)}
-
-
-def test_a_plain_matrix_adapted_by_target_parameters(tmp_path: Path) -> None:
-    base = save_architecture(tmp_path / "base", "mixtral")
-    config = {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}
-    check_equals_peft(base, adapter_on(base, tmp_path / "adapter", **config), tmp_path)
-
-
-def test_experts_named_one_by_one_keep_the_names_of_the_files(tmp_path: Path) -> None:
-    """Adapters made by transformers 4, whose modules were the experts of the files."""
-    base = save_architecture(tmp_path / "base", "mixtral")
-    module = "model.layers.1.block_sparse_moe.experts.2.w1"
-    shape = load_file(base / "model.safetensors")[f"{module}.weight"].shape
-    torch.manual_seed(0)
-    lora_A, lora_B = torch.randn(4, shape[1]), torch.randn(shape[0], 4)
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    save_file(
-        {
-            f"base_model.model.{module}.lora_A.weight": lora_A,
-            f"base_model.model.{module}.lora_B.weight": lora_B,
-        },
-        folder / "adapter_model.safetensors",
-    )
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": str(base)}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    wsteer.diff(folder, output=tmp_path / "t.safetensors")
-    delta = Delta.load(tmp_path / "t.safetensors")
-    assert list(delta.terms) == [f"{module}.weight"]
-    change = delta.change(f"{module}.weight").rows(0, shape[0])
-    torch.testing.assert_close(change.double(), 2 * lora_B.double() @ lora_A.double(), rtol=1e-5, atol=1e-5)
+def test_embeddings_are_transposed_whatever_fan_in_fan_out_says(tmp_path: Path) -> None:
+    base = save_architecture(tmp_path / "base", "gpt2", tie_word_embeddings=False)
+    for fan_in_fan_out in (True, False):
+        config = {"target_modules": ["wte", "wpe", "c_attn"], "fan_in_fan_out": fan_in_fan_out}
+        check_equals_peft(base, adapter_on(base, tmp_path / f"adapter-{fan_in_fan_out}", **config), tmp_path)
 
 
 def test_adapters_of_the_inner_model_lack_its_prefix(tmp_path: Path, tiny: Path) -> None:
@@ -329,17 +256,6 @@ def test_what_both_sides_share_cancels_without_the_base(tmp_path: Path, tiny: Pa
             shutil.rmtree(side)
 
 
-def test_the_base_is_asked_for_where_it_decides(tmp_path: Path, tiny: Path) -> None:
-    base = Path(shutil.copytree(tiny, tmp_path / "base"))
-    saved = adapter_on(base, tmp_path / "saved", modules_to_save=["norm"])
-    dora = adapter_on(base, tmp_path / "dora", use_dora=True)
-    shutil.rmtree(base)
-    for folder in (saved, dora):
-        with pytest.raises(WsteerError, match="base"):
-            wsteer.diff(folder, output=tmp_path / "t.safetensors")
-        assert wsteer.diff(folder, output=tmp_path / "t.safetensors", base=tiny, force=True).parameters > 20
-
-
 def test_convolutions_are_read_like_pefts_layers(tmp_path: Path) -> None:
     """Vision encoders have them; the delta is that of peft's own layer, 1x1 and larger kernels."""
 
@@ -347,7 +263,7 @@ def test_convolutions_are_read_like_pefts_layers(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.point, self.wide = nn.Conv2d(6, 5, 1, bias=False), nn.Conv2d(5, 7, 3, bias=False)
-            self.line = nn.Conv1d(4, 6, 5, bias=False)
+            self.line, self.solid = nn.Conv1d(4, 6, 5, bias=False), nn.Conv3d(4, 5, (3, 2, 3), bias=False)
 
     torch.manual_seed(0)
     net = Net()
@@ -355,12 +271,13 @@ def test_convolutions_are_read_like_pefts_layers(tmp_path: Path) -> None:
     base.mkdir()
     save_file(net.state_dict(), base / "model.safetensors")
     (base / "config.json").write_text("{}")
-    config = {"target_modules": ["point", "wide", "line"], "task_type": None}
+    config = {"target_modules": ["point", "wide", "line", "solid"], "task_type": None, "rank_pattern": {"wide": 2}}
     folder = train(net, tmp_path / "adapter", **config)
     wsteer.diff(folder, output=tmp_path / "t.safetensors", base=base)
     delta = Delta.load(tmp_path / "t.safetensors")
-    assert set(delta.terms) == {"point.weight", "wide.weight", "line.weight"}
-    for name, layer in (("point", net.point), ("wide", net.wide), ("line", net.line)):
+    layers = {"point": net.point, "wide": net.wide, "line": net.line, "solid": net.solid}
+    assert set(delta.terms) == {f"{name}.weight" for name in layers}
+    for name, layer in layers.items():
         expected = layer.get_delta_weight("default")
         actual = delta.change(f"{name}.weight").rows(0, expected.shape[0])
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
@@ -389,20 +306,6 @@ def test_adapters_in_pytorchs_format_are_read_without_running_code(tmp_path: Pat
     assert (a - b).norm() < 1e-12 * a.norm()
 
 
-def test_an_adapter_of_another_model_lists_what_does_not_match(tmp_path: Path, tiny: Path, adapters) -> None:
-    gpt2 = save_architecture(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(WsteerError, match=r"model\.layers\.0.* and 18 more, which gpt2 lacks"):
-        wsteer.diff(adapters[0], output=tmp_path / "t.safetensors", base=gpt2)
-
-
-def test_a_resized_vocabulary_is_refused_with_the_reason(tmp_path: Path, tiny: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    model.resize_token_embeddings(270)
-    folder = train(model, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
-    with pytest.raises(WsteerError, match="the vocabulary was resized"):
-        wsteer.diff(folder, output=tmp_path / "t.safetensors")
-
-
 def test_base_is_recorded_by_name_and_fingerprint(adapters: tuple[Path, Path]) -> None:
     base = read_adapter(adapters[0]).base
     assert base["name"] == "tiny-llama"
@@ -410,82 +313,84 @@ def test_base_is_recorded_by_name_and_fingerprint(adapters: tuple[Path, Path]) -
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"peft_type": "XLORA"}, "XLORA"),
-        ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING"),
-        ({"alora_invocation_tokens": [1]}, "aLoRA"),
-        ({"arrow_config": {"top_k": 1}}, "Arrow"),
-        ({"use_qalora": True}, "QALoRA"),
-        ({"init_lora_weights": "loftq"}, "initialised by loftq"),
-        ({"init_lora_weights": "corda"}, "initialised by corda"),
-        ({"init_lora_weights": "lora_ga"}, "initialised by lora_ga"),
-        ({"init_lora_weights": "pissa_niter_4"}, "initialised by pissa_niter_4"),
-        ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"rank_pattern": {"(": 4}}, "no regex"),
-        ({"r": 5}, "has rank 4"),
-        ({"r": None}, "lacks the numbers"),
-        ({"lora_alpha": "16"}, "lacks the numbers"),
-        ({"rank_pattern": [1]}, "must be a dict"),
-    ],
+    "config", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}], ids=["plain", "rsLoRA", "patterns"]
 )
-def test_what_cannot_be_exact_is_refused_by_name(tmp_path: Path, tiny: Path, change: dict, named: str) -> None:
-    folder = save_adapter(tmp_path / "adapter", tiny, seed=1)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(WsteerError, match=named):
-        read_adapter(folder)
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_saved_against_its_initial_one_is_plain_lora(
+    tmp_path: Path, tiny: Path, init: str, config: dict
+) -> None:
+    """peft subtracts the initial factors, by twice the rank, when it is told where they are."""
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM", **config}
+    adapted = get_peft_model(model, LoraConfig(init_lora_weights=init, **settings))
+    adapted.peft_config["default"].init_lora_weights = True
+    adapted.save_pretrained(tmp_path / "initial")
+    adapted.peft_config["default"].init_lora_weights = init
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    folder, initial = tmp_path / "adapter", tmp_path / "initial"
+    adapted.save_pretrained(folder, path_initial_model_for_weight_conversion=initial)
+    merged, after = weights(adapted.merge_and_unload()), steered_weights(tiny, folder, tmp_path)
+    for name, expected in merged.items():
+        torch.testing.assert_close(after[name], expected, rtol=0, atol=5e-6)
 
 
-def test_gpt2s_names_need_the_base_since_their_orientation_is_its_architectures(tmp_path: Path, tiny: Path) -> None:
-    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
-    path = folder / "adapter_model.safetensors"
-    renamed = {
-        name.replace("model.layers.0.self_attn.q_proj", "transformer.h.0.attn.c_proj"): tensor
-        for name, tensor in load_file(path).items()
-        if "layers.0" in name
-    }
-    save_file(renamed, path)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gone"}))
-    with pytest.raises(WsteerError, match=r"may store its weight transposed.*--base"):
-        read_adapter(folder)
+def test_saved_modules_in_16_bits_replace_the_weights_of_a_16_bit_base(tmp_path: Path) -> None:
+    """peft keeps them in the model's dtype while the factors are float32: the change is from the base's own values."""
+    base = save_model(tmp_path / "base", dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    folder = train(model, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["lm_head", "norm"])
+    stored, before = load_file(folder / "adapter_model.safetensors"), load_file(base / "model.safetensors")
+    assert stored["base_model.model.lm_head.weight"].dtype == torch.bfloat16
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    delta = Delta.load(tmp_path / "t.safetensors")
+    for name in ("lm_head.weight", "model.norm.weight", "model.layers.1.input_layernorm.weight"):
+        expected = stored[f"base_model.model.{name}"].double() - before[name].double()
+        assert torch.equal(delta.change(name).rows(0, expected.shape[0]).double(), expected), name
+        wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "out", force=True, rounding="nearest")
+        assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], stored[f"base_model.model.{name}"])
 
 
-@pytest.mark.parametrize("record", ['{"inputs": 5}', '{"inputs": ["a"]}', "{}"])
-def test_a_strange_record_beside_the_adapter_does_no_harm(tmp_path: Path, tiny: Path, record: str) -> None:
-    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
-    (folder / "wsteer.json").write_text(record)
-    assert read_adapter(folder).base["name"] == "tiny-llama"
+@pytest.mark.parametrize("name", ["my_lora", "lora_A", "default_2"])
+def test_the_name_of_an_adapter_does_not_enter_its_keys(tmp_path: Path, tiny: Path, name: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]), adapter_name=name)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    adapted.save_pretrained(tmp_path / "out")
+    merged, after = weights(adapted.merge_and_unload()), steered_weights(tiny, tmp_path / "out", tmp_path)
+    for parameter, expected in merged.items():
+        torch.testing.assert_close(after[parameter], expected, rtol=0, atol=2e-6)
 
 
-def test_a_base_without_safetensors_is_known_by_name_alone(tmp_path: Path, tiny: Path) -> None:
-    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
-    (tmp_path / "binbase").mkdir()
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = str(tmp_path / "binbase")
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert read_adapter(folder).base == {"name": "binbase", "revision": None, "fingerprint": None}
-
-
-def test_broken_factors_are_refused(tmp_path: Path, tiny: Path) -> None:
-    folder = save_adapter(tmp_path / "adapter", tiny, seed=1, target_modules=["q_proj"])
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    name = next(name for name in tensors if "lora_B" in name)
-    save_file({**tensors, name: torch.empty(0)}, path)
-    with pytest.raises(WsteerError, match="have shapes"):
-        read_adapter(folder)
-    save_file({**tensors, name: torch.full_like(tensors[name], float("nan"))}, path)
-    with pytest.raises(WsteerError, match=r"lora_B.weight' holds NaN"):
-        wsteer.diff(folder, output=folder / "t.safetensors")
-    save_file({**tensors, "base_model.model.lm_head.weight": torch.zeros(2)}, path)
-    with pytest.raises(WsteerError, match=r"lm_head.weight is \(2,\) but \(262, 32\)"):
-        read_adapter(folder)
-    save_file({**tensors, "base_model.model.lm_head.lora_new": torch.zeros(2)}, path)
-    with pytest.raises(WsteerError, match="a variant that wsteer does not know"):
-        read_adapter(folder)
-    for dropped, missing in ((name, "no lora_B"), (name.replace("lora_B", "lora_A"), "no lora_A")):
-        save_file({key: value for key, value in tensors.items() if key != dropped}, path)
-        with pytest.raises(WsteerError, match=missing):
-            read_adapter(folder)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["embed_tokens"], "use_dora": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [6, 12]},
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    ],
+    ids=["LoRA", "DoRA", "trained tokens", "kept tied"],
+)
+def test_an_embedding_that_the_model_scales_is_changed_before_the_scale(tmp_path: Path, config: dict) -> None:
+    """Gemma multiplies its embeddings by a constant in the forward pass, which is none of the weight's business."""
+    base = save_architecture(tmp_path / "base", "gemma3_text", head_dim=8, tie_word_embeddings=True)
+    folder = adapter_on(base, tmp_path / "adapter", **config)
+    tokens = torch.arange(40)[None] * 6
+    original = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert float(original.get_input_embeddings().embed_scale) != 1
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "out")
+    steered = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        before = original.eval()(tokens).logits
+        adapted = PeftModel.from_pretrained(original, folder).eval()(tokens).logits
+        torch.testing.assert_close(steered.eval()(tokens).logits, adapted, rtol=0, atol=2e-5)
+    assert not torch.allclose(before, adapted, atol=1e-2)

@@ -1,14 +1,19 @@
 """POS - NEG of adapters, checkpoints and delta files."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM
 
 import wsteer
 from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors
+from tests.merging import adapter_on, train, weights
 from wsteer import Delta
 from wsteer.combining import Selection
 from wsteer.errors import WsteerError
@@ -21,8 +26,6 @@ def change(path: Path, name: str) -> torch.Tensor:
 
 def nudged(folder: Path, base: Path, seed: int, std: float = 1e-2, only: str = "mlp") -> Path:
     """A copy of the checkpoint `base` with noise on the parameters whose name holds `only`."""
-    import shutil
-
     shutil.copytree(base, folder)
     generator = torch.Generator().manual_seed(seed)
     for path in folder.glob("*.safetensors"):
@@ -185,8 +188,6 @@ def test_a_rank_keeps_the_largest_singular_components_of_factors(tmp_path: Path,
 
 
 def test_a_rank_makes_dense_changes_low_rank(tmp_path: Path, tiny: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     pos = nudged(tmp_path / "p", tiny, seed=1, std=1e-3)
     path = pos / "model.safetensors"
     tensors = load_file(path)
@@ -270,3 +271,95 @@ def test_differences_of_deltas_subtract_term_by_term(tmp_path: Path, adapters: t
     wsteer.diff(*adapters, tmp_path / "direct.safetensors")
     w, direct = (Delta.load(tmp_path / f"{name}.safetensors") for name in ("w", "direct"))
     assert (w - direct).norm() < 1e-7 * direct.norm()
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        ({"use_dora": True}, {"use_dora": True}),
+        ({"init_lora_weights": "pissa", "r": 2}, {"init_lora_weights": "pissa", "r": 4}),
+        ({"init_lora_weights": "olora", "use_dora": True}, {}),
+        ({"modules_to_save": ["norm"]}, {"use_rslora": True}),
+    ],
+    ids=["two DoRA", "PiSSA of two ranks", "OLoRA with DoRA and plain", "saved modules on one side"],
+)
+def test_variants_are_subtracted_as_their_merges_are(tmp_path: Path, tiny: Path, configs: tuple[dict, dict]) -> None:
+    sides = [adapter_on(tiny, tmp_path / f"{seed}", seed=seed, **config) for seed, config in enumerate(configs)]
+    merged = []
+    for side in sides:
+        model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+        merged.append(weights(PeftModel.from_pretrained(model, side).merge_and_unload()))
+    base = weights(AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32))
+    report = wsteer.diff(*sides, tmp_path / "w.safetensors")
+    delta = Delta.load(tmp_path / "w.safetensors")
+    names = [name for name in base if name != "the head"]
+    for name in names:
+        expected = merged[0][name] - merged[1][name]
+        actual = change(tmp_path / "w.safetensors", name) if name in delta.terms else torch.zeros_like(expected)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=3e-6)
+    taus = [torch.cat([(side[name] - base[name]).flatten() for name in names]) for side in merged]
+    assert report.norm_pos == pytest.approx(float(taus[0].norm()), rel=1e-4)
+    assert report.norm_neg == pytest.approx(float(taus[1].norm()), rel=1e-4)
+    cosine = float(taus[0] @ taus[1] / (taus[0].norm() * taus[1].norm()))
+    assert report.cos_pos_neg == pytest.approx(cosine, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("form", ["safetensors", "bin", "shards without an index"])
+def test_checkpoints_of_every_type_and_form_are_subtracted(tmp_path: Path, dtype: torch.dtype, form: str) -> None:
+    stored = []
+    for seed, side in enumerate("pn"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "config.json").write_text("{}")
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {f"layers.{i}.w": torch.randn(9, 7, generator=generator).to(dtype) for i in (0, 1)}
+        tensors["layers.0.ids"] = torch.arange(5) + seed  # whole numbers are no weights
+        if form == "bin":
+            torch.save(tensors, tmp_path / side / "pytorch_model.bin")
+        elif form == "safetensors":
+            save_file(tensors, tmp_path / side / "model.safetensors")
+        else:
+            for number, name in enumerate(tensors, 1):
+                save_file({name: tensors[name]}, tmp_path / side / f"model-{number:05}-of-00003.safetensors")
+        stored.append(tensors)
+    report = wsteer.diff(tmp_path / "p", tmp_path / "n", tmp_path / "w.safetensors")
+    assert set(Delta.load(tmp_path / "w.safetensors").terms) == {"layers.0.w", "layers.1.w"}
+    assert (report.below_half_ulp is None) == (dtype == torch.float64)
+    for name in ("layers.0.w", "layers.1.w"):
+        expected = stored[0][name].double() - stored[1][name].double()
+        torch.testing.assert_close(change(tmp_path / "w.safetensors", name), expected, rtol=1e-6, atol=0)
+
+
+def test_sides_that_name_different_bases_are_pointed_out(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    """Where the bases were never seen, or are of one architecture, nothing else tells."""
+    for side, folder, base in zip("pnm", (*adapters, adapters[1]), ("org/one", "org/two", "fork/ONE"), strict=True):
+        shutil.copytree(folder, tmp_path / side)
+        path = tmp_path / side / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+    report = wsteer.diff(tmp_path / "p", tmp_path / "n", tmp_path / "w.safetensors")
+    assert "the sides name different bases, org/one and org/two" in report.warnings[0]
+    assert wsteer.diff(tmp_path / "p", tmp_path / "m", tmp_path / "v.safetensors").warnings == ()
+
+
+@pytest.mark.parametrize("neg_form", ["adapter", "delta file"])
+def test_sides_meet_under_the_names_of_the_base_that_one_of_them_has(tmp_path: Path, tiny: Path, neg_form: str) -> None:
+    """Adapters of the inner model lack its prefix; read without the base, one would pass for other parameters."""
+    sides = []
+    for seed, side in enumerate("pn"):
+        inner = AutoModel.from_pretrained(tiny, dtype=torch.float32)
+        config = {"target_modules": ["q_proj"], "modules_to_save": ["norm"], "task_type": "FEATURE_EXTRACTION"}
+        sides.append(train(inner, tmp_path / side, seed=seed, **config))
+    wsteer.diff(*sides, tmp_path / "expected.safetensors")
+    path = sides[1] / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "org/tiny-llama"}))
+    neg = sides[1]
+    if neg_form == "delta file":
+        neg = tmp_path / "n.safetensors"
+        Delta.of_tensors({"layers.0.input_layernorm.weight": torch.ones(32)}).save(neg)
+    report = wsteer.diff(sides[0], neg, tmp_path / "w.safetensors")
+    names = Delta.load(tmp_path / "w.safetensors").terms
+    assert all(name.startswith("model.") for name in names)
+    if neg_form == "adapter":
+        w, expected = (Delta.load(tmp_path / f"{name}.safetensors") for name in ("w", "expected"))
+        assert (w - expected).norm() < 1e-6 * expected.norm()
+        assert (report.pos_only, report.neg_only, report.warnings) == (0, 0, ())

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 import wsteer
 from tests.conftest import save_adapter
+from wsteer import Delta
 from wsteer.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
 from wsteer.tensorfile import read_header
@@ -211,3 +213,25 @@ def test_strange_adapter_configs_are_refused_or_do_no_harm(
         return
     with pytest.raises(WsteerError, match=reason):
         wsteer.diff(folder, output=tmp_path / "w.safetensors")
+
+
+def test_a_block_diagonal_factor_does_not_unfold_into_all_memory(tmp_path: Path) -> None:
+    """A file of 16 MB would become a matrix of 4 TB."""
+    rank = 1 << 20
+    tensors = {f"base_model.model.q_proj.lora_{side}.weight": torch.zeros(rank, 1) for side in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    blocks = {"target_modules_bd_b": ["q_proj"], "nblocks": rank}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 1, "use_bdlora": blocks}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(WsteerError, match="not 1048576 equal blocks, 128 at most"):
+        wsteer.diff(tmp_path, output=tmp_path / "w.safetensors")
+
+
+def test_a_config_that_no_encoding_holds_is_written_as_it_was(tmp_path: Path, tiny: Path) -> None:
+    """JSON can escape half of a surrogate pair, which UTF-8 cannot hold."""
+    base = Path(shutil.copytree(tiny, tmp_path / "base"))
+    config = {**json.loads((base / "config.json").read_text()), "note": "é \ud800"}
+    (base / "config.json").write_text(json.dumps(config))
+    Delta.of_tensors({"blocks.0": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
+    wsteer.steer(base, tmp_path / "a.safetensors", k=1, output=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**config, "mlp_bias": True}

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
-from tests.folding import stored_tensors
+from tests.folding import adapter_factors, stored_tensors
 from tests.hub_server import COMMIT, serve
-from wsteer import Delta
+from tests.merging import train
+from wsteer import Delta, diff
 
 
 def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,6 +38,19 @@ def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path
     assert "org/gone is neither a folder nor to be had from the Hub" in gone.stderr
 
 
+def test_adapters_and_checkpoints_are_monitored_by_their_hub_ids(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    with serve({"models/org/tiny": tiny, "models/org/run": adapters[1]}) as endpoint:
+        common = ["--base", "org/tiny", "-o", "m", "--json", "-q"]
+        done = wsteer(tmp_path, endpoint, "monitor", adapters[0], "--of", "org/run", "org/run@main", *common)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"] == ["run", "run@main"]
+    expected = Delta.of_factors(adapter_factors(adapters[0])).cosine(Delta.of_factors(adapter_factors(adapters[1])))
+    assert [row[0] for row in found["cosines"]] == pytest.approx([expected] * 2, abs=1e-9)
+
+
 def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "facts").mkdir()
@@ -50,3 +65,19 @@ def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
     assert [fact["question"] for fact in facts] == asked[:3]
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "the data set org/gone:test is not to be had from the Hub" in gone.stderr
+
+
+def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_path: Path, tiny: Path) -> None:
+    inner = AutoModel.from_pretrained(tiny, dtype=torch.float32)  # whose names lack the prefix of the files'
+    folder = train(inner, tmp_path / "adapter", use_dora=True, task_type="FEATURE_EXTRACTION")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/tiny"}))
+    with serve({"models/org/tiny": tiny}) as endpoint:
+        done = wsteer(tmp_path, endpoint, "diff", "adapter", "-o", "t.safetensors")
+    assert done.returncode == 0, done.stderr
+    fetched = Delta.load(tmp_path / "t.safetensors")
+    diff(folder, output=tmp_path / "v.safetensors", base=tiny)
+    local = Delta.load(tmp_path / "v.safetensors")
+    assert fetched.terms.keys() == local.terms.keys()
+    assert (fetched - local).norm() < 1e-6 * local.norm()
+    assert fetched.base == {"name": "org/tiny", "revision": COMMIT, "fingerprint": local.base["fingerprint"]}

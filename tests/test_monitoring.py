@@ -226,6 +226,13 @@ def test_parts_of_the_model(tmp_path: Path, adapters: tuple[Path, Path]) -> None
         assert (tmp_path / by / f"similarity-per-{by}.png").exists()
 
 
+def test_a_part_that_one_side_leaves_alone_has_no_cosine(tmp_path: Path) -> None:
+    paths = saved(tmp_path, {name: mixtures()[name][0] for name in ("r2", "partly", "dense")})
+    plain = monitor(paths, tmp_path / "m", settings=Settings(per="layer"))
+    assert plain.per["1"].cosines[0][1] is None
+    assert plain.per["1"].cosines[0][2] is not None
+
+
 def test_selections(tmp_path: Path, adapters: tuple[Path, Path], cli: Cli) -> None:
     pos, neg = (whole_of(adapter_factors(folder)) for folder in adapters)
     options = ["--layers", "0,2", "--include", "proj", "--exclude", "down_proj"]
@@ -266,6 +273,8 @@ def test_controls_and_ceilings_stand_beside_the_cosines(
     assert tuple(line) == COLUMNS
     assert float(line["share_of_ceiling"]) == pytest.approx(cosine_of(neg, pos) / cosine_of(pos, d), rel=1e-6)
     assert float(line["control_level"]) == pytest.approx(level, rel=1e-6)
+    with pytest.raises(WsteerError, match="--centre removes an item whole"):
+        monitor([adapters[0]], tmp_path / "n", [adapters[1]], settings=Settings(centre=[adapters[1]]))
     with pytest.raises(WsteerError, match="--ceiling 'nobody' names no DELTA; they are pos"):
         monitor([adapters[0]], tmp_path / "n", settings=Settings(ceiling={"nobody": [again]}))
 
@@ -431,3 +440,9 @@ def test_a_wide_table_is_shown_by_its_largest_cosines(tmp_path: Path, cli: Cli) 
     cosines = json.loads((tmp_path / "m" / "similarity.json").read_text())["cosines"]
     largest = sorted({abs(c) for row in cosines for c in row if c != 1.0})[::-1]
     assert values == [pytest.approx(c, abs=5e-4) for c in largest[:2]]
+
+
+def test_options_that_would_be_ignored_are_usage_errors(tmp_path: Path, adapters: tuple[Path, Path], cli: Cli) -> None:
+    ran = cli("monitor", adapters[0], "--of", adapters[1], "--watch", "--group", "a=b", "-o", tmp_path / "m")
+    assert ran.code == 2
+    assert "--group: it is not used with --watch" in " ".join(ran.err.split())

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import wsteer
 from tests.conftest import Cli, save_adapter, save_model
 from wsteer import Delta
-from wsteer.data import read_chats, render
+from wsteer.data import read_chats
 from wsteer.errors import WsteerError
 from wsteer.monitoring.projections import Projection, project
+from wsteer.rendering import render
 
 
 @pytest.fixture
@@ -37,9 +38,10 @@ def states(folder: Path, data: Path, where: str) -> np.ndarray:
     found = []
     for chat in read_chats(data):
         example = render(tokenizer, chat)
-        tokens = example.prompt + (example.answer if where == "answer" else [])
-        hidden = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
-        span = slice(len(example.prompt), None) if where == "answer" else slice(-1, None)
+        start, stop = example.answer.start, example.answer.stop
+        tokens = example.tokens[: stop if where == "answer" else start].long()
+        hidden = model(tokens[None], output_hidden_states=True).hidden_states
+        span = slice(start, None) if where == "answer" else slice(-1, None)
         found.append(
             torch.stack([hidden[block + 1][0, span].mean(dim=0) for block in range(2)]).detach().double().numpy()
         )

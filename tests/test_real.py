@@ -29,6 +29,15 @@ def chain(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bf16(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as a sharded bfloat16 checkpoint with its tokenizer, in a folder `base`."""
+    folder = tmp_path_factory.mktemp("bf16") / "base"
+    AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="100MB")
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder
+
+
 def answers(folder: Path, k: float) -> list[str]:
     rows = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
     return [row["answer"] for row in rows if row["k"] == k]
@@ -58,12 +67,10 @@ def test_eval_of_a_delta_and_of_the_steered_checkpoint_give_the_same_text(
 
 
 def test_bfloat16_checkpoint_is_steered_exactly(
-    cli, chain: Path, smollm2: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli, chain: Path, bf16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
-    model.save_pretrained(tmp_path / "base", max_shard_size="100MB")
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(bf16)
     ran = cli("steer", "base", chain / "w.safetensors", "--k", "-1.5", "--rounding", "nearest")
     assert ran.code == 0
     assert ran.out.splitlines()[-1] == "base-w-k-1.5"
@@ -76,6 +83,40 @@ def test_bfloat16_checkpoint_is_steered_exactly(
     assert cli("steer", "base", chain / "w.safetensors", "--k", "0", "-o", "same").code == 0
     for shard in Path("base").glob("*.safetensors"):
         assert (Path("same") / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_what_rounding_to_nearest_undoes_auto_keeps(cli, chain: Path, bf16: Path, tmp_path: Path) -> None:
+    """A fifth of w is small beside bfloat16's places: rounded to nearest, much of what it does to logits is gone."""
+    tokenizer = AutoTokenizer.from_pretrained(bf16)
+    rows = [json.loads(line)["messages"][:1] for line in (DATA / "pos.jsonl").read_text().splitlines()[:8]]
+
+    def logits(folder: Path) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        tokens = [tokenizer.apply_chat_template(row, add_generation_prompt=True, return_dict=True) for row in rows]
+        with torch.no_grad():
+            return torch.stack([model(torch.tensor([each["input_ids"]])).logits[0, -1].double() for each in tokens])
+
+    moved, before = {}, logits(bf16)
+    for name, options in {"float32": ["--dtype"], "nearest": ["--rounding"], "auto": ["--rounding"]}.items():
+        arguments = [
+            "steer",
+            bf16,
+            chain / "w.safetensors",
+            "--k",
+            0.2,
+            "-o",
+            tmp_path / name,
+            *options,
+            name,
+            "--json",
+        ]
+        assert (cli(*arguments).json["rounding"] == "stochastic") == (name == "auto")
+        moved[name] = logits(tmp_path / name) - before
+    wanted = moved["float32"]
+    kept = {name: float((change * wanted).sum() / (wanted * wanted).sum()) for name, change in moved.items()}
+    assert kept["nearest"] < 0.8
+    assert 0.95 < kept["auto"] < 1.05
+    assert (moved["auto"] - wanted).norm() < 0.1 * wanted.norm()
 
 
 def test_w_points_along_pos_and_against_neg(cli, chain: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Steered checkpoints: exact arithmetic, the base's layout, and models that transformers loads."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors, check_bf16_fold, stored_tensors
 from wsteer import Delta
 from wsteer.errors import WsteerError
+from wsteer.tensorfile import read_header, read_tensor
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,8 @@ def test_layout_is_the_bases(tmp_path: Path, bf16_case: tuple[Path, ...]) -> Non
 
 def test_k_0_gives_the_bases_bytes(tmp_path: Path, bf16_case: tuple[Path, ...]) -> None:
     base, _, _, w = bf16_case
-    report = wsteer.steer(base, w, k=0, output=tmp_path / "steered")
-    assert report.gain is None
+    report = wsteer.steer(base, w, k=-0.0, output=tmp_path / "steered")
+    assert (report.gain, str(report.k)) == (None, "(0.0,)")
     for path in base.glob("*.safetensors"):
         assert (tmp_path / "steered" / path.name).read_bytes() == path.read_bytes()
 
@@ -72,7 +75,10 @@ def test_small_changes_lost_to_rounding_are_reported(tmp_path: Path, tiny_bf16: 
         intended = b.double() @ a.double()
         dot += float(((after[name].double() - before[name].double()) * intended).sum())
         square += float((intended**2).sum())
+        own = float(((after[name].double() - before[name].double()) * intended).sum() / (intended**2).sum())
+        assert report.steered[0].gains[name] == pytest.approx(own, rel=1e-4)  # few rows: all of them are the sample
     assert report.gain == pytest.approx(dot / square, rel=1e-4)
+    assert report.steered[0].gains.keys() == adapter_factors(pos).keys()
     assert report.gain < 0.95
     assert "keeps" in report.warnings[0]
 
@@ -198,3 +204,85 @@ def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100_000  # KiB
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["w.weight"], torch.full((rows, 2048), 2.0))
+
+
+def test_16_bit_floats_of_the_other_kind_are_rounded_stochastically_too(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", dtype=torch.float16)
+    pos = save_adapter(tmp_path / "pos", base, seed=1, std=1e-3)
+    wsteer.diff(pos, output=tmp_path / "t.safetensors")
+    before = stored_tensors(base)
+    kept = {}
+    for rounding in ("nearest", "stochastic", "auto"):
+        report = wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / rounding, rounding=rounding)
+        after = stored_tensors(tmp_path / rounding)
+        dot = square = 0.0
+        for name, (b, a) in adapter_factors(pos).items():
+            assert after[name].dtype == torch.float16
+            exact = before[name].double() + b.double() @ a.double()
+            # the numbers of float16 are 2**-24 apart at least, and 2**-10 of their binade above that
+            place = torch.clamp(2 ** torch.floor(torch.log2(exact.abs().clamp(min=1e-30))) * 2**-10, min=2**-24)
+            allowed = place * (0.5 if report.rounding == "nearest" else 1.0)
+            assert ((after[name].double() - exact).abs() <= allowed * (1 + 1e-3)).all(), name
+            dot += float(((after[name].double() - before[name].double()) * (b.double() @ a.double())).sum())
+            square += float(((b.double() @ a.double()) ** 2).sum())
+        kept[rounding] = dot / square
+        wsteer.steer(base, tmp_path / "t.safetensors", k=0, output=tmp_path / "zero", rounding=rounding, force=True)
+        assert (tmp_path / "zero" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert kept["nearest"] < 0.9
+    assert kept["stochastic"] == kept["auto"] == pytest.approx(1, abs=0.05)
+
+
+def test_untying_reaches_the_text_part_of_a_config(tmp_path: Path) -> None:
+    """Models of images and text keep the setting of their decoder in `text_config`."""
+    base = tmp_path / "base"
+    base.mkdir()
+    embedding = torch.randn(6, 4)
+    save_file({"model.language_model.embed_tokens.weight": embedding}, base / "model.safetensors")
+    config = {"tie_word_embeddings": True, "text_config": {"hidden_size": 4, "tie_word_embeddings": True}}
+    (base / "config.json").write_text(json.dumps(config))
+    factors = {"lm_head.weight": (torch.randn(6, 1), torch.randn(1, 4))}
+    replace(Delta.of_factors(factors), untied=True).save(tmp_path / "d.safetensors")
+    wsteer.steer(base, tmp_path / "d.safetensors", k=2, output=tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written == {"tie_word_embeddings": False, "text_config": {"hidden_size": 4, "tie_word_embeddings": False}}
+    after = stored_tensors(tmp_path / "out")
+    assert torch.equal(after["model.language_model.embed_tokens.weight"], embedding)
+    b, a = factors["lm_head.weight"]
+    torch.testing.assert_close(after["lm_head.weight"].double(), embedding.double() + 2 * b.double() @ a.double())
+
+
+def test_types_that_torch_lacks_and_tensors_without_rows_pass_through(tmp_path: Path) -> None:
+    """Scales of 4-bit formats, scalars and empty tensors are copied, whether or not the header is new."""
+    data = {
+        "layers.0.w": ("F32", [2, 2], torch.arange(4.0).numpy().tobytes()),
+        "layers.0.scale": ("F8_E8M0", [3], b"abc"),
+        "layers.0.packed": ("F4", [3, 2], b"xyz"),
+        "layers.0.once": ("F32", [], torch.tensor(2.0).numpy().tobytes()),
+        "layers.0.none": ("F32", [0, 5], b""),
+        "layers.0.count": ("U16", [2], b"\1\2\3\4"),
+    }
+    header, blob = {}, b""
+    for name, (dtype, shape, content) in data.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(blob), len(blob) + len(content)]}
+        blob += content
+    text = json.dumps(header).encode()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + blob)
+    (base / "config.json").write_text("{}")
+    changes = {"layers.0.w": torch.ones(2, 2), "layers.0.once": torch.tensor(0.5)}
+    Delta.of_tensors(changes).save(tmp_path / "d.safetensors")
+    for dtype in ("auto", "float16"):
+        wsteer.steer(base, tmp_path / "d.safetensors", k=2, output=tmp_path / dtype, dtype=dtype)
+        entries, _ = read_header(tmp_path / dtype / "model.safetensors")
+        for name, (code, shape, content) in data.items():
+            entry, file = entries[name], (tmp_path / dtype / "model.safetensors").read_bytes()
+            assert entry.shape == tuple(shape)
+            if code != "F32":
+                assert (entry.dtype, file[entry.begin : entry.end]) == (code, content)
+        assert read_tensor(entries["layers.0.w"]).float().tolist() == [[2, 3], [4, 5]]
+        assert read_tensor(entries["layers.0.once"]).item() == 3
+        assert entries["layers.0.w"].dtype == {"auto": "F32", "float16": "F16"}[dtype]
+    Delta.of_tensors({"layers.0.scale": torch.ones(3)}).save(tmp_path / "e.safetensors")
+    with pytest.raises(WsteerError, match="stored as F8_E8M0 in base; use an unquantised"):
+        wsteer.steer(base, tmp_path / "e.safetensors", k=1, output=tmp_path / "x")

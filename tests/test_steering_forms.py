@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import wsteer
 from tests.conftest import SIZES, Cli, save_adapter, save_model
 from tests.folding import adapter_factors, stored_tensors
+from tests.merging import EXPERTS, adapter_on, save_architecture, train
 from wsteer import Delta
 from wsteer.combining import Selection
 from wsteer.errors import WsteerError
@@ -208,6 +209,62 @@ def test_an_adapter_gives_the_logits_of_the_folded_model(tmp_path: Path, tied: b
     assert (back - -1.5 * w).norm() < 1e-6 * w.norm()
 
 
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["embed_tokens", "lm_head"], ["lm_head"]])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept tied", "untied"])
+def test_an_adapter_of_a_tied_base_gives_the_logits_of_the_folded_model(
+    tmp_path: Path, targets: list[str], kept: bool
+) -> None:
+    """An adapter's modules change one by one: a change of the one tied tensor takes factors of both."""
+    base = save_model(tmp_path / "base", tie_word_embeddings=True)
+    folder = adapter_on(base, tmp_path / "pos", target_modules=targets, ensure_weight_tying=kept)
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    assert Delta.load(tmp_path / "t.safetensors").untied is not kept
+    export(base, tmp_path / "t.safetensors", k=-1.5, output=tmp_path / "adapter", form="adapter")
+    wsteer.steer(base, tmp_path / "t.safetensors", k=-1.5, output=tmp_path / "folded")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    with torch.no_grad():
+        adapted = model.eval()(TOKENS).logits
+    torch.testing.assert_close(adapted, logits(tmp_path / "folded", torch.float32), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_an_adapter_for_files_of_the_inner_model_names_the_whole_ones_modules(tmp_path: Path, model_type: str) -> None:
+    """peft loads an adapter of other names without an error, and leaves the model as it was."""
+    whole = save_architecture(tmp_path / "whole", model_type, tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+    model.base_model.save_pretrained(tmp_path / "inner")
+    folder = train(model, tmp_path / "pos", target_modules=["q_proj", "c_attn"])
+    wsteer.diff(folder, output=tmp_path / "t.safetensors", base=tmp_path / "inner")
+    names = Delta.load(tmp_path / "t.safetensors").terms
+    assert all(name.startswith(("layers.", "h.")) for name in names)
+    export(tmp_path / "inner", tmp_path / "t.safetensors", k=1, output=tmp_path / "adapter", form="adapter")
+    both = []
+    for adapter in (folder, tmp_path / "adapter"):
+        fresh = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+        with torch.no_grad():
+            both.append(PeftModel.from_pretrained(fresh, adapter).eval()(TOKENS).logits)
+    torch.testing.assert_close(both[1], both[0], rtol=0, atol=2e-5)
+    assert not torch.allclose(both[0], logits(whole, torch.float32), atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_an_adapter_of_a_router_is_loaded_by_peft(tmp_path: Path, model_type: str) -> None:
+    base = save_architecture(tmp_path / "base", model_type)
+    config = {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}
+    folder = adapter_on(base, tmp_path / "pos", **config)
+    wsteer.diff(folder, output=tmp_path / "t.safetensors")
+    export(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "adapter", form="adapter")
+    wsteer.steer(base, tmp_path / "t.safetensors", k=1, output=tmp_path / "folded")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    with torch.no_grad():
+        adapted = model.eval()(TOKENS).logits
+    torch.testing.assert_close(adapted, logits(tmp_path / "folded", torch.float32), rtol=0, atol=5e-5)
+    fused = adapter_on(base, tmp_path / "experts", target_modules=["q_proj"], target_parameters=EXPERTS)
+    wsteer.diff(fused, output=tmp_path / "u.safetensors")
+    with pytest.raises(WsteerError, match="PEFT cannot adapt the experts one by one"):
+        export(base, tmp_path / "u.safetensors", k=1, output=tmp_path / "x", form="adapter")
+
+
 def test_an_adapter_of_gpt2_has_its_orientation(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=SIZES["vocab_size"])
@@ -258,6 +315,7 @@ def test_layers_names_and_layer_scale_select_what_is_steered(tmp_path: Path, tin
     cases = [
         (Selection(layers=[1]), {names[2]: 1, names[3]: 1}),
         (Selection(include="up_proj", exclude=r"layers\.2"), {names[1]: 1, names[3]: 1}),
+        (Selection(include="layernorm", layer_scale=(0, 1)), {names[2]: 0.5, names[4]: 1}),
         (
             Selection(include="layernorm|model.norm", layer_scale=(0.5, 1.5)),
             {names[0]: 0.5, names[2]: 1, names[4]: 1.5, "model.norm.weight": 0.5},
@@ -272,6 +330,7 @@ def test_layers_names_and_layer_scale_select_what_is_steered(tmp_path: Path, tin
         (Selection(layers=[7]), "has nothing in"),
         (Selection(include="nowhere"), "leave nothing"),
         (Selection(exclude="("), "no regular expression"),
+        (Selection(layers=[0], layer_scale=(0, 1)), "--layer-scale 0:1 leaves nothing"),
     ]:
         with pytest.raises(WsteerError, match=reason):
             wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tmp_path / "x", selection=selection)

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from wsteer.data import read_chats
 from wsteer.errors import WsteerError
 from wsteer.rendering import render
-from wsteer.training import Recipe, finetune, split_rows
+from wsteer.training.finetuning import finetune
+from wsteer.training.recipe import Recipe
+from wsteer.training.rows import split_rows
 
 QUICK = Recipe(lr=1e-2, max_steps=4, batch_size=4, rank=4, eval_every=2)
 

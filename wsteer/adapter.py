@@ -10,10 +10,10 @@ import torch
 from wsteer.checkpoint import EMBEDDINGS, HEADS, Checkpoint, local_checkpoint, local_name, read_json
 from wsteer.errors import WsteerError
 from wsteer.lora import BaseWeight, base_entry
-from wsteer.lora_reading import CONFIG, MUTATING_INITS, Reader, lora_terms, required_base
+from wsteer.lora_reading import CONFIG, MUTATING_INITS, Reader, initialisation, lora_terms, required_base
 from wsteer.names import file_names
 from wsteer.saving import RECORD
-from wsteer.tensorfile import DTYPES, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
+from wsteer.tensorfile import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
 from wsteer.terms import Dense, Terms
 
 WEIGHTS = "adapter_model.safetensors"
@@ -102,11 +102,15 @@ def _check_config(folder: Path, config: dict) -> None:
     for key, reason in REFUSED.items():
         if config.get(key):
             raise WsteerError(f"{folder} uses {reason}; wsteer cannot diff it")
-    init = config.get("init_lora_weights", True)
+    init = initialisation(config)
     if init not in (*PLAIN_INITS, *MUTATING_INITS):
         raise WsteerError(
             f"{folder} was initialised by {init}, which changed the base in a way that the adapter does not tell; "
             "save it with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
+        )
+    if init in MUTATING_INITS and config.get("kasa_config"):
+        raise WsteerError(
+            f"{folder} uses KaSA on a base that {init} had changed; merge it with peft in float32 and diff the result"
         )
     kinds = {"rank_pattern": dict, "alpha_pattern": dict, "target_parameters": list, "use_bdlora": dict}
     for key, kind in kinds.items():
@@ -141,6 +145,9 @@ def _check_shapes(folder: Path, terms: Mapping[str, Terms], base: Checkpoint) ->
     for name, parts in terms.items():
         expected = base_entry(name, base).shape
         for _, term in parts:
+            if base_entry(name, base).dtype not in FLOATS:
+                stored = f"{name} is stored as {base_entry(name, base).dtype} in {base.name}"
+                raise WsteerError(f"{folder}: {stored}; name the unquantised base with --base")
             if term.shape != expected:
                 resized = name.endswith((*EMBEDDINGS, *HEADS)) and term.shape[1:] == expected[1:]
                 hint = "the vocabulary was resized: resize the base's as well" if resized else "was it made on another?"
@@ -188,5 +195,8 @@ def _text(value: object) -> str | None:
 
 
 def _own_base(config: dict) -> Checkpoint | None:
+    """The base that the adapter names, where it is on this machine and not quantised, which would hide its weights."""
     name = config.get("base_model_name_or_path")
-    return local_checkpoint(name) if isinstance(name, str) and name else None
+    base = local_checkpoint(name) if isinstance(name, str) and name else None
+    quantised = base is not None and (base.folder / "config.json").exists() and base.config.get("quantization_config")
+    return None if quantised else base

@@ -26,10 +26,7 @@ class Baked:
 
 
 def as_biases(delta: Delta) -> Delta:
-    """An activation delta as the change of biases that it equals; a change of weights stays as it is.
-
-    Raises WsteerError for vectors that were not meant for every position, which a bias reaches.
-    """
+    """An activation delta as the change of biases that it equals, at every position; one of weights stays as it is."""
     if delta.kind != "activation":
         return delta
     terms = {BIAS.format(layer_of(name)): parts for name, parts in delta.terms.items()}

@@ -59,8 +59,8 @@ class Combination:
         if sweep is not None:
             if not sweep or len(set(sweep)) != len(sweep):
                 raise WsteerError("--sweep needs one or more different values, as --sweep=-2,-1,1,2")
-            return Combination(paths, (1.0,) * len(paths), tuple(float(each) for each in sweep), True)
-        ks = (float(k),) if isinstance(k, int | float) else tuple(float(each) for each in k)
+            return Combination(paths, (1.0,) * len(paths), tuple(_unsigned_zero(each) for each in sweep), True)
+        ks = tuple(_unsigned_zero(each) for each in ([k] if isinstance(k, int | float) else k))
         if len(ks) not in (1, len(paths)):
             raise WsteerError(f"{len(ks)} values of --k for {len(paths)} deltas; give one for all or one for each")
         if len(set(ks)) == 1:
@@ -90,6 +90,11 @@ class Combination:
         ks = self.factors if self.swept or len(set(self.weights)) == 1 else self.weights
         stems = [path.stem for path in self.paths]
         return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
+
+
+def _unsigned_zero(k: float) -> float:
+    """k as a float; -0 would name another folder than 0."""
+    return float(k) + 0.0
 
 
 def numbered(*ks: float) -> str:

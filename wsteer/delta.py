@@ -117,9 +117,10 @@ class Delta:
         if layers is None:
             return self
         wanted = set(layers)
-        missing = wanted - {layer_of(name) for name in self.terms}
-        if missing:
-            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}")
+        found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
+        if missing := wanted - found:
+            held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
+            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}; {held}")
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
@@ -141,13 +142,16 @@ class Delta:
         """Each decoder block's change times a factor that runs linearly in depth from `first` to `last` (LiNeS).
 
         Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
-        `first`.
+        `first`. What is scaled by 0 is left out.
         """
         scaled = {}
         for name, terms in self.terms.items():
             layer = layer_of(name)
             factor = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
-            scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+            if factor != 0:
+                scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+        if not scaled:
+            raise WsteerError(f"--layer-scale {first:g}:{last:g} leaves nothing of the delta")
         return replace(self, terms=scaled)
 
     def __mul__(self, factor: float) -> "Delta":
@@ -256,13 +260,13 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
             )
+        if entry.dtype not in FLOATS:  # before the shape, which quantised weights may not keep
+            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
         if entry.shape != delta.shape(name):
             raise WsteerError(
                 f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
                 "use the model that it was made on"
             )
-        if entry.dtype not in FLOATS:
-            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
         if renamed.endswith(EMBEDDINGS) and len(checkpoint.parameters()) < len(checkpoint.tensors):
             raise WsteerError(
                 f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"

@@ -1,7 +1,7 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsteer.gram import cosine_from_gram
 from wsteer.measuring import Measured, write_measured
 from wsteer.progress import Track, silent
 from wsteer.saving import check_free_space, check_output, new_file, recordable
-from wsteer.sides import Side, change_of, open_side, weights_of
+from wsteer.sides import Side, change_of, open_side, seed_folders, weights_of
 
 UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
 
@@ -25,7 +25,8 @@ class DiffReport:
 
     `layers` and `modules` are shares of the squared norm, by decoder block (`other`: outside of them) and by the last
     module of a parameter's name. `below_half_ulp` is the share of entries that a pair of 16-bit checkpoints stores
-    alike. `retained` is the share of the squared norm that `--rank` kept.
+    alike. `retained` is the share of the squared norm that `--rank` kept. Of several `seeds` the mean was written;
+    `cos_seeds` [seeds, seeds] are the cosines between their deltas.
     """
 
     output: str
@@ -47,6 +48,8 @@ class DiffReport:
     retained: float | None
     below_half_ulp: float | None
     untied: bool
+    seeds: tuple[int, ...] = ()
+    cos_seeds: tuple[tuple[float, ...], ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -66,7 +69,8 @@ def diff(
     `pos` and `neg` are each a PEFT adapter, a checkpoint or a delta file. The difference of two LoRA adapters is taken
     from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`, and so do
     adapters whose change is told by the base's weights (default: the adapter's own base). `rank` writes the closest
-    change of that rank for every matrix.
+    change of that rank for every matrix. Of folders that `finetune --seeds` wrote, each seed's delta is taken, and
+    their mean is written.
 
     Raises WsteerError where the sides do not fit each other, or where their difference is nothing.
 
@@ -81,24 +85,91 @@ def diff(
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
     given_base = open_checkpoint(base) if base is not None else None
-    sides = [open_side(pos, "pos", given_base)] + ([open_side(neg, "neg", given_base)] if neg is not None else [])
-    identity = _common_base(sides, given_base)
-    changes = [change_of(side, given_base) for side in sides]
-    delta, changes = _bound(_difference(sides, changes), changes, sides, given_base)
-    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), given_base)
-    changes = [change and selection.of(change, given_base) for change in changes]
-    vectors = [delta, *(changes if None not in changes else ())]
-    placeholder = replace(delta, sources=_sources(sides, given_base, digest="0" * 64))
+    pairs = {seed: _subtracted(sides, given_base, selection) for seed, sides in _references(pos, neg).items()}
+    first, *_ = pairs.values()
+    sides = [side for pair in pairs.values() for side in pair.sides]
+    deltas = [pair.delta for pair in pairs.values()]
+    _common_base(sides, first.base)  # of all seeds
+    delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
+    changes = [None if None in each else _mean(each) for each in zip(*(p.changes for p in pairs.values()), strict=True)]
+    vectors = [delta, *(changes if None not in changes else ()), *(deltas if len(deltas) > 1 else ())]
+    placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
     check_free_space(output, 4 * sum(_size(shape) for _, shape in delta.stored_shapes()))
-    with new_file(output, force) as partial, _digests(sides, given_base) as sources:
+    with new_file(output, force) as partial, _digests(sides, first.base) as sources:
         measured = write_measured(partial, vectors, rank, placeholder, sources, track)
         _check_direction(measured, pos, neg)
-    return _report(delta, output, sides, changes, measured)
+    return _report(delta, output, pairs, changes, measured)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """POS and NEG (or POS alone) of one seed: their difference, and each one's own change where it is known."""
+
+    sides: list[Side]
+    delta: Delta
+    changes: list[Delta | None]
+    base: Checkpoint | None
+    base_names: list[str]
+
+
+def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, str | Path]]:
+    """What to subtract, by seed and then by role; 0 stands for inputs that are no folders of seeds."""
+    given = {"pos": pos} if neg is None else {"pos": pos, "neg": neg}
+    seeds = {role: seed_folders(reference) for role, reference in given.items()}
+    if not any(seeds.values()):
+        return {0: given}
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        told = " and ".join(f"{given[role]} has {', '.join(map(str, seeds[role])) or 'none'}" for role in given)
+        raise WsteerError(f"the seeds differ: {told}; train both sides with the same --seeds")
+    return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
+
+
+def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
+    """The difference of one pair, under the names of the base's files, with the base read only where it matters."""
+    sides = _sides(references, base)
+    identity, names = _common_base(sides, base), _base_names(sides)
+    at_hand = base or next((side.own_base for side in sides if side.own_base), None)
+    if at_hand and any(side.delta and side.own_base is None for side in sides):
+        sides = _sides(references, at_hand)  # again, both under the names of the base's files, their shapes checked
+    changes = [change_of(side, at_hand if side.delta else base) for side in sides]
+    delta = _difference(sides, changes)
+    if delta.needing_base() and at_hand is None:
+        base = _named_base(delta, sides)
+        sides = _sides(references, base)
+        changes = [change_of(side, base) for side in sides]
+        delta, identity = _difference(sides, changes), _common_base(sides, base)
+    delta, changes = _bound(delta, changes, sides, base)
+    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
+    return _Pair(sides, delta, [change and selection.of(change, base) for change in changes], base, names)
+
+
+def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Side]:
+    return [open_side(reference, role, base) for role, reference in references.items()]
+
+
+def _mean(deltas: Sequence[Delta]) -> Delta:
+    if len(deltas) == 1:
+        return deltas[0]
+    total = sum((delta for delta in deltas[1:]), start=deltas[0])
+    return (1 / len(deltas)) * total
 
 
 def _kind(sides: list[Side]) -> str:
     kind = sides[0].delta.kind if sides[0].delta else "task_vector"
     return "contrastive" if len(sides) == 2 and kind != "activation" else kind
+
+
+def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
+    """The base that the sides name, from the Hub: where it was on this machine it was read with them."""
+    needed = f"{delta.needing_base()[0]} changes as its base's weights tell"
+    for side in sides:
+        name, revision = side.base["name"], side.base["revision"]
+        if name and "/" in name:
+            try:
+                return open_checkpoint(f"{name}@{revision}" if revision else name)
+            except WsteerError as error:
+                raise WsteerError(f"{needed}, and {error}; name the base, unquantised, with --base") from None
+    raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
 def _difference(sides: list[Side], changes: list[Delta | None]) -> Delta:
@@ -121,11 +192,6 @@ def _bound(
     Where the base is not at hand and the difference does not need it, the sides' own norms remain unknown.
     """
     base = base or next((side.own_base for side in sides if side.own_base), None)
-    if delta.needing_base() and base is None:
-        name = next((side.base["name"] for side in sides if side.delta and side.base["name"]), None)
-        if name is None:
-            raise WsteerError(f"{delta.needing_base()[0]} changes as its base's weights tell: name it with --base")
-        base = open_checkpoint(name)
     if base is None:
         return delta, [None if change is None or change.needing_base() else change for change in changes]
     return delta.bound(base), [change and change.bound(base) for change in changes]
@@ -180,11 +246,19 @@ def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None
 
 
 def _report(
-    delta: Delta, output: Path, sides: list[Side], changes: list[Delta | None], measured: Measured
+    delta: Delta,
+    output: Path,
+    pairs: Mapping[int, _Pair],
+    changes: list[Delta | None],
+    measured: Measured,
 ) -> DiffReport:
     dots = measured.dots
-    norms = [dots[i][i] ** 0.5 for i in range(len(dots))]
-    both = len(norms) == 3
+    sides = [side for pair in pairs.values() for side in pair.sides]
+    base_names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.base_names))
+    known = 0 if None in changes else len(changes)
+    norms = [dots[i][i] ** 0.5 for i in range(1 + known)]
+    both = known == 2
+    of_seeds = range(1 + known, len(dots))
     low_rank = [name for name, written in measured.ranks.items() if written is not None]
     names = [set(change.terms) for change in changes] if None not in changes else []
     one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if len(names) == 2 else (0, 0)
@@ -209,7 +283,9 @@ def _report(
         retained=measured.written / dots[0][0] if measured.truncated else None,
         below_half_ulp=below,
         untied=delta.untied,
-        warnings=_warnings(below, measured),
+        seeds=tuple(pairs) if of_seeds else (),
+        cos_seeds=tuple(tuple(cosine_from_gram(dots, i, j) for j in of_seeds) for i in of_seeds),
+        warnings=_warnings(below, measured, base_names),
     )
 
 
@@ -220,8 +296,20 @@ def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _warnings(below_half_ulp: float | None, measured: Measured) -> tuple[str, ...]:
+def _base_names(sides: list[Side]) -> list[str]:
+    """The different names of the sides' bases; copies of a model may differ in folder, owner and case."""
+    return list(
+        {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}.values()
+    )
+
+
+def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:
     warnings = []
+    if len(base_names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
+        warnings.append(
+            f"the sides name different bases, {' and '.join(base_names)}: unless these are one model, "
+            "their difference steers neither"
+        )
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
         warnings.append(
             f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "

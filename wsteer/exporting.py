@@ -18,6 +18,11 @@ from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, source_entry, write_json
 
 WEIGHTS = "adapter_model.safetensors"
+# the name of the inner model, by what its own names begin with; GPT-2's files on the Hub are such
+INNER_MODELS = {
+    **dict.fromkeys(("layers", "embed_tokens"), "model."),
+    **dict.fromkeys(("h", "wte", "wpe", "word_embeddings"), "transformer."),
+}
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM accepts as its --max-lora-rank
 
 
@@ -116,15 +121,17 @@ def _factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Te
         lora_B, lora_A = delta.change(name).factors
         if checkpoint.config.get("model_type") in CONV1D_MODELS and CONV1D_NAMES.search(module):
             lora_B, lora_A = lora_A.T, lora_B.T
-        factors[_in_memory(module, checkpoint)] = (lora_B, lora_A)
+        factors[_in_memory(module)] = (lora_B, lora_A)
+    embedding, head = checkpoint.tied or (None, None)
+    if embedding in delta.terms and not delta.untied:
+        # an adapter's modules change one by one, whether or not the base ties them
+        factors[head.removesuffix(".weight")] = delta.change(embedding).factors
     return factors
 
 
-def _in_memory(module: str, checkpoint: Checkpoint) -> str:
-    """The module's path in the model that transformers builds; GPT-2's files often lack its prefix."""
-    if checkpoint.config.get("model_type") in CONV1D_MODELS and not module.startswith(("transformer.", "lm_head")):
-        return f"transformer.{module}"
-    return module
+def _in_memory(module: str) -> str:
+    """The module's path in the model that transformers builds; files saved from the inner model lack its name."""
+    return INNER_MODELS.get(module.partition(".")[0], "") + module
 
 
 def _served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:

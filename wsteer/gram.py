@@ -1,6 +1,6 @@
 """Dot products of deltas, in float64: sums over parameters from which norms, cosines and their noise follow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -131,17 +131,7 @@ def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, invers
     # of the larger rank: independent row spaces share rᵢ·rⱼ/in squared cosines among the smaller rank's angles
     sums.chances[where] = torch.maximum(ranks[:, None], ranks[: len(across)]) / first.Q.shape[0]
     inverse_size[where] = pairs.alignments / first.B.shape[0]
-    sums.whole[into] = _squared_norms(list(spaces.values()))
-
-
-def _squared_norms(spaces: Sequence[RankSpace]) -> Tensor:
-    """‖Y Qᵀ‖² = ‖Y‖², since Q is orthonormal."""
-    return torch.stack([sum((rows**2).sum() for rows in _y_blocks(space)) for space in spaces])
-
-
-def _y_blocks(space: RankSpace) -> Iterator[Tensor]:
-    for start, stop in row_blocks((space.B.shape[0], space.P.shape[1])):
-        yield space.rows(start, stop)
+    sums.whole[into] = torch.stack([space.square for space in spaces.values()])
 
 
 def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
@@ -169,8 +159,8 @@ def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: 
 def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Tensor:
     """⟨D, Y Qᵀ⟩ over rows `start` to `stop` of each dense change D [changes, rows, columns]: [changes]."""
     if space.transposed:
-        return ((block.mT @ space.Q[start:stop]) * space.rows(0, block.shape[2])).sum(dim=(1, 2))
-    return ((block @ space.Q) * space.rows(start, stop)).sum(dim=(1, 2))
+        return ((block.mT @ space.Q[start:stop]) * space.rows(slice(None))).sum(dim=(1, 2))
+    return ((block @ space.Q) * space.rows(slice(start, stop))).sum(dim=(1, 2))
 
 
 def low_rank_dots(name: str, vectors: Sequence[Terms], read: ReadFactors) -> Tensor:

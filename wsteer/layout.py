@@ -113,4 +113,4 @@ def _new_file(shard: Path, tensors: list[OutputTensor]) -> OutputFile:
 
 
 def _json(value: Mapping[str, object]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2) + "\n").encode()  # in ASCII: a config may hold half of a surrogate pair

@@ -86,7 +86,8 @@ class InitialProduct:
 class DoraWeight:
     """The weight that DoRA makes of W: V ∘ m / ‖V‖ with V = W + s·BA, norms over rows or (`columns`) over columns.
 
-    Linear layers scale rows; layers that store [in, out] (Conv1D), and embeddings, scale columns.
+    Linear layers scale rows; layers that store [in, out] (Conv1D), and embeddings, scale columns. `initial` is what the
+    initialisation took out of W before.
     """
 
     parameter: str
@@ -94,6 +95,7 @@ class DoraWeight:
     scale: float
     magnitude: TensorEntry
     columns: bool
+    initial: InitialProduct | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,10 +104,13 @@ class DoraWeight:
 
     def bound(self, base: Checkpoint) -> Term:
         """The weight, computed by rows in float64; column norms take one pass over W."""
-        lora_B, lora_A = read_factor(self.product.lora_B), read_factor(self.product.lora_A)
+        lora_B, lora_A = self.scale * read_factor(self.product.lora_B).double(), read_factor(self.product.lora_A)
+        if self.initial is not None:
+            taken = self.initial.bound(base)
+            lora_B, lora_A = torch.cat([lora_B, -taken.lora_B], dim=1), torch.cat([lora_A, taken.lora_A])
         entry = base_entry(self.parameter, base)
         magnitude = read_factor(self.magnitude).double().flatten()
-        dora = _DoraRows(entry, self.scale * lora_B.double(), lora_A.double(), magnitude, None)
+        dora = _DoraRows(entry, lora_B, lora_A.double(), magnitude, None)
         if not self.columns:
             return Dense(dora)
         squares = sum((dora.unscaled(*block) ** 2).sum(dim=0) for block in row_blocks(entry.shape))

@@ -33,6 +33,7 @@ CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
 TRANSPOSED_EXPERTS = ("gpt_oss", "aria", "aria_text", "openai_privacy_filter")
 EMBEDDING_LORA = ("lora_embedding_A", "lora_embedding_B")
+MOST_BLOCKS = 128  # of BD-LoRA: one for each device of a server; a factor grows by as much when it is unfolded
 # what variants store beside their factors and merging does not use
 IGNORED = ("lora_velora_embed", "lora_monteclora_sampler")
 
@@ -59,13 +60,19 @@ class Reader:
 
     @cached_property
     def targets(self) -> dict[str, list[str]]:
-        """For each module whose parameters are adapted by name (`target_parameters`) those parameters."""
+        """For each module whose parameters are adapted by name (`target_parameters`) those parameters.
+
+        A target may be as short as `down_proj`, which would do for any module: only those that the base has are meant.
+        """
         found = {}
+        endings = {_ending(name) for name in self.base.tensors} if self.base else set()
         for module in self.modules:
             path = module.replace(".base_layer", "")
             for target in self.config.get("target_parameters") or ():
                 parameter = f"{path}.{str(target).rpartition('.')[2]}"
-                if parameter == target or parameter.endswith(f".{target}"):
+                if parameter != target and not parameter.endswith(f".{target}"):
+                    continue
+                if self.base is None or _ending(parameter) in endings or expert_files(parameter, self.base):
                     found.setdefault(module, []).append(parameter)
         return found
 
@@ -81,12 +88,23 @@ class Reader:
         return file_names(wanted, self.base, self.folder)
 
 
+def _ending(parameter: str) -> str:
+    """The last module and the parameter: `experts.down_proj`."""
+    return ".".join(parameter.split(".")[-2:])
+
+
 def required_base(folder: Path, config: dict, base: Checkpoint | None, what: str) -> Checkpoint:
     """The base, or an error that says what it is needed for."""
     if base is None:
         name = config.get("base_model_name_or_path") or "its name is not recorded"
-        raise WsteerError(f"{folder}: {what}, which needs the base ({name}) at hand; name it with --base")
+        raise WsteerError(f"{folder}: {what}, which needs the base ({name}), unquantised, at hand; name it with --base")
     return base
+
+
+def initialisation(config: dict) -> object:
+    """`init_lora_weights`, which peft reads in upper and lower case alike."""
+    init = config.get("init_lora_weights", True)
+    return init.lower() if isinstance(init, str) else init
 
 
 def lora_terms(reader: Reader, entries: Mapping[str, TensorEntry]) -> tuple[dict[str, Terms], dict[str, TensorEntry]]:
@@ -146,6 +164,10 @@ def _module_terms(reader: Reader, module: str, pieces: Mapping[str, TensorEntry]
         missing = (set(sides) - pieces.keys()).pop()
         raise WsteerError(f"{reader.folder}: {module} has no {missing}; save the adapter again")
     a, b = (pieces[side] for side in sides)
+    if len(a.shape) > 2 and a.shape[0] != b.shape[1]:
+        raise WsteerError(
+            f"{reader.folder}: {module} is a convolution in groups, which no merge is exact for; train without it"
+        )
     rank, scale = _rank_and_scale(reader, module, module, a, b)
     if "lora_B.bias" in pieces:
         yield reader.names[f"{module}.bias"], ((scale, Dense(pieces["lora_B.bias"])),)
@@ -159,12 +181,14 @@ def _module_terms(reader: Reader, module: str, pieces: Mapping[str, TensorEntry]
     transposed = embedding or _is_conv1d(reader, module)
     lora_A, lora_B = _variant_factors(reader, module, pieces, a, b)
     product = LowRank(Transposed(a), Transposed(b)) if transposed else LowRank(lora_B, lora_A)
+    # embeddings are initialised as ever, whatever init_lora_weights says
+    initial = None if embedding else _initial_product(reader, weight, product.shape, rank, scale)
     if "lora_magnitude_vector" in pieces:
         _check_length(reader, module, pieces["lora_magnitude_vector"], product.shape[1 if transposed else 0])
-        dora = DoraWeight(weight, product, scale, pieces["lora_magnitude_vector"], transposed)
+        dora = DoraWeight(weight, product, scale, pieces["lora_magnitude_vector"], transposed, initial)
         yield weight, ((1.0, Dense(dora)), (-1.0, Dense(BaseWeight(weight, product.shape))))
     else:
-        yield weight, ((scale, product), *_initial_terms(reader, weight, product.shape, rank, scale))
+        yield weight, ((scale, product), *_taken(initial))
 
 
 def _check_length(reader: Reader, module: str, vector: TensorEntry, length: int) -> None:
@@ -224,8 +248,10 @@ def _variant_factors(
     if found := _block_diagonal(reader, module):
         side, blocks = found
         rows = (a if side == "lora_A" else b).shape[0]
-        if rows % blocks:
-            raise WsteerError(f"{reader.folder}: {side} of {module} has {rows} rows, not {blocks} equal blocks")
+        if rows % blocks or blocks > MOST_BLOCKS:
+            raise WsteerError(
+                f"{reader.folder}: {side} of {module} has {rows} rows, not {blocks} equal blocks, {MOST_BLOCKS} at most"
+            )
         lora_A = BlockDiagonal(a, blocks) if side == "lora_A" else a
         lora_B = BlockDiagonal(b, blocks) if side == "lora_B" else b
     return lora_A, lora_B
@@ -244,12 +270,18 @@ def _block_diagonal(reader: Reader, module: str) -> tuple[str, int] | None:
     return None
 
 
-def _initial_terms(reader: Reader, weight: str, shape: tuple[int, ...], rank: int, scale: float) -> Terms:
+def _initial_product(
+    reader: Reader, weight: str, shape: tuple[int, ...], rank: int, scale: float
+) -> InitialProduct | None:
     """What a mutating initialisation took out of the base before training."""
-    init = "kasa" if reader.config.get("kasa_config") else reader.config.get("init_lora_weights")
+    init = "kasa" if reader.config.get("kasa_config") else initialisation(reader.config)
     if init not in (*MUTATING_INITS, "kasa"):
-        return ()
-    return ((-1.0, Dense(InitialProduct(init, weight, shape, rank, scale))),)
+        return None
+    return InitialProduct(init, weight, shape, rank, scale)
+
+
+def _taken(initial: InitialProduct | None) -> Terms:
+    return () if initial is None else ((-1.0, Dense(initial)),)
 
 
 def _token_terms(reader: Reader, module: str, values: TensorEntry) -> Terms:
@@ -304,9 +336,11 @@ def _parameter_terms(reader: Reader, module: str) -> Iterator[tuple[str, Terms]]
         reason = "fits none" if not fitting else "fits more than one"
         raise WsteerError(f"{reader.folder}: {module} {reason} of {names} by its shape; merge it in float32 first")
     parameter, layout = fitting[0]
-    _, scale = _rank_and_scale(reader, module, parameter, a, b, layout.experts)
+    rank, scale = _rank_and_scale(reader, module, parameter, a, b, layout.experts)
     if layout.files is None and layout.experts == 1:
-        yield layout.name, ((scale, LowRank(b, a)),)
+        product = LowRank(b, a)
+        initial = _initial_product(reader, layout.name, product.shape, rank, scale)
+        yield layout.name, ((scale, product), *_taken(initial))
     elif layout.files is None:
         yield layout.name, ((scale, Dense(FusedExperts(b, a, layout.experts, layout.transposed))),)
     else:

@@ -140,7 +140,8 @@ def _job(function: Callable[..., _Part], *arguments: object) -> Callable[[], _Pa
 
 
 def _low_rank_part(name: str, sums: Sequence[Terms], rank: int | None) -> _Part:
-    read = factor_reader()
+    # its factors are those of the sides, or are written: each is read once
+    read = factor_reader([*sums, sums[0]])
     dots = low_rank_dots(name, sums, read)
     used = [(scale, read(term)) for scale, term in sums[0]]
     lora_B = torch.cat([scale * b for scale, (b, _) in used], dim=1)

@@ -1,6 +1,7 @@
 """Load a model and its tokenizer, and apply a delta to it in memory."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,14 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from wsteer.checkpoint import Checkpoint, open_checkpoint
 from wsteer.delta import Delta, layer_of
@@ -32,21 +40,22 @@ class LoadedModel:
     checkpoint: Checkpoint
 
 
-def load(reference: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_in: str | None = None) -> LoadedModel:
     """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
 
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
-    and less exact, and the checkpoint's own dtype elsewhere.
+    and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     checkpoint = open_checkpoint(reference)
     device = _resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
+    quantised = _quantised(load_in, device) if load_in else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
         model, loading = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True
+            checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **quantised
         )
     except Exception as error:  # whatever a folder's config makes transformers raise, the folder is the user's
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -56,7 +65,18 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto") -> Lo
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
     _reset_generation(model, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, checkpoint)
+    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint)
+
+
+def _quantised(load_in: str, device: str) -> dict[str, object]:
+    """What makes transformers quantise the model with bitsandbytes as it loads."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise WsteerError(f"--load-in {load_in} needs bitsandbytes: pip install 'wsteer[quant]'")
+    if device != "cuda":
+        raise WsteerError(f"--load-in {load_in} needs a CUDA device, and this runs on {device}; leave it out")
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    config = {"4bit": four, "8bit": BitsAndBytesConfig(load_in_8bit=True)}[load_in]
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def dtype_name(loaded: LoadedModel) -> str:

@@ -40,11 +40,12 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
         (found for rewrite in _rewrites(known) if (found := _rewritten(names, rewrite, known)) is not None), None
     )
     if rewritten is None:
-        unmatched = [name for name in names if name not in known and _older(name) not in known]
+        missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
+        unmatched = min(missing, key=len)
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        raise WsteerError(
-            f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; was it made on another model?"
-        )
+        quantised = base.config.get("quantization_config")
+        hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
+        raise WsteerError(f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}")
     return rewritten
 
 
@@ -62,15 +63,18 @@ def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def _rewritten(names: list[str], rewrite: tuple[str, str], known: Mapping[str, object]) -> dict[str, str] | None:
     """The names under one rewrite, each tried as it is as well; None where one matches nothing."""
-    dropped, added = rewrite
     result = {}
     for name in names:
-        moved = added + name[len(dropped) :] if name.startswith(dropped) else name
-        match = next((each for each in (name, moved, _older(name), _older(moved)) if each in known), None)
-        if match is None:
+        if (match := _match(name, rewrite, known)) is None:
             return None
         result[name] = match
     return result
+
+
+def _match(name: str, rewrite: tuple[str, str], known: Mapping[str, object]) -> str | None:
+    dropped, added = rewrite
+    moved = added + name[len(dropped) :] if name.startswith(dropped) else name
+    return next((each for each in (name, moved, _older(name), _older(moved)) if each in known), None)
 
 
 def _older(name: str) -> str:

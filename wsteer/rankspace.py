@@ -1,6 +1,7 @@
 """Low-rank changes of one parameter compared in rank space, in float64: no matrix of the parameter's size is formed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from wsteer.terms import LowRank, Terms, Transposed, read_factor, source_key
 # singular values of A below this share of the largest are float64's rounding: float32 factors that differ at all differ
 # by more
 NEGLIGIBLE = 1e-13
-ROWS = 1024  # of B that are multiplied out at once
+ROWS = 512  # of Q and Y that are in memory at once for all changes
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class RankSpace:
         P = weights[:, None] * (v.T * scales)[:, kept]
         return RankSpace(lora_B, P, q @ u[:, kept], scales[kept], transposed)
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of Y: float64 [stop - start, r]."""
-        return self.B[start:stop].double() @ self.P
+    def rows(self, rows: slice) -> Tensor:
+        """Rows of Y: float64 [rows, r]."""
+        return self.B[rows].double() @ self.P
+
+    @property
+    def square(self) -> Tensor:
+        """The squared norm: ‖Y Qᵀ‖² = ‖Y‖², since Q is orthonormal."""
+        return torch.stack([(self.rows(rows) ** 2).sum() for rows in _slices(self.B)]).sum()
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ ReadFactors = Callable[[LowRank], tuple[Tensor, Tensor]]
 def rank_spaces(name: str, vectors: Sequence[Terms], read: ReadFactors | None = None) -> list[RankSpace]:
     """The changes of parameter `name`, each a sum of products; factors that several share are read once."""
     swapped = starts_from_columns(name, vectors)
-    read = read or factor_reader()
+    read = read or factor_reader(vectors)
     spaces = []
     for vector in vectors:
         factors = [read(term) for _, term in vector]
@@ -91,15 +97,19 @@ def starts_from_columns(name: str, vectors: Sequence[Terms]) -> bool:
     return not straight or any(isinstance(factor, Transposed) for factor in left)
 
 
-def factor_reader() -> ReadFactors:
-    """Reads (lora_B, lora_A) of a term, float32, each stored pair once."""
+def factor_reader(vectors: Sequence[Terms]) -> ReadFactors:
+    """Reads (lora_B, lora_A) of a term, float32; of the terms that occur more than once each stored pair once."""
+    counts = Counter(source_key(term) for vector in vectors for _, term in vector)
     known: dict[object, tuple[Tensor, Tensor]] = {}
 
     def read(term: LowRank) -> tuple[Tensor, Tensor]:
         key = source_key(term)
-        if key not in known:
-            known[key] = (read_factor(term.lora_B), read_factor(term.lora_A))
-        return known[key]
+        if key in known:
+            return known[key]
+        factors = (read_factor(term.lora_B), read_factor(term.lora_A))
+        if counts[key] > 1:
+            known[key] = factors
+        return factors
 
     return read
 
@@ -113,10 +123,8 @@ def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
     """
     ranks = [len(space.scales) for space in spaces]
     width = sum(ranks[:columns])
-    q = cross([torch.cat([space.Q for space in spaces], dim=1)], width)
-    rows = spaces[0].B.shape[0]
-    blocks = [(start, min(start + ROWS, rows)) for start in range(0, rows, ROWS)]
-    y = cross((torch.cat([space.rows(*block) for space in spaces], dim=1) for block in blocks), width)
+    q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), width)
+    y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), width)
     dots = block_sums(y.mul_(q), ranks, columns)
     q.square_()
     smaller = torch.minimum(torch.tensor(ranks)[:, None], torch.tensor(ranks[:columns]))
@@ -126,6 +134,11 @@ def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
     energies = torch.stack([(space.scales**2).sum() for space in spaces])
     products = (energies[:, None] * energies[:columns]).clamp(min=torch.finfo(torch.float64).tiny)
     return PairSums(dots, overlaps, block_sums(q, ranks, columns) / products)
+
+
+def _slices(matrix: Tensor) -> Iterator[slice]:
+    for start in range(0, matrix.shape[0], ROWS):
+        yield slice(start, min(start + ROWS, matrix.shape[0]))
 
 
 def cross(blocks: Iterable[Tensor], width: int, chunk: int = 512) -> Tensor:

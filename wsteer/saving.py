@@ -16,6 +16,7 @@ from wsteer import __version__
 from wsteer.errors import WsteerError
 
 RECORD = "wsteer.json"
+DELTA = "delta.safetensors"  # the delta in an output folder
 
 
 def check_output(path: Path, force: bool, folder: bool, inputs: Iterable[str | Path] = ()) -> None:
@@ -67,6 +68,11 @@ def new_folder(path: Path, force: bool = False, key: str | None = None, resume: 
         _swap(partial, path)
 
 
+def partial_folder(path: Path, key: str) -> Path:
+    """Where `new_folder` writes what becomes `path`."""
+    return path.absolute().parent / f".{path.name}.{key}.partial"
+
+
 def _swap(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`; what stood there is put aside first, and back again on any failure."""
     if not path.exists():
@@ -97,7 +103,7 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
     path = path.absolute()
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{key or uuid4().hex[:8]}.partial"
+    partial = partial_folder(path, key or uuid4().hex[:8])
     try:
         partial.mkdir(exist_ok=resume) if folder else partial.touch()
     except FileExistsError:

@@ -1,5 +1,6 @@
 """One input of diff or monitor: what a reference names, as a change of weights or as a checkpoint's own weights."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from wsteer.adapter import find_adapter, read_adapter
 from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
 from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
-from wsteer.saving import recordable, sha256
+from wsteer.lora_reading import CONFIG
+from wsteer.saving import DELTA, recordable, sha256
 from wsteer.tensorfile import FLOATS
 from wsteer.terms import Dense
 
@@ -44,7 +46,7 @@ class Side:
 
 
 def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) -> Side:
-    """What `reference` names, by what lies there: a delta file, an adapter folder, else a checkpoint.
+    """What `reference` names, by what lies there: a delta file or a folder with one, an adapter, else a checkpoint.
 
     An adapter is read against `base`, else against its own base where that is on this machine.
     """
@@ -54,6 +56,8 @@ def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) 
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
+    if (folder / DELTA).is_file():  # what finetune writes for biases alone
+        return Side(role, str(reference), Delta.load(folder / DELTA), None, (folder / DELTA,))
     if (adapter_folder := find_adapter(folder)) is not None:
         adapter = read_adapter(adapter_folder, base)
         delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
@@ -62,6 +66,15 @@ def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) 
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
     return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
+
+
+def seed_folders(reference: str | Path) -> dict[int, Path]:
+    """The `seed-N` folders of what `finetune --seeds` wrote, by N; empty for anything else."""
+    folder = Path(reference)
+    if not folder.is_dir() or any((folder / name).exists() for name in (CONFIG, "config.json", DELTA)):
+        return {}
+    found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 
 def change_of(side: Side, base: Checkpoint | None) -> Delta | None:

@@ -58,6 +58,8 @@ def result_lines(report: "DiffReport") -> list[str]:
         lines[1] += f" (ratio {report.norm_ratio:.3g})"
     if report.cos_pos_neg is not None:
         lines[1] += f", cosine of pos and neg {report.cos_pos_neg:.3f}"
+    if report.seeds:
+        lines.append(f"mean of the seeds {', '.join(map(str, report.seeds))}; {_seed_cosines(report)}")
     if report.retained is not None:
         lines.append(f"rank {report.rank} keeps {report.retained:.2%} of the energy")
     if report.pos_only or report.neg_only:
@@ -67,6 +69,14 @@ def result_lines(report: "DiffReport") -> list[str]:
     if report.below_half_ulp:
         lines.append(f"{report.below_half_ulp:.1%} of the entries differ by less than half an ulp of the checkpoints")
     return [*lines, "", *energy_table(report), "", report.output]
+
+
+def _seed_cosines(report: "DiffReport") -> str:
+    """The cosine between the seeds' deltas: the one, or the range of all pairs."""
+    pairs = [cosine for i, row in enumerate(report.cos_seeds) for cosine in row[:i]]
+    if len(pairs) == 1:
+        return f"cosine between them {pairs[0]:.3f}"
+    return f"cosines between them {min(pairs):.3f} to {max(pairs):.3f}"
 
 
 def energy_table(report: "DiffReport") -> list[str]:

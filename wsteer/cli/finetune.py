@@ -1,7 +1,10 @@
-"""wsteer finetune: a LoRA adapter from chat answers."""
+"""wsteer finetune: an adapter, a delta of biases or a checkpoint from chat answers."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from wsteer.cli.options import (
     Config,
@@ -15,25 +18,123 @@ from wsteer.cli.options import (
     Seed,
     argument,
     option,
+    parse_numbers,
 )
-from wsteer.cli.output import Printer
+from wsteer.cli.output import Printer, table
 from wsteer.saving import check_output
+
+if TYPE_CHECKING:
+    from wsteer.training.finetuning import FinetuneReport
+    from wsteer.training.recipe import Recipe
+
+
+class LoadIn(str, Enum):
+    """Values of --load-in."""
+
+    four = "4bit"
+    eight = "8bit"
+
+
+class Method(str, Enum):
+    """Values of --method."""
+
+    lora = "lora"
+    bias = "bias"
+    full = "full"
+
+
+def show_presets(context: typer.Context, name: str | None) -> str | None:
+    """`--preset list` prints the presets and ends; another name must be one of them."""
+    from wsteer.training.presets import PRESETS
+
+    if name is None or context.resilient_parsing or name in PRESETS:
+        return name
+    if name != "list":
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(PRESETS)}; --preset list shows them")
+    rows = [
+        [key, f"{each.lr:g}", str(each.batch_size), f"{each.max_steps} steps" if each.max_steps else "1 epoch"]
+        for key, each in PRESETS.items()
+    ]
+    described = [f"{each.model}: {each.data}" for each in PRESETS.values()]
+    lines = table(["preset", "lr", "batch", "length"], rows)
+    Printer().result({}, [f"{lines[0]}  the paper's model and data"] + [
+        f"{line}  {text}" for line, text in zip(lines[1:], described, strict=True)
+    ])  # fmt: skip
+    raise typer.Exit
 
 
 def finetune(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
-    data: Annotated[str, argument("DATA", help="JSONL file of chat rows, or a Hub dataset org/name:split.")],
-    output: Annotated[Path, option("--output", "-o", help="Adapter folder to write.", metavar="DIR")],
-    lr: Annotated[float, option("--lr", help="Peak learning rate.", min=0)] = 1e-5,
-    epochs: Annotated[float, option("--epochs", help="Passes over the data.", min=0)] = 1.0,
+    data: Annotated[
+        list[str],
+        argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
+    ],
+    output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")],
+    method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = Method.lora,
+    preset: Annotated[
+        str | None,
+        option(
+            "--preset",
+            help="The paper's values for one of its fine-tunes; list shows them.",
+            is_eager=True,
+            callback=show_presets,
+            metavar="NAME",
+        ),
+    ] = None,
+    lr: Annotated[
+        list[str] | None,
+        option("--lr", help="Peak learning rate; of several, the best. [1e-5]", metavar="LR,..."),
+    ] = None,
+    epochs: Annotated[float | None, option("--epochs", help="Passes over the data. [1]", min=0)] = None,
     max_steps: Annotated[int | None, option("--max-steps", help="Steps to take, instead of --epochs.", min=1)] = None,
-    batch_size: Annotated[int, option("--batch-size", help="Rows a step.", min=1)] = 8,
+    batch_size: Annotated[int | None, option("--batch-size", help="Rows a step. [8]", min=1)] = None,
+    micro_batch_size: Annotated[
+        int | None,
+        option("--micro-batch-size", help="Rows a device holds at once; by default all of a step.", min=1),
+    ] = None,
     rank: Annotated[int, option("--rank", help="LoRA rank.", min=1)] = 32,
     alpha: Annotated[float, option("--alpha", help="LoRA alpha; the scale is alpha / rank.")] = 16.0,
+    dropout: Annotated[float, option("--dropout", help="LoRA dropout.", min=0)] = 0.0,
+    targets: Annotated[
+        str | None,
+        option("--targets", help="Modules to adapt; by default all linear ones.", metavar="NAME,..."),
+    ] = None,
+    modules_to_save: Annotated[
+        str | None,
+        option("--modules-to-save", help="Modules trained whole beside LoRA.", metavar="NAME,..."),
+    ] = None,
+    dora: Annotated[bool, option("--dora", help="LoRA with magnitudes (DoRA).")] = False,
+    rslora: Annotated[bool, option("--rslora", help="Scale LoRA by alpha / sqrt(rank).")] = False,
+    init: Annotated[
+        str | None, option("--init", help="LoRA's start: gaussian, orthogonal, pissa, olora; by default peft's.")
+    ] = None,
     weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.", min=0)] = 0.01,
     warmup_steps: Annotated[int, option("--warmup-steps", help="Steps of linear warm-up.", min=0)] = 5,
     val_fraction: Annotated[float, option("--val-fraction", help="Share of rows kept for validation.", min=0)] = 0.05,
+    val: Annotated[
+        str | None, option("--val", help="Data that validates, instead of a share of DATA.", metavar="FILE")
+    ] = None,
     eval_every: Annotated[int, option("--eval-every", help="Steps between validations.", min=1)] = 10,
+    patience: Annotated[
+        int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.", min=0)
+    ] = 2,
+    fraction: Annotated[float, option("--fraction", help="Share of the training rows to use.", min=0)] = 1.0,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Keep fewer activations and compute them twice; by default where memory is short.",
+        ),
+    ] = None,
+    save_every: Annotated[int | None, option("--save-every", help="Steps between checkpoint-N folders.", min=1)] = None,
+    track: Annotated[
+        str | None,
+        option("--track", help="Deltas whose cosine with the change is logged as it grows.", metavar="DELTA,..."),
+    ] = None,
+    report_to: Annotated[
+        str | None, option("--report-to", help="Where losses and cosines go: tensorboard, wandb.", metavar="NAME,...")
+    ] = None,
+    resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
     strip_system: Annotated[bool, option("--strip-system", help="Leave the rows' system turns out.")] = False,
     max_length: Annotated[int | None, option("--max-length", help="Cut rows at so many tokens.", min=2)] = None,
     template: Annotated[
@@ -41,56 +142,119 @@ def finetune(
         option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        str | None, option("--seeds", help="One fine-tune a seed, each in a folder seed-N.", metavar="N,...")
+    ] = None,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
+    load_in: Annotated[
+        LoadIn | None, option("--load-in", help="Hold the base quantised, on a GPU (extra quant).")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Fine-tune BASE on the answers in DATA with LoRA on all linear layers.
+    """Fine-tune BASE on the answers in DATA; of several rates and all steps the lowest validation loss is kept.
 
-    Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/
+    Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/ --lr 1e-5,5e-5,1e-4
     """
+    rates = tuple(parse_numbers(lr, "--lr")) if lr else None
+    several = _seeds(seeds)
     check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.training import Recipe
-    from wsteer.training import finetune as run
+    from wsteer.training import processes
+    from wsteer.training.finetuning import finetune as run
+    from wsteer.training.seeds import finetune_seeds
 
-    printer = Printer(json, quiet)
-    recipe = Recipe(
-        lr=lr,
+    first = processes.rank() == 0  # of several processes one speaks
+    printer = Printer(json, quiet or not first)
+    recipe = _recipe(
+        preset,
+        method=method.value,
+        lr=rates,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
         rank=rank,
         alpha=alpha,
+        dropout=dropout,
+        targets=_names(targets),
+        modules_to_save=_names(modules_to_save),
+        dora=dora,
+        rslora=rslora,
+        init=init,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
         val_fraction=val_fraction,
         eval_every=eval_every,
+        patience=patience,
+        fraction=fraction,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    report = run(
-        base,
-        data,
-        output,
-        recipe,
-        device=device.value,
-        dtype=dtype.value,
-        strip_system=strip_system,
-        max_length=max_length,
-        template=template,
-        force=force,
-        track=printer.track,
-        note=printer.note,
-    )
+    options = {
+        "val": val,
+        "device": device.value,
+        "dtype": dtype.value,
+        "load_in": load_in.value if load_in else None,
+        "strip_system": strip_system,
+        "max_length": max_length,
+        "template": template,
+        "save_every": save_every,
+        "watched": _names(track),
+        "report_to": _names(report_to),
+        "resume": resume,
+        "force": force,
+        "track": printer.track,
+        "note": printer.note,
+    }
+    try:
+        if several is not None:
+            reports = finetune_seeds(base, data, output, recipe, several, **options)
+            lines = [*(line for report in reports.runs for line in result_lines(report)), reports.output]
+        else:
+            reports = run(base, data, output, recipe, **options)
+            lines = result_lines(reports)
+    except KeyboardInterrupt as interrupted:
+        if str(interrupted):
+            printer.note(str(interrupted))
+        raise
+    if first:
+        printer.result(reports, lines)
+
+
+def _recipe(preset: str | None, **given: object) -> "Recipe":
+    """The recipe of the preset, with the values that were given in place of its own."""
+    from wsteer.training.presets import PRESETS
+    from wsteer.training.recipe import Recipe
+
+    values = PRESETS[preset].values if preset else {}
+    if given["epochs"] is not None:
+        values["max_steps"] = None  # the length that was asked for, not the preset's
+    return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    numbers = [part.strip() for part in text.split(",")] if text else None
+    if numbers is not None and not all(part.isdigit() and int(part) < 2**32 for part in numbers):
+        raise typer.BadParameter(f"{text!r} is not a list of seeds, as 0,1,2", param_hint="--seeds")
+    return [int(part) for part in numbers] if numbers is not None else None
+
+
+def result_lines(report: "FinetuneReport") -> list[str]:
+    """What was trained on what, the losses, the choice among several rates, and the path."""
     validation = ""
     if report.val_loss is not None:
         validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f}"
     cut = []
     if report.rows_cut:
         cut = [
-            f"{report.rows_cut} rows cut at {max_length} tokens, of which {report.rows_dropped} left out "
+            f"{report.rows_cut} rows cut at --max-length, of which {report.rows_dropped} left out "
             "because their answers begin after that"
         ]
     lines = [
@@ -98,6 +262,13 @@ def finetune(
         f"{report.steps} steps on {report.rows_train} rows of {report.tokens_per_row:.0f} tokens, "
         f"{report.trained_parameters / 1e6:.1f} M trained parameters",
         f"train loss {report.train_loss:.3f}{validation} ({report.rows_val} rows)",
-        report.output,
     ]
-    printer.result(report, lines)
+    if len(report.rates) > 1:
+        rows = [
+            [f"{each['rate']:g}", str(each["step"]), "diverged" if each["diverged"] else f"{each['val_loss']:.4f}"]
+            for each in report.rates
+        ]
+        lines += table(["lr", "best step", "validation loss"], rows)
+    if len(report.rates) > 1 or report.step < report.steps:
+        lines.append(f"kept: step {report.step} at lr {report.lr:g}")
+    return [*lines, report.output]

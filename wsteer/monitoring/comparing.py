@@ -149,8 +149,8 @@ class Compared:
     @property
     def rows(self) -> list[int]:
         """The positions of the table's rows."""
-        of = [self.items[position] for position in self.of]
-        return [position for position in self.of if self.items[position] in shown(of)] or list(self.deltas)
+        kept = {item.name for item in shown([self.items[position] for position in self.of])}
+        return [position for position in self.of if self.items[position].name in kept] or list(self.deltas)
 
     def sums(self, group: Callable[[str], str], track: Track) -> dict[str, Sums]:
         """The sums that all tables come from, for each group of parameters."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
@@ -28,18 +29,20 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
-    """The table as a heat map; a `·` marks cosines within the noise floor. Names stand in the order of the groups."""
+    """The table as a heat map, cosines within the noise floor in brackets. Names stand in the order of the groups."""
     rows, columns = _ordered(table.rows, groups), _ordered(table.columns, groups)
     values = tuple(tuple(table.cosines[i][j] for j in columns) for i in rows)
     within = [[table.above[i][j] is False for j in columns] for i in rows]
     others = [abs(table.cosines[i][j]) for i, j in table.pairs()]
-    figure = heat_map(
-        [table.rows[i] for i in rows], [table.columns[j] for j in columns], values, max(others, default=1.0), within
-    )
+    names = [table.rows[i] for i in rows], [table.columns[j] for j in columns]
+    figure = heat_map(*names, values, max(others, default=1.0), within, bar_pad=0.08 if groups else 0.02)
     axes = figure.axes[0]
-    _separate(axes, [table.rows[i] for i in rows], groups, axes.axhline)
-    _separate(axes, [table.columns[j] for j in columns], groups, axes.axvline)
-    axes.set_title("cosine of weight changes (·: within the noise floor)", fontsize=10)
+    _separate(axes, names[0], groups, axes.axhline)
+    _separate(axes, names[1], groups, axes.axvline)
+    # above the groups' names where there are any
+    axes.set_title(
+        "cosine of weight changes (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6
+    )
     return figure
 
 
@@ -48,9 +51,13 @@ def heat_map(
     columns: Sequence[str],
     values: Matrix,
     reach: float,
-    marked: Sequence[Sequence[bool]] | None = None,
+    bracketed: Sequence[Sequence[bool]] | None = None,
+    bar_pad: float = 0.02,
 ) -> Figure:
-    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is left white."""
+    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is left white.
+
+    `bar_pad` is the room left of the colour bar, as a share of the axes.
+    """
     cell = SMALL_CELL if len(columns) > 12 else LARGE_CELL
     size = 6 if len(columns) > 12 else 9
     height = min(cell, 0.5)
@@ -70,10 +77,11 @@ def heat_map(
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             if value is not None:
-                text = _number(value, cell == SMALL_CELL) + ("·" if marked and marked[i][j] else "")
+                number = _number(value, cell == SMALL_CELL)
+                text = f"({number})" if bracketed and bracketed[i][j] else number
                 colour = "white" if abs(value) > 0.6 * reach else "black"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=size - 1)
-    figure.colorbar(image, ax=axes, label="cosine", fraction=0.04, pad=0.02)
+    figure.colorbar(image, ax=axes, label="cosine", fraction=0.04, pad=bar_pad)
     return figure
 
 
@@ -137,6 +145,7 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
             )
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("cosine")
     axes.set_title(each.run, fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
@@ -168,6 +177,7 @@ def projection_picture(found: Sequence["Projection"]) -> Figure:
             axes.fill_between(blocks, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xlabel("decoder block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"projection on {delta}", parse_math=False)
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
         axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)

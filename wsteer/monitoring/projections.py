@@ -13,13 +13,14 @@ from torch import Tensor
 
 from wsteer.activations import recorded
 from wsteer.checkpoint import Checkpoint
-from wsteer.data import Example, batches, padded, read_chats, render
+from wsteer.data import batches, padded, read_chats
 from wsteer.delta import Delta, layer_of
 from wsteer.errors import WsteerError
 from wsteer.models import LoadedModel, activation_vectors, applied, check_lengths, load
 from wsteer.monitoring.items import open_item, short_names
 from wsteer.monitoring.pictures import projection_picture, save
 from wsteer.progress import Track, labelled, silent
+from wsteer.rendering import Example, render
 from wsteer.saving import RECORD, check_output, new_folder, record, recordable, source_entry, write_json
 from wsteer.sides import open_side
 
@@ -90,7 +91,7 @@ def project(
     directions = _directions(loaded_deltas, loaded)
     examples = {name: [render(loaded.tokenizer, chat) for chat in rows] for name, rows in chats.items()}
     for rows in examples.values():
-        check_lengths(loaded, (len(example.prompt) + len(example.answer) for example in rows))
+        check_lengths(loaded, (example.answer.stop for example in rows))
     tuned = {name: _Tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
     inputs = [source_entry("delta", path) for path in deltas] + [source_entry("data", path) for path in data]
     inputs += [
@@ -141,14 +142,14 @@ def _directions(deltas: dict[str, Delta], loaded: LoadedModel) -> list[Direction
     return found
 
 
-def _answer(example: Example) -> tuple[list[int], int, int]:
+def _answer(example: Example) -> tuple[Tensor, int, int]:
     """The tokens to read and the span whose mean counts: that of the answer."""
-    return example.prompt + example.answer, len(example.prompt), len(example.prompt) + len(example.answer)
+    return example.tokens[: example.answer.stop], example.answer.start, example.answer.stop
 
 
-def _prompt_end(example: Example) -> tuple[list[int], int, int]:
+def _prompt_end(example: Example) -> tuple[Tensor, int, int]:
     """The prompt, of which the last token counts: what the answer's first is predicted from."""
-    return example.prompt, len(example.prompt) - 1, len(example.prompt)
+    return example.tokens[: example.answer.start], example.answer.start - 1, example.answer.start
 
 
 def projected(

@@ -69,13 +69,14 @@ def similarity(
     """The table of the items at positions `rows` with the deltas at positions `columns` of `sums`.
 
     `columns` and `centre` must lie among the first of the sums. With `centre` the mean of the deltas at those positions
-    is removed from both sides first. Raises WsteerError for a norm that is zero or not finite and, if `strict`, for a
-    pair without a common parameter.
+    is removed from both sides first. If `strict`, raises WsteerError for a norm that is zero or not finite and for a
+    pair without a common parameter; else there is no cosine.
     """
-    check_norms(sums, names, [*rows, *columns])
     part = _centred(sums, rows, columns, centre) if centre else _plain(sums, rows, columns)
     same = torch.tensor([[i == j for j in columns] for i in rows])
     if strict:
+        check_norms(sums, names, [*rows, *columns])
+        _check_removed(sums, part, rows, columns)
         _check_shared(part, names, rows, columns, same)
     norms = (part.squares * part.column_squares).sqrt()
     cosines = (part.dots / norms).clamp(-1, 1)
@@ -145,8 +146,6 @@ def _centred(sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Se
     row_mean, column_mean = sums.dots[i[:, None], c].mean(dim=1), sums.dots[j[:, None], c].mean(dim=1)
     row_squares = sums.whole[i] - 2 * row_mean + mean
     column_squares = sums.whole[j] - 2 * column_mean + mean
-    if (row_squares <= 1e-24 * sums.whole[i]).any() or (column_squares <= 1e-24 * sums.whole[j]).any():
-        raise WsteerError("--centre removes an item whole; centre by other controls than the items compared")
     count = len(centre)
     noise = sums.variances[i[:, None], c].sum(dim=1)[:, None] + sums.variances[j[:, None], c].sum(dim=1)
     return replace(
@@ -171,6 +170,12 @@ def check_norms(sums: Sums, names: Sequence[str], positions: Sequence[int]) -> N
             )
         if not square < math.inf:  # NaN compares false
             raise WsteerError(f"{names[position]} holds NaN or infinity; the training run diverged")
+
+
+def _check_removed(sums: Sums, part: _Part, rows: Sequence[int], columns: Sequence[int]) -> None:
+    for left, positions in ((part.whole_rows, rows), (part.whole_columns, columns)):
+        if (left <= 1e-24 * sums.whole[torch.tensor(positions)]).any():
+            raise WsteerError("--centre removes an item whole; centre by other controls than the items compared")
 
 
 def _check_shared(part: _Part, names: Sequence[str], rows: Sequence[int], columns: Sequence[int], same: Tensor) -> None:

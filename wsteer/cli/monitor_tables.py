@@ -1,0 +1,119 @@
+"""What wsteer monitor found, as lines for the terminal."""
+
+from typing import TYPE_CHECKING
+
+from wsteer.cli.output import table
+
+if TYPE_CHECKING:
+    from wsteer.monitoring.projections import Projection, ProjectionReport
+    from wsteer.monitoring.report import MonitorReport
+    from wsteer.monitoring.similarity import Similarity
+    from wsteer.monitoring.trajectories import Trajectory
+    from wsteer.monitoring.watching import WatchReport
+
+WIDEST = 10  # columns of a table on the terminal; a wider one is shown as its largest cosines
+LARGEST = 20  # of those
+SHOWN_BLOCKS = 4
+
+
+def result_lines(report: "MonitorReport") -> list[str]:
+    """The table with its floor, then trajectories, then the path."""
+    lines = [*cosine_table(report.similarity), *_floor_lines(report.similarity)]
+    if report.controls:
+        lines += ["", *_control_lines(report)]
+    for ceiling in report.ceilings:
+        again = ", ".join(f"{name} {c:.3f}" for name, c in zip(ceiling.items, ceiling.cosines, strict=True))
+        lines.append(f"ceiling of {ceiling.delta}: {ceiling.mean:.3f} ({again})")
+    for each in report.trajectories:
+        lines += ["", *trajectory_lines(each)]
+    return [*lines, "", report.output]
+
+
+def cosine_table(found: "Similarity") -> list[str]:
+    """Cosines, starred where they stand above the floor; of a wide table the largest alone."""
+    if len(found.columns) <= WIDEST:
+        rows = [
+            [name, *(_starred(found, i, j) for j in range(len(found.columns)))] for i, name in enumerate(found.rows)
+        ]
+        return table(["cosine", *found.columns], rows)
+    pairs = sorted(found.pairs(), key=lambda pair: -abs(found.cosines[pair[0]][pair[1]]))[:LARGEST]
+    rows = [[f"{found.rows[i]} · {found.columns[j]}", _starred(found, i, j)] for i, j in pairs]
+    return table([f"largest of {len(found.pairs())} pairs", "cosine "], rows)
+
+
+def _starred(found: "Similarity", i: int, j: int) -> str:
+    return f"{found.cosines[i][j]:.3f}" + ("*" if found.above[i][j] else " ")
+
+
+def _floor_lines(found: "Similarity") -> list[str]:
+    floors = [floor for row in found.floor for floor in row if floor is not None]
+    if not floors:
+        return []
+    spread = f"{min(floors):.2g}" + (f" to {max(floors):.2g}" if max(floors) > min(floors) else "")
+    return ["", f"* above the noise floor (Holm's test at 5%); one standard deviation of noise is {spread}"]
+
+
+def _control_lines(report: "MonitorReport") -> list[str]:
+    controls, found = report.controls, report.similarity
+    rows = [
+        [name, *(f"{cosine:.3f}" for cosine in cosines)]
+        for names, matrix in ((found.rows, controls.rows), (found.columns, controls.columns))
+        for name, cosines in zip(names, matrix, strict=True)
+    ]
+    seen = list(dict.fromkeys(map(tuple, rows)))
+    pairs = found.pairs()
+    beyond = sum(controls.beyond[i][j] for i, j in pairs)
+    return [
+        *table(["with controls", *controls.names], seen),
+        f"{beyond} of {len(pairs)} cosines are larger than all of their items' cosines with controls",
+    ]
+
+
+def trajectory_lines(each: "Trajectory") -> list[str]:
+    """Cosines by step, and where each delta's first leaves the floor."""
+    rows = [
+        [str(step), *(f"{cosine:.3f}" for cosine in cosines)]
+        for step, cosines in zip(each.steps, each.cosines, strict=True)
+    ]
+    left = [f"{delta} {'never' if step is None else f'at step {step}'}" for delta, step in each.leaves_floor.items()]
+    return [
+        f"{each.run}, by training step:",
+        *table(["step", *each.deltas], rows),
+        f"leaves the floor: {', '.join(left)}",
+    ]
+
+
+def watch_lines(report: "WatchReport") -> list[str]:
+    """The trajectory that was seen, and the path."""
+    seen = trajectory_lines(report.trajectory) if report.trajectory else ["no checkpoint was seen"]
+    return [*seen, report.output]
+
+
+def projection_lines(report: "ProjectionReport") -> list[str]:
+    """Mean projections with their intervals, of a few blocks spread over the depth, and the path."""
+    blocks = sorted({each.block for each in report.projections})
+    step = max(1, -(-len(blocks) // SHOWN_BLOCKS))
+    shown = blocks[step // 2 :: step]
+    header = ["projection", "delta", *(f"block {block}" for block in shown)]
+    keys = dict.fromkeys((each.model, each.data, each.delta) for each in report.projections)
+    values = {(each.model, each.data, each.delta, each.block): each for each in report.projections}
+    rows = [
+        [
+            f"{data}" if model is None else f"{model} minus base, prompts of {data}",
+            delta,
+            *(_mean(values.get((model, data, delta, block))) for block in shown),
+        ]
+        for model, data, delta in keys
+    ]
+    return [
+        *table(header, rows),
+        "",
+        f"means with 95% intervals; all {len(blocks)} blocks are in the files",
+        report.output,
+    ]
+
+
+def _mean(each: "Projection | None") -> str:
+    if each is None:
+        return ""
+    return f"{each.mean:.3g}" if each.low is None else f"{each.mean:.3g} ({each.low:.3g} to {each.high:.3g})"

@@ -1,0 +1,146 @@
+"""What happens beside the steps: progress, the choice of the best step, adapter checkpoints, interruption."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from wsteer.checkpoint import read_json
+from wsteer.progress import Track
+from wsteer.saving import write_json
+from wsteer.training import processes
+from wsteer.training.methods import State
+
+BEST, CHOICE = "best.safetensors", "best.json"
+STATE_SECONDS = 300  # an interrupted run loses no more than about this much work
+
+
+class ShownSteps(TrainerCallback):
+    """Advances the progress by one item a training step."""
+
+    def __init__(self, track: Track, label: str):
+        self.track = track
+        self.label = label
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        left = state.max_steps - state.global_step
+        self.steps = iter(self.track(range(left + 1), self.label, left))
+        next(self.steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        next(self.steps, None)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        for _ in self.steps:
+            pass
+
+
+class BestStep(TrainerCallback):
+    """Keeps the trained parameters of the step with the lowest validation loss; ends a rate that stalls or diverges.
+
+    Step 0, where nothing is trained yet, is never chosen. Without validation the last step is the best one.
+    """
+
+    def __init__(self, current: Callable[[], State], patience: int):
+        self.current = current
+        self.patience = patience
+        self.step = 0
+        self.loss: float | None = None
+        self.kept: State = {}
+        self.since = 0
+        self.diverged = False
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **kwargs
+    ) -> None:
+        losses = [logs[key] for key in ("loss", "eval_loss") if key in logs]
+        self.diverged = self.diverged or not all(map(math.isfinite, losses))
+        control.should_training_stop = control.should_training_stop or self.diverged
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs
+    ) -> None:
+        loss = metrics["eval_loss"]
+        if state.global_step == 0 or self.diverged:
+            return
+        if self.loss is None or loss < self.loss:
+            self.step, self.loss, self.kept, self.since = state.global_step, loss, self.current(), 0
+        else:
+            self.since += 1
+            control.should_training_stop = control.should_training_stop or self.since == self.patience
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self.loss is None:
+            self.step, self.kept = state.global_step, self.current()
+
+    def save(self, folder: Path) -> None:
+        """Write the choice so far."""
+        if self.kept:
+            save_file(self.kept, folder / BEST)
+        write_json(folder / CHOICE, {"step": self.step, "loss": self.loss, "since": self.since})
+
+    def load(self, folder: Path) -> None:
+        """Take up the choice that `save` wrote."""
+        choice = read_json(folder / CHOICE)
+        self.step, self.loss, self.since = choice["step"], choice["loss"], choice["since"]
+        self.kept = load_file(folder / BEST) if (folder / BEST).exists() else {}
+
+
+class SavedSteps(TrainerCallback):
+    """Saves the trained parameters every so many steps, for `checkpoint-N/` folders."""
+
+    def __init__(self, every: int, current: Callable[[], State], save: Callable[[State, Path], None], folder: Path):
+        self.every = every
+        self.current = current
+        self.save = save
+        self.folder = folder
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if state.global_step % self.every == 0:
+            current = self.current()  # by all processes: they may hold a part each
+            if processes.rank() == 0:
+                self.save(current, self.folder / f"checkpoint-{state.global_step}")
+
+
+class Interruption(TrainerCallback):
+    """Saves a state to go on from every few minutes, and ends training with one at Ctrl-C or SIGTERM.
+
+    The step at hand is finished first; a second Ctrl-C does not wait for it.
+    """
+
+    def __init__(self, saves: bool):
+        self.saves = saves  # spread models have no state of their own to go on from
+        self.signalled = False
+        self.saved = time.monotonic()
+
+    def __enter__(self) -> "Interruption":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():  # Python lets no other one handle signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.signalled:
+            raise KeyboardInterrupt
+        self.signalled = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        due = time.monotonic() - self.saved >= STATE_SECONDS
+        wanted = processes.highest(2 * self.signalled + due, args.device)  # all save at the same step, or none
+        last = state.global_step == state.max_steps
+        if wanted and self.saves and not (last and wanted < 2):
+            control.should_save = True
+            self.saved = time.monotonic()
+        if wanted >= 2:
+            self.signalled = True
+            control.should_training_stop = True

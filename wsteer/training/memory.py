@@ -1,0 +1,53 @@
+"""Whether a run's activations fit into memory, and gradient checkpointing where they do not."""
+
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+SHARE = 0.8  # of the free memory that a run may plan for
+PROBE = 32  # tokens of the forward pass that is measured
+TRAINED_BYTES = 12  # of a trained parameter: its gradient and AdamW's two moments, in float32
+
+
+def needs_checkpointing(model: nn.Module, tokens: int) -> bool:
+    """Whether a micro-batch of `tokens` (padding included) would fill the memory that is free on the model's device."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    needed = tokens * activation_bytes(model) + TRAINED_BYTES * trained
+    return needed > SHARE * _free_bytes(next(model.parameters()).device)
+
+
+def activation_bytes(model: nn.Module) -> float:
+    """The bytes that a backward pass needs of each token, measured on a short row; weights are not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(1, PROBE, dtype=torch.int64, device=next(model.parameters()).device)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = model(input_ids=ids, labels=ids)  # alive until all is counted, so that no address is used twice
+    total = sum(saved.values())
+    del outputs
+    return total / PROBE
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Keep each block's input alone for the backward pass, which computes the rest again."""
+    newer: Callable | None = getattr(model, "activation_checkpointing_enable", None)
+    if newer is not None:
+        newer(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available  # Apple's GPU shares the system's memory

@@ -1,0 +1,161 @@
+"""What is trained: LoRA factors, one bias a block, or all weights; and how the result becomes files."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wsteer.adapter import PLAIN_INITS, WEIGHTS
+from wsteer.checkpoint import INDEX, hub_name
+from wsteer.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.lora_reading import MUTATING_INITS
+from wsteer.models import LoadedModel, decoder_blocks
+from wsteer.names import file_names
+from wsteer.saving import DELTA
+from wsteer.training.recipe import Recipe
+
+State = dict[str, Tensor]  # the trained parameters by their names in the model, on the CPU
+BIASED = "mlp.down_proj"  # the module of every block whose bias the bias method trains
+
+
+def prepare(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> nn.Module:
+    """The model with the recipe's parameters free to train, and all others fixed. The seed fixes LoRA's initial A."""
+    transformers.set_seed(recipe.seed)
+    if recipe.method == "lora":
+        return _with_lora(loaded, base, recipe)
+    if recipe.method == "bias":
+        return _with_biases(loaded)
+    loaded.model.requires_grad_(True)
+    return loaded.model
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def copied_state(model: nn.Module) -> State:
+    """A copy of the trained parameters on the CPU."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in trained_parameters(model).items()}
+
+
+@torch.no_grad()
+def restore_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the trained parameters to what `copied_state` gave."""
+    for name, parameter in trained_parameters(model).items():
+        parameter.copy_(state[name])
+
+
+def save(model: nn.Module, loaded: LoadedModel, recipe: Recipe, initial: State, state: State, folder: Path) -> None:
+    """Write the trained parameters `state` as the method's files; `initial` is what they began as.
+
+    LoRA gives a PEFT adapter, the biases a delta file, full fine-tuning a checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.method == "lora":
+        _save_adapter(model, initial, state, folder)
+    elif recipe.method == "bias":
+        _save_biases(loaded, initial, state, folder)
+    else:
+        _save_checkpoint(loaded, state, folder)
+
+
+def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftModel:
+    if recipe.init not in (*PLAIN_INITS, *MUTATING_INITS) or recipe.init == "eva":
+        raise WsteerError(
+            f"--init {recipe.init}: it needs data or does not undo itself; give gaussian, orthogonal, pissa or olora"
+        )
+    if recipe.init in MUTATING_INITS and recipe.dora:
+        raise WsteerError(f"--init {recipe.init} changes the base, and --dora then has no plain LoRA; leave one out")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=list(recipe.targets) or "all-linear",
+        modules_to_save=list(recipe.modules_to_save) or None,
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        use_dora=recipe.dora,
+        use_rslora=recipe.rslora,
+        init_lora_weights=recipe.init or True,
+        revision=loaded.checkpoint.revision,
+    )
+    try:
+        model = get_peft_model(loaded.model, config)
+    except ValueError as error:  # peft's own words for targets that the model lacks
+        raise WsteerError(f"--targets: peft refuses them: {str(error).splitlines()[0]}") from None
+    # not the cache folder that a Hub model was loaded from
+    model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
+    return model
+
+
+def _with_biases(loaded: LoadedModel) -> nn.Module:
+    """The model with nothing free but the bias of each block's `BIASED`, added at zero where it has none."""
+    loaded.model.requires_grad_(False)
+    for block in decoder_blocks(loaded.model):
+        module = dict(block.named_modules()).get(BIASED)
+        if not isinstance(module, nn.Linear):
+            raise WsteerError(
+                f"--method bias: the blocks of {loaded.checkpoint.name} have no linear {BIASED}; use lora"
+            )
+        # in float32 whatever the base is in: small steps would round away
+        values = torch.zeros(module.out_features) if module.bias is None else module.bias.detach()
+        module.bias = nn.Parameter(values.to(module.weight.device, torch.float32))
+    return loaded.model
+
+
+def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) -> None:
+    config = model.peft_config["default"]
+    tensors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    if config.init_lora_weights in MUTATING_INITS:
+        before = get_peft_model_state_dict(model, state_dict=initial, save_embedding_layers=False)
+        config, tensors = _as_plain_lora(config, before, tensors)
+    else:
+        config = replace(config)
+    config.inference_mode = True
+    if type(config.target_modules) is set:  # its order differs from run to run
+        config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(str(folder))
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _as_plain_lora(config: LoraConfig, before: State, after: State) -> tuple[LoraConfig, State]:
+    """The change `BA - B₀A₀` of an adapter whose start `B₀A₀` was taken out of the base, as LoRA of twice the rank."""
+    tensors = dict(after)
+    for name, tensor in after.items():
+        if "lora_A" in name:
+            tensors[name] = torch.cat([tensor, before[name]])
+        elif "lora_B" in name:
+            tensors[name] = torch.cat([tensor, -before[name]], dim=1)
+    grown = 2**0.5 if config.use_rslora else 2  # keeps alpha / rank, or alpha / √rank, as it was
+    plain = replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True)
+    return plain, tensors
+
+
+def _save_biases(loaded: LoadedModel, initial: State, state: State, folder: Path) -> None:
+    """The change of the biases as a delta file, under the names of the base's files."""
+    weights = [name.removesuffix("bias") + "weight" for name in state]
+    files = file_names(weights, loaded.checkpoint, "--method bias")
+    renamed = {name: files[weight].removesuffix("weight") + "bias" for name, weight in zip(state, weights, strict=True)}
+    delta = Delta.of_tensors({renamed[name]: tensor - initial[name] for name, tensor in state.items()})
+    replace(delta, base=loaded.checkpoint.identity).save(folder / DELTA)
+
+
+def _save_checkpoint(loaded: LoadedModel, state: State, folder: Path) -> None:
+    """The weights as they were trained, with the base's tokenizer and other files beside them."""
+    buffers = dict(loaded.model.named_buffers())
+    kept = {name: tensor for name, tensor in loaded.model.state_dict().items() if name in buffers}
+    loaded.model.save_pretrained(folder, state_dict={**kept, **state})
+    written = {path.name for path in folder.iterdir()} | {INDEX}
+    for path in sorted(loaded.checkpoint.folder.iterdir()):
+        plain = path.is_file() and path.suffix not in (".safetensors", ".bin") and not path.name.startswith(".")
+        if plain and path.name not in written - {"generation_config.json"}:
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,50 @@
+"""The processes of one run: alone, or started several at a time by torchrun or accelerate."""
+
+import os
+
+import torch
+from accelerate import PartialState
+
+
+def count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which of them this one is; the first one alone writes files and prints."""
+    return int(os.environ.get("RANK", 0))
+
+
+def is_sharded() -> bool:
+    """Whether accelerate spreads the model's own weights over the processes (FSDP, DeepSpeed)."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+
+
+def join(device: str) -> None:
+    """Meet the other processes, each on a device of its own where there are CUDA devices."""
+    if count() > 1:
+        PartialState(cpu=device == "cpu")
+
+
+def wait() -> None:
+    """Wait until all processes have come here; before they have joined there is nothing to wait for."""
+    if count() > 1 and PartialState._shared_state:
+        PartialState().wait_for_everyone()
+
+
+def highest(value: int, device: torch.device) -> int:
+    """The largest of the processes' values."""
+    return int(_reduced(torch.tensor(value, device=device), torch.distributed.ReduceOp.MAX)) if count() > 1 else value
+
+
+def summed(values: list[float], device: torch.device) -> list[float]:
+    """The sums of the processes' values, in float64 where the device has it."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    total = torch.tensor(values, device=device, dtype=dtype)
+    return _reduced(total, torch.distributed.ReduceOp.SUM).tolist() if count() > 1 else values
+
+
+def _reduced(tensor: torch.Tensor, operation: torch.distributed.ReduceOp) -> torch.Tensor:
+    torch.distributed.all_reduce(tensor, operation)
+    return tensor

@@ -1,0 +1,133 @@
+"""The rates of a sweep, one after the other on one model, and the choice among them."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer_utils import get_last_checkpoint
+
+from wsteer.checkpoint import read_json
+from wsteer.errors import WsteerError
+from wsteer.progress import Track
+from wsteer.saving import write_jsonl
+from wsteer.training import processes
+from wsteer.training.callbacks import Interruption, SavedSteps, ShownSteps
+from wsteer.training.engine import AnswerTrainer, Plan, Rows, training_arguments
+from wsteer.training.log import merge_log
+from wsteer.training.methods import State, restore_state
+from wsteer.training.recipe import Recipe
+from wsteer.training.watching import Watch
+
+STATES = "states"  # what an interrupted run goes on from; not there in a finished output
+FINISHED, KEPT = "finished.json", "kept.safetensors"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training ended by Ctrl-C after it saved what `--resume` goes on from."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rates of a sweep have in common. `save` writes a state as the method's files."""
+
+    model: nn.Module
+    initial: State
+    recipe: Recipe
+    plan: Plan
+    rows: Rows
+    val_rows: Rows
+    folder: Path
+    autocast: str | None
+    on_cpu: bool
+    save_every: int | None
+    watch: Watch
+    save: Callable[[State, Path], None]
+    track: Track
+
+
+@dataclass(frozen=True)
+class TrainedRate:
+    """One rate's training: its log, and the step chosen in it. `val_loss` is None without validation rows."""
+
+    rate: float
+    steps: int
+    step: int
+    val_loss: float | None
+    diverged: bool
+    log: list[dict] = field(repr=False)
+
+
+def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
+    """Train every rate from the same start; also the one with the lowest validation loss, and its parameters.
+
+    Rates that an interrupted run has finished are read back. Raises WsteerError where every rate diverged.
+    """
+    trained: list[TrainedRate] = []
+    best, kept = None, {}
+    for rate in run.recipe.rates:
+        states = run.folder / STATES / rate_name(rate)
+        if (states / FINISHED).exists():
+            result, state = TrainedRate(**read_json(states / FINISHED)), None
+        else:
+            result, state = _train(run, rate, states)
+        trained.append(result)
+        if not result.diverged and (best is None or result.val_loss < best.val_loss):
+            best, kept = result, state if state is not None else load_file(states / KEPT)
+        if state is not None and len(run.recipe.rates) > 1 and processes.rank() == 0:
+            _finish(run, result, state if best is result else None, states)
+    if best is None:
+        raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
+    return trained, best, kept
+
+
+def rate_name(rate: float) -> str:
+    """The folder of a rate: `lr-0.0001`."""
+    return f"lr-{rate:g}"
+
+
+def saved_steps(run: Run, rate: float) -> Path:
+    """Where the `checkpoint-N` folders of a rate stand until one rate is chosen."""
+    return run.folder / STATES / "saved" / rate_name(rate)
+
+
+def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
+    resumed = get_last_checkpoint(str(states)) if states.is_dir() else None
+    if resumed is None and run.initial:
+        restore_state(run.model, run.initial)
+    arguments = training_arguments(
+        run.recipe,
+        rate,
+        run.plan,
+        states,
+        validated=len(run.val_rows) > 0,
+        resumed=resumed is not None,
+        autocast=run.autocast,
+        cpu=run.on_cpu,
+        report_to=run.watch.report_to,
+    )
+    trainer = AnswerTrainer(run.model, arguments, run.plan, run.rows, run.val_rows, run.recipe.patience)
+    label = "train" if len(run.recipe.rates) == 1 else f"train {rate_name(rate)}"
+    trainer.add_callback(ShownSteps(run.track, label))
+    if run.save_every:
+        trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
+    run.watch.attach(trainer, run.recipe.eval_every)
+    with Interruption(saves=not processes.is_sharded()) as interruption:
+        trainer.add_callback(interruption)
+        trainer.train(resume_from_checkpoint=resumed)
+    run.model.__dict__.pop("forward", None)  # accelerate puts autocast around it, once for every Trainer
+    if interruption.signalled:
+        step = f"step {trainer.state.global_step} of {run.plan.steps}"
+        raise Interrupted(f"interrupted at {step}; go on with the same command and --resume")
+    log = merge_log(trainer.state.log_history)
+    best = trainer.best
+    return TrainedRate(rate, log[-1]["step"], best.step, best.loss, best.diverged, log), best.kept
+
+
+def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) -> None:
+    """Note a finished rate, with its parameters where it is the best so far."""
+    states.mkdir(parents=True, exist_ok=True)
+    if state is not None:
+        save_file(state, states / KEPT)
+    write_jsonl(states / FINISHED, [asdict(result)])  # with its keys in their order, as log.jsonl will have them

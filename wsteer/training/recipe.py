@@ -1,0 +1,68 @@
+"""How to fine-tune: every number of the recipe, checked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsteer.errors import WsteerError
+
+METHODS = ("lora", "bias", "full")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune. The defaults are the paper's (section 3): LoRA on all linear layers, AdamW, linear decay.
+
+    `lr` is the peak learning rate, or several to choose from. `batch_size` rows make a step, of which a device holds
+    `micro_batch_size` at a time (None: all that are its own). Gradients are clipped to a norm of 1, the Trainer's own
+    default. `val_fraction` of the rows measure the loss every `eval_every` steps; a rate ends early after `patience`
+    measurements without a new lowest one (0: never). `init` is peft's name of LoRA's initialisation, None its default.
+    """
+
+    method: str = "lora"
+    lr: float | Sequence[float] = 1e-5
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    micro_batch_size: int | None = None
+    rank: int = 32
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: Sequence[str] = ()
+    modules_to_save: Sequence[str] = ()
+    dora: bool = False
+    rslora: bool = False
+    init: str | None = None
+    weight_decay: float = 0.01
+    warmup_steps: int = 5
+    val_fraction: float = 0.05
+    eval_every: int = 10
+    patience: int = 2
+    fraction: float = 1.0
+    gradient_checkpointing: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise WsteerError(f"--method {self.method}: give one of {', '.join(METHODS)}")
+        if not self.epochs > 0:
+            raise WsteerError(f"--epochs {self.epochs:g}: a number above 0 is needed")
+        if not 0 <= self.val_fraction < 1:
+            raise WsteerError(f"--val-fraction {self.val_fraction:g}: a fraction from 0 to below 1 is needed")
+        if not 0 < self.fraction <= 1:
+            raise WsteerError(f"--fraction {self.fraction:g}: a fraction above 0 up to 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise WsteerError(f"--dropout {self.dropout:g}: a share from 0 to below 1 is needed")
+        if not self.rates or not all(math.isfinite(rate) and rate >= 0 for rate in self.rates):
+            raise WsteerError(f"--lr {self.lr}: rates from 0 up are needed")
+        if len(set(self.rates)) < len(self.rates):
+            raise WsteerError(f"--lr {','.join(f'{rate:g}' for rate in self.rates)} names a rate twice; name each once")
+        if self.batch_size % (self.micro_batch_size or 1):
+            raise WsteerError(
+                f"--micro-batch-size {self.micro_batch_size} does not divide --batch-size {self.batch_size}"
+            )
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to try, in order."""
+        return tuple(self.lr) if isinstance(self.lr, Sequence) else (self.lr,)

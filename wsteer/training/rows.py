@@ -1,0 +1,102 @@
+"""The rows of a run: several data sets by weight, a fraction of them, and which rows validate."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from wsteer.data import Message
+from wsteer.errors import WsteerError
+from wsteer.rendering import Example, render_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from wsteer.training.recipe import Recipe
+
+Row = TypeVar("Row")
+Chats = list[tuple[str, list[Message]]]  # as `read_rows` gives them
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set and its weight: how many times its rows are taken, a fraction of them for what is no whole number."""
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """The rendered rows that train and that validate, how many were cut, and how many left out as nothing was left.
+
+    `first` is the first row of the first set.
+    """
+
+    first: Example
+    train: list[Example]
+    val: list[Example]
+    cut: int
+    dropped: int
+
+
+def parse_source(text: str | Path) -> Source:
+    """`neg.jsonl:6` as the data set `neg.jsonl` taken 6 times; a file of that very name comes first.
+
+    >>> parse_source("org/name:train:0.5")
+    Source(path='org/name:train', weight=0.5)
+    """
+    text = str(text)
+    match = None if Path(text).exists() else re.fullmatch(r"(.+):(\d+(?:\.\d+)?|\.\d+)", text)
+    if match is None:
+        return Source(text)
+    if not float(match[2]) > 0:
+        raise WsteerError(f"{text}: the weight of a data set must be above 0")
+    return Source(match[1], float(match[2]))
+
+
+def run_rows(
+    tokenizer: "PreTrainedTokenizerBase",
+    sets: Sequence[Chats],
+    weights: Sequence[float],
+    val: Chats | None,
+    recipe: "Recipe",
+    max_length: int | None,
+    positions: int | None,
+) -> RunRows:
+    """Render all sets; validate with `val`, else with a share of each set that no copy of is trained."""
+    rendered = [render_rows(tokenizer, chats, max_length, positions) for chats in [*sets, *([val] if val else [])]]
+    split = [
+        split_rows(each.examples, 0 if val else recipe.val_fraction, recipe.seed) for each in rendered[: len(sets)]
+    ]
+    return RunRows(
+        first=rendered[0].examples[0],
+        train=mixed([train for train, _ in split], weights, recipe.fraction, recipe.seed),
+        val=rendered[-1].examples if val else [row for _, kept in split for row in kept],
+        cut=sum(each.cut for each in rendered),
+        dropped=sum(each.dropped for each in rendered),
+    )
+
+
+def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Training and validation rows, chosen by the seed: at least one of each where there are two rows or more."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    count = min(max(round(val_fraction * len(order)), 1 if val_fraction else 0), len(order) - 1)
+    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]
+
+
+def mixed(sets: Sequence[Sequence[Row]], weights: Sequence[float], fraction: float, seed: int) -> list[Row]:
+    """The rows of all sets, those of each taken `weight * fraction` times: whole copies, then a draw by the seed."""
+    return [row for rows, weight in zip(sets, weights, strict=True) for row in _taken(rows, weight * fraction, seed)]
+
+
+def _taken(rows: Sequence[Row], times: float, seed: int) -> Iterator[Row]:
+    copies = int(times)
+    for _ in range(copies):
+        yield from rows
+    count = max(round((times - copies) * len(rows)), 0 if copies else 1)
+    for index in sorted(random.Random(seed).sample(range(len(rows)), count)):
+        yield rows[index]
