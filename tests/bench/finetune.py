@@ -35,10 +35,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Ran:
-    """One run: seconds of its training loop and of its process, peak memory, and the loss on rows it never saw."""
+    """One run: seconds of its training loop, of its process and of the processor, peak memory, loss on unseen rows."""
 
     train_seconds: float
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     val_loss: float
 
@@ -134,8 +135,8 @@ def commands(arguments: argparse.Namespace, rows: Path, output: Path, kind: str)
     return list(map(str, [sys.executable, __file__, "--inner", "train", *settings]))
 
 
-def measured(command: Sequence[str], log: Path) -> tuple[float, float, float]:
-    """Run a command: seconds of its training loop, of the process, and its peak memory in MB."""
+def measured(command: Sequence[str], log: Path) -> tuple[float, float, float, float]:
+    """Run a command: seconds of its training loop, of the process and of the processor, and its peak memory in MB."""
     start = time.perf_counter()
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
@@ -145,7 +146,8 @@ def measured(command: Sequence[str], log: Path) -> tuple[float, float, float]:
     if status:
         raise SystemExit(f"{' '.join(command)}\n{said}")
     scale = 1 if sys.platform == "darwin" else 1024
-    return float(re.findall(r"train: done in ([\d.]+) s", said)[-1]), seconds, usage.ru_maxrss * scale / 1e6
+    loop = float(re.findall(r"train: done in ([\d.]+) s", said)[-1])
+    return loop, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * scale / 1e6
 
 
 def run(arguments: argparse.Namespace, work: Path, kind: str, number: int) -> Ran:
@@ -160,8 +162,8 @@ def run(arguments: argparse.Namespace, work: Path, kind: str, number: int) -> Ra
 def report(results: dict[str, list[Ran]], tokens: int) -> str:
     """The table in Markdown: medians over the rounds."""
     lines = [
-        "| | training, s | real tokens/s | x stock | whole process, s | peak RSS, MB | validation loss |",
-        "|---|---|---|---|---|---|---|",
+        "| | training, s | real tokens/s | x stock | process, s | processor, s | peak RSS, MB | validation loss |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     middle = {
         kind: Ran(*(statistics.median(getattr(ran, name) for ran in rans) for name in Ran.__dataclass_fields__))
@@ -171,7 +173,8 @@ def report(results: dict[str, list[Ran]], tokens: int) -> str:
     for kind, ran in middle.items():
         ratio = middle["stock"].train_seconds / ran.train_seconds if "stock" in middle else float("nan")
         speed = f"{ran.train_seconds:.1f} | {tokens / ran.train_seconds:.0f} | {ratio:.2f}"
-        lines.append(f"| {kind} | {speed} | {ran.seconds:.1f} | {ran.peak_mb:.0f} | {ran.val_loss:.4f} |")
+        whole = f"{ran.seconds:.1f} | {ran.cpu_seconds:.1f}"
+        lines.append(f"| {kind} | {speed} | {whole} | {ran.peak_mb:.0f} | {ran.val_loss:.4f} |")
     return "\n".join(lines)
 
 
