@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from wsteer.cpu import quick_on_cpu
 from wsteer.data import read_rows
 from wsteer.errors import WsteerError
 from wsteer.lora_reading import MUTATING_INITS
@@ -116,7 +117,9 @@ def finetune(
     watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
     with shared_folder(output, force, recorded, resume) as partial:
         run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
-        trained, best, kept = train_rates(run)
+        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
+        with quick_on_cpu(loaded.model, dtype, longest):
+            trained, best, kept = train_rates(run)
         if processes.rank() == 0:
             _write(run, trained, best, kept, recorded)
             if chat_template:
