@@ -57,7 +57,7 @@ def test_schedule_warms_up_for_five_steps_and_decays_linearly(
 
 def test_first_loss_equals_an_independent_computation(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     recipe = Recipe(lr=1e-3, max_steps=1, batch_size=8, val_fraction=0.2)
-    finetune(tiny, chats[0], tmp_path / "pos", recipe, device="cpu")
+    finetune(tiny, chats[0], tmp_path / "pos", recipe, device="cpu", dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     train_rows, val_rows = split_rows([render(tokenizer, chat) for chat in read_chats(chats[0])], 0.2, 0)

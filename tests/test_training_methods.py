@@ -80,7 +80,7 @@ def test_losses_equal_those_of_a_plain_loop(
     recipe = Recipe(
         method=method, lr=RATE, max_steps=STEPS, batch_size=4, micro_batch_size=micro, rank=4, val_fraction=0
     )
-    finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu")
+    finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu", dtype="float32")
     rows = rows_of(tiny, chats[0])
     batches = run_batches([len(row.tokens) for row in rows], 4, 1.0, STEPS, 0)
     model = prepared(method, tiny)
@@ -160,7 +160,7 @@ def test_adapter_of_an_init_that_changes_the_base_is_a_plain_lora_of_the_base(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], init: str, rslora: bool
 ) -> None:
     recipe = Recipe(lr=RATE, max_steps=STEPS, rank=4, alpha=8, init=init, rslora=rslora, val_fraction=0)
-    finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu")
+    finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu", dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(tiny)
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=init, use_rslora=rslora)
     set_seed(0)
