@@ -1,5 +1,7 @@
 """The rates of a sweep, one after the other on one model, and the choice among them."""
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -8,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from wsteer.checkpoint import read_json
 from wsteer.errors import WsteerError
@@ -94,7 +96,7 @@ def saved_steps(run: Run, rate: float) -> Path:
 
 
 def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
-    resumed = get_last_checkpoint(str(states)) if states.is_dir() else None
+    resumed = _last_state(states)
     if resumed is None and run.initial:
         restore_state(run.model, run.initial)
     arguments = training_arguments(
@@ -125,12 +127,23 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
     return TrainedRate(rate, log[-1]["step"], best.step, best.loss, best.diverged, log), best.kept
 
 
+def _last_state(states: Path) -> str | None:
+    """The latest state to go on from that was written whole: a run may be killed while it writes one."""
+    found = []
+    for folder in states.glob("checkpoint-*"):
+        with contextlib.suppress(WsteerError):
+            found.append((read_json(folder / TRAINER_STATE_NAME)["global_step"], str(folder)))  # it is written last
+    return max(found)[1] if found else None
+
+
 def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) -> None:
     """Note a finished rate; its parameters are kept where it is the best so far, and those of no other."""
     states.mkdir(parents=True, exist_ok=True)
     if state is not None:
         save_file(state, states / KEPT)
-    write_jsonl(states / FINISHED, [asdict(result)])  # with its keys in their order, as log.jsonl will have them
+    # with its keys in their order, as log.jsonl will have them; whole or not at all
+    write_jsonl(states / f"{FINISHED}.part", [asdict(result)])
+    os.replace(states / f"{FINISHED}.part", states / FINISHED)
     for path in states.glob("checkpoint-*"):
         shutil.rmtree(path)
     for path in states.parent.glob(f"*/{KEPT}") if state is not None else ():
