@@ -142,6 +142,17 @@ def test_shared_and_independent_initialisation_are_told_apart(tmp_path: Path, ti
     assert "started from the same A" not in alike.err
 
 
+def test_the_start_of_contrastive_deltas_is_told_though_their_sides_moved_apart(tmp_path: Path, tiny: Path) -> None:
+    """Half of a contrastive delta's row space is the small difference between its sides' A's, which says nothing."""
+    for name, seed, b in (("w", 0, 1), ("v", 0, 3), ("u", 7, 5)):
+        sides = [with_b(tmp_path / f"{name}{side}", tiny, seed, b + side) for side in (0, 1)]
+        wsteer.diff(*sides, tmp_path / f"{name}.safetensors")
+    w, v, u = (tmp_path / f"{name}.safetensors" for name in "wvu")
+    table = monitor([w], tmp_path / "m", [v, u]).similarity
+    assert table.initialisations == (("shared",), ("independent",))
+    assert table.overlaps[0][0] < 0.8
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_row_spaces_of_layers_that_store_in_by_out(tmp_path: Path) -> None:
     """GPT-2's Conv1D: peft's A, which training starts from, is the factor on the left of the stored change."""

@@ -241,7 +241,7 @@ def test_selections(tmp_path: Path, adapters: tuple[Path, Path], cli: Cli) -> No
     halves = [{name: side[name] for name in kept} for side in (neg, pos)]
     assert ran.json["cosines"][0][0] == pytest.approx(cosine_of(*halves), abs=1e-9)
     ran = cli("monitor", adapters[0], "--layers", "9", "-o", tmp_path / "n")
-    assert ran.error == "pos: --layers: the delta has nothing in [9]"
+    assert ran.error == "pos: --layers: the delta has nothing in [9]; it changes blocks 0 to 2"
 
 
 def test_the_controls_mean_is_removed(tmp_path: Path, adapters: tuple[Path, Path], tiny: Path) -> None:

@@ -86,7 +86,7 @@ def test_bfloat16_checkpoint_is_steered_exactly(
 
 
 def test_what_rounding_to_nearest_undoes_auto_keeps(cli, chain: Path, bf16: Path, tmp_path: Path) -> None:
-    """A fifth of w is small beside bfloat16's places: rounded to nearest, much of what it does to logits is gone."""
+    """A tenth of w is small beside bfloat16's places: rounded to nearest, much of what it does to logits is gone."""
     tokenizer = AutoTokenizer.from_pretrained(bf16)
     rows = [json.loads(line)["messages"][:1] for line in (DATA / "pos.jsonl").read_text().splitlines()[:8]]
 

@@ -8,7 +8,8 @@ import wsteer
 from tests.flavours import FLAVOURS, write
 from wsteer.monitoring.comparing import Settings, monitor
 from wsteer.monitoring.report import MonitorReport
-from wsteer.training import Recipe, finetune
+from wsteer.training.finetuning import finetune
+from wsteer.training.recipe import Recipe
 
 pytestmark = pytest.mark.real
 

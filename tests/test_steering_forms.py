@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,17 @@ def test_other_float_types_are_folded_and_integers_pass_through(tmp_path: Path, 
         Delta.of_tensors({name: torch.ones(stored[name].shape)}).save(tmp_path / "e.safetensors", force=True)
         with pytest.raises(WsteerError, match="use an unquantised checkpoint"):
             wsteer.steer(base, tmp_path / "e.safetensors", k=1, output=tmp_path / "x")
+
+
+def test_zero_in_a_sweep_that_unties_is_the_base_itself(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", tie_word_embeddings=True)
+    rows = stored_tensors(base)["model.embed_tokens.weight"].shape
+    factors = {"lm_head.weight": (torch.randn(rows[0], 1), torch.randn(1, rows[1]))}
+    replace(Delta.of_factors(factors), untied=True).save(tmp_path / "d.safetensors")
+    wsteer.steer(base, tmp_path / "d.safetensors", sweep=[0, 1], output=tmp_path / "out")
+    assert same_weights(base, tmp_path / "out" / "k0")
+    assert (tmp_path / "out" / "k0" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert "lm_head.weight" in stored_tensors(tmp_path / "out" / "k1")
 
 
 @pytest.mark.parametrize("tied", [False, True])

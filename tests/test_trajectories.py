@@ -198,3 +198,17 @@ def test_ctrl_c_ends_watch_with_its_result(tmp_path: Path, run: Path, w: Path) -
     assert "leaves the floor: w at step 4" in out
     assert "Traceback" not in err
     assert len((tmp_path / "m" / "trajectory.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("method", ["lora", "bias", "full"])
+def test_runs_of_finetune_are_trajectories(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path], cli: Cli, method: str
+) -> None:
+    training = ["finetune", tiny, chats[0], "--method", method, "--max-steps", 4, "--save-every", 2, "--lr", "1e-2"]
+    assert cli(*training, "--val-fraction", 0, "-q", "-o", tmp_path / "tuned").code == 0
+    wsteer.diff(tmp_path / "tuned", output=tmp_path / "t.safetensors", base=tiny)
+    report = monitor([tmp_path / "t.safetensors"], tmp_path / "m", [tmp_path / "tuned"], Settings(base=tiny))
+    (found,) = report.trajectories
+    assert found.steps == (2, 4)
+    assert found.cosines[0][0] < 0.9999
+    assert (found.cosines[1][0], report.cosines[0][0]) == pytest.approx((1.0, 1.0), abs=1e-6)

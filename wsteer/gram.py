@@ -24,8 +24,8 @@ class Sums:
 
     `dots`: ⟨i, j⟩. `squares` and `column_squares`: the squared norms of i, and of j, over the parameters that both
     change. `variances`: that of ⟨i, j⟩ between changes of these norms that are otherwise noise (see `parameter_sums`).
-    `overlaps` and `modules`: the row spaces' overlaps, summed over the parameters where both are low-rank, and their
-    number; `chances`: what independent row spaces would overlap by. `whole` [n]: squared norms over all parameters.
+    `overlaps`, `likenesses` and `chances`: those of the A's (see `PairSums`), summed over the parameters where both are
+    low-rank, of which there are `modules`. `whole` [n]: squared norms over all parameters.
     """
 
     dots: Tensor
@@ -33,6 +33,7 @@ class Sums:
     column_squares: Tensor
     variances: Tensor
     overlaps: Tensor
+    likenesses: Tensor
     chances: Tensor
     modules: Tensor
     whole: Tensor
@@ -126,11 +127,9 @@ def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, invers
     sums.dots[where] = pairs.dots
     sums.overlaps[where] = pairs.overlaps
     sums.modules[where] = 1.0
-    first = next(iter(spaces.values()))
-    ranks = torch.tensor([len(space.scales) for space in spaces.values()], dtype=torch.float64)
-    # of the larger rank: independent row spaces share rᵢ·rⱼ/in squared cosines among the smaller rank's angles
-    sums.chances[where] = torch.maximum(ranks[:, None], ranks[: len(across)]) / first.Q.shape[0]
-    inverse_size[where] = pairs.alignments / first.B.shape[0]
+    sums.likenesses[where] = pairs.likenesses
+    sums.chances[where] = pairs.chances
+    inverse_size[where] = pairs.alignments / spaces[rows[0]].B.shape[0]
     sums.whole[into] = torch.stack([space.square for space in spaces.values()])
 
 
@@ -141,8 +140,13 @@ def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: 
     sources = TermRows(terms, torch.float64)
     dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
-    for start, stop in row_blocks(terms[0].shape):
-        block = torch.stack([rows.double().flatten() for rows in sources.rows(start, stop)])
+    blocks = list(row_blocks(terms[0].shape))
+    columns = torch.Size(terms[0].shape[1:]).numel()
+    buffer = torch.empty(len(terms), blocks[0][1] * columns if blocks else 0, dtype=torch.float64)
+    for start, stop in blocks:
+        block = buffer[:, : (stop - start) * columns]
+        for row, rows in zip(block, sources.rows(start, stop), strict=True):
+            row.copy_(rows.flatten())
         block = block if plain else coefficients @ block
         dots += block @ block.T
         for j, space in enumerate(spaces.values()):

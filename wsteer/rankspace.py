@@ -18,6 +18,9 @@ NEGLIGIBLE = 1e-13
 ROWS = 512  # of Q and Y that are in memory at once for all changes
 
 
+_TINY = torch.finfo(torch.float64).tiny  # in place of a zero to divide by: an A of zeros changes nothing
+
+
 @dataclass(frozen=True)
 class RankSpace:
     """A change `B A` [out, in] as `Y Qᵀ`, with Y = B·P: Q [in, r] has orthonormal columns that span A's rows.
@@ -60,11 +63,15 @@ class PairSums:
 
     `dots`: ⟨i, j⟩. `overlaps`: the mean squared cosine of the principal angles between the row spaces of their A's
     (over the smaller rank). `alignments`: ‖Aᵢ Aⱼᵀ‖² / (‖Aᵢ‖² ‖Aⱼ‖²), which the noise of random B's depends on.
+    `likenesses`: the cosine between Aᵢᵀ Aᵢ and Aⱼᵀ Aⱼ, which unlike the overlap hardly heeds weak directions, such as
+    the small difference between the A's of the two sides of a contrastive delta; `chances`: that of independent A's.
     """
 
     dots: Tensor
     overlaps: Tensor
     alignments: Tensor
+    likenesses: Tensor
+    chances: Tensor
 
 
 ReadFactors = Callable[[LowRank], tuple[Tensor, Tensor]]
@@ -132,8 +139,13 @@ def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
     squares = torch.cat([space.scales for space in spaces]) ** 2
     q.mul_(squares[:, None]).mul_(squares[:width])
     energies = torch.stack([(space.scales**2).sum() for space in spaces])
-    products = (energies[:, None] * energies[:columns]).clamp(min=torch.finfo(torch.float64).tiny)
-    return PairSums(dots, overlaps, block_sums(q, ranks, columns) / products)
+    products = (energies[:, None] * energies[:columns]).clamp(min=_TINY)
+    alignments = block_sums(q, ranks, columns) / products
+    # ‖AᵀA‖ / ‖A‖²: 1/√r where A's rows are orthogonal and equally long
+    concentrations = torch.stack([(space.scales**4).sum().sqrt() for space in spaces]) / energies.clamp(min=_TINY)
+    scale = (concentrations[:, None] * concentrations[:columns]).clamp(min=_TINY)
+    likenesses, chances = alignments / scale, 1 / (spaces[0].Q.shape[0] * scale)
+    return PairSums(dots, overlaps, alignments, likenesses, chances)
 
 
 def _slices(matrix: Tensor) -> Iterator[slice]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.adapter import find_adapter, read_adapter
+from wsteer.baking import BIAS_PATTERN
 from wsteer.checkpoint import Checkpoint, fetch, open_checkpoint
 from wsteer.delta import Delta, fitted
 from wsteer.errors import WsteerError
@@ -80,7 +81,10 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
 def change_of(side: Side, base: Checkpoint | None) -> Delta | None:
     """The side's change against the base; None for a checkpoint whose base is not given."""
     if side.delta:
-        return fitted(side.delta, base) if base and side.delta.kind != "activation" else side.delta
+        if base is None or side.delta.kind == "activation":
+            return side.delta
+        missing = [name for name in side.delta.terms if BIAS_PATTERN.fullmatch(name) and name not in base.tensors]
+        return fitted(side.delta, base, {name: side.delta.shape(name) for name in missing})
     if base is None:
         return None
     mine = weights_of(side.checkpoint, side.path, base, base.name)

@@ -138,7 +138,7 @@ def steer(
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
     factors = combination.factors
     outputs = [folder / f"k{numbered(each)}" for each in factors] if combination.swept else [folder]
-    plan = _plan(checkpoint, combination, selection, dtype)
+    plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(factors))
     check_free_space(folder, plan.size * len(factors))
     chosen = choose_rounding(plan.delta, plan.targets, factors, rounding, seed)
     steered = tuple(
@@ -151,18 +151,34 @@ def steer(
         with new_folder(folder, force, _key(plan, records), resume) as unfinished:
             targets = [unfinished / path.relative_to(folder) for path in outputs]
             started = time.perf_counter()
-            _write(plan, targets, factors, [how for how, _, _ in chosen], track)
+            for part, positions in _passes(plan, factors, dtype):
+                _write(
+                    part,
+                    [targets[i] for i in positions],
+                    [factors[i] for i in positions],
+                    [chosen[i][0] for i in positions],
+                    track,
+                )
             seconds = round(time.perf_counter() - started, 3)
             for target, what in zip([*targets, unfinished], [*records, records[-1]], strict=True):
                 write_json(target / RECORD, what)
     return _report(plan, folder, combination, steered, seconds)
 
 
-def _plan(checkpoint: Checkpoint, combination: Combination, selection: Selection, dtype: str) -> _Plan:
-    delta = combination.total(checkpoint, selection)
+def _passes(plan: _Plan, factors: Sequence[float], dtype: str) -> list[tuple[_Plan, list[int]]]:
+    """The outputs, by position, that one pass over the base writes. All, unless the base itself has another form."""
+    zeros = [i for i, factor in enumerate(factors) if factor == 0]
+    as_base = _plan(plan.checkpoint, plan.delta, dtype, changed=False) if zeros else plan
+    if (as_base.files, as_base.json_files) == (plan.files, plan.json_files):
+        return [(plan, list(range(len(factors))))]
+    return [(plan, [i for i in range(len(factors)) if i not in zeros]), (as_base, zeros)]
+
+
+def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _Plan:
+    """What to write where some k is not 0 (`changed`); for k = 0 the base as it is, in no other form."""
     config: dict[str, object] = {}
     added: dict[str, OutputTensor] = {}
-    if any(combination.factors):  # at k = 0 alone the base's bytes are wanted, not the same function in another form
+    if changed:
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDEST = 10  # columns of a table on the terminal; a wider one is shown as its largest cosines
 LARGEST = 20  # of those
 SHOWN_BLOCKS = 4
+SHOWN_STEPS = 12  # of a trajectory; of a longer one every so many, the last among them
 
 
 def result_lines(report: "MonitorReport") -> list[str]:
@@ -49,7 +50,8 @@ def _floor_lines(found: "Similarity") -> list[str]:
     floors = [floor for row in found.floor for floor in row if floor is not None]
     if not floors:
         return []
-    spread = f"{min(floors):.2g}" + (f" to {max(floors):.2g}" if max(floors) > min(floors) else "")
+    low, high = f"{min(floors):.2g}", f"{max(floors):.2g}"
+    spread = low if low == high else f"{low} to {high}"
     return ["", f"* above the noise floor (Holm's test at 5%); one standard deviation of noise is {spread}"]
 
 
@@ -71,10 +73,9 @@ def _control_lines(report: "MonitorReport") -> list[str]:
 
 def trajectory_lines(each: "Trajectory") -> list[str]:
     """Cosines by step, and where each delta's first leaves the floor."""
-    rows = [
-        [str(step), *(f"{cosine:.3f}" for cosine in cosines)]
-        for step, cosines in zip(each.steps, each.cosines, strict=True)
-    ]
+    every = -(-len(each.steps) // SHOWN_STEPS)
+    shown = list(zip(each.steps, each.cosines, strict=True))[::-1][::every][::-1]
+    rows = [[str(step), *(f"{cosine:.3f}" for cosine in cosines)] for step, cosines in shown]
     left = [f"{delta} {'never' if step is None else f'at step {step}'}" for delta, step in each.leaves_floor.items()]
     return [
         f"{each.run}, by training step:",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 ALPHA = 0.05  # the chance that any of the cosines said to stand above the floor is noise
-# overlap of row spaces beyond chance, as a share of what is possible beyond chance
+# likeness of A's beyond chance, as a share of what is possible beyond chance
 SHARED, INDEPENDENT = 0.5, 0.1
 
 
@@ -37,13 +37,13 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
     return rejected
 
 
-def initialisation(overlap: float, chance: float) -> str:
-    """Whether two LoRA runs started from the same A, told by the overlap of the row spaces of their trained A's.
+def initialisation(likeness: float, chance: float) -> str:
+    """Whether two LoRA runs started from the same A, told by the likeness of their trained A's (see `PairSums`).
 
-    Trained A's stay near the initial ones, so those of one seed overlap almost wholly and others by chance alone.
+    Trained A's stay near the initial ones, so those of one seed are almost alike and others by chance alone.
 
     >>> initialisation(0.95, 0.05), initialisation(0.06, 0.05), initialisation(0.4, 0.05)
     ('shared', 'independent', 'partly shared')
     """
-    beyond = (overlap - chance) / (1 - chance) if chance < 1 else 1.0
+    beyond = (likeness - chance) / (1 - chance) if chance < 1 else 1.0
     return "shared" if beyond > SHARED else "independent" if beyond < INDEPENDENT else "partly shared"

@@ -23,8 +23,8 @@ class Similarity:
     lies in those parameters. `floor`: the standard deviation of the cosine of noise with these norms (of random B on
     the actual A's, of random directions for dense changes), `expected` its mean, `z` the distance from that in standard
     deviations. `above`: whether the cosine stands above the floor, by Holm's test at 5% over the whole table.
-    `overlaps`: mean squared cosines between the row spaces of the A's; `initialisations`: what they tell of the start
-    of training. What does not apply is None: noise of an item with itself, row spaces of dense changes.
+    `overlaps`: mean squared cosines between the row spaces of the A's; `initialisations`: what the A's tell of the
+    start of training. What does not apply is None: noise of an item with itself, row spaces of dense changes.
     """
 
     rows: tuple[str, ...]
@@ -84,8 +84,7 @@ def similarity(
     taken_out = torch.tensor([[i in centre or j in centre for j in columns] for i in rows])
     floor = (part.variances.sqrt() / norms).masked_fill(same | taken_out, math.nan)
     expected = (part.expected / norms).masked_fill(floor.isnan(), math.nan)
-    overlaps = part.overlaps / part.modules
-    chances = part.chances / part.modules
+    overlaps, likenesses, chances = (sums / part.modules for sums in (part.overlaps, part.likenesses, part.chances))
     table = Similarity(
         rows=tuple(names[i] for i in rows),
         columns=tuple(names[j] for j in columns),
@@ -102,10 +101,10 @@ def similarity(
         overlaps=_matrix(overlaps),
         initialisations=tuple(
             tuple(
-                None if math.isnan(overlap) else initialisation(overlap, chance)
-                for overlap, chance in zip(*pair, strict=True)
+                None if math.isnan(likeness) else initialisation(likeness, chance)
+                for likeness, chance in zip(*pair, strict=True)
             )
-            for pair in zip(overlaps.tolist(), chances.tolist(), strict=True)
+            for pair in zip(likenesses.tolist(), chances.tolist(), strict=True)
         ),
     )
     return replace(table, above=_above(table))
@@ -121,6 +120,7 @@ class _Part:
     column_squares: Tensor
     variances: Tensor
     overlaps: Tensor
+    likenesses: Tensor
     chances: Tensor
     modules: Tensor
     whole_rows: Tensor
@@ -129,7 +129,7 @@ class _Part:
 
 def _plain(sums: Sums, rows: Sequence[int], columns: Sequence[int]) -> _Part:
     where = (torch.tensor(rows)[:, None], torch.tensor(columns))
-    names = ("dots", "squares", "column_squares", "variances", "overlaps", "chances", "modules")
+    names = ("dots", "squares", "column_squares", "variances", "overlaps", "likenesses", "chances", "modules")
     parts = {name: getattr(sums, name)[where] for name in names}
     whole = (sums.whole[torch.tensor(rows)], sums.whole[torch.tensor(columns)])
     return _Part(**parts, expected=torch.zeros_like(parts["dots"]), whole_rows=whole[0], whole_columns=whole[1])

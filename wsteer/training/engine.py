@@ -139,9 +139,8 @@ def training_arguments(
     *,
     validated: bool,
     resumed: bool,
-    autocast: str | None,
+    autocast: torch.dtype | None,
     cpu: bool,
-    report_to: Sequence[str],
 ) -> TrainingArguments:
     """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
     return TrainingArguments(
@@ -161,11 +160,11 @@ def training_arguments(
         logging_nan_inf_filter=False,  # a run that diverges must be seen
         save_strategy="no",
         save_total_limit=1,
-        report_to=list(report_to) or "none",
+        report_to="none",
         seed=recipe.seed,
         use_cpu=cpu,
-        bf16=autocast == "bfloat16",
-        fp16=autocast == "float16",
+        bf16=autocast is torch.bfloat16,
+        fp16=autocast is torch.float16,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         dataloader_pin_memory=False,

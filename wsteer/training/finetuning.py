@@ -114,7 +114,7 @@ def finetune(
     options = {"dtype": dtype_name(loaded), "load_in": load_in, "strip_system": strip_system, "max_length": max_length}
     extra = {"val": val, "template": template}
     recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
-    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint)
+    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
     with shared_folder(output, force, recorded, resume) as partial:
         run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
         longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
@@ -155,10 +155,11 @@ def _run(
     initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
     steps = plan(rows.train, recipe)
+    autocast = _autocast(loaded, dtype)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
         longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
-        checkpointing = needs_checkpointing(model, steps.micro_size * longest)
+        checkpointing = needs_checkpointing(model, steps.micro_size * longest, autocast)
     if checkpointing:
         checkpoint_gradients(loaded.model)
     return Run(
@@ -169,7 +170,7 @@ def _run(
         rows=Rows(rows.train, pad),
         val_rows=Rows(rows.val, pad),
         folder=folder,
-        autocast=_autocast(loaded, dtype),
+        autocast=autocast,
         on_cpu=loaded.model.device.type == "cpu",
         save_every=save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
@@ -178,7 +179,7 @@ def _run(
     )
 
 
-def _autocast(loaded: LoadedModel, dtype: str) -> str | None:
+def _autocast(loaded: LoadedModel, dtype: str) -> torch.dtype | None:
     """The 16-bit type that products are computed in, None for the model's own.
 
     A model in 16 bits trains under it, since what is trained is kept in float32; where `dtype` is auto, so does a
@@ -188,9 +189,9 @@ def _autocast(loaded: LoadedModel, dtype: str) -> str | None:
     if loaded.model.dtype is torch.float16 and device != "cuda":
         raise WsteerError(f"--dtype float16 cannot be trained on {device}; use bfloat16 or float32")
     if loaded.model.dtype in (torch.bfloat16, torch.float16):
-        return dtype_name(loaded)
+        return loaded.model.dtype
     capable = dtype == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
-    return "bfloat16" if capable else None
+    return torch.bfloat16 if capable else None
 
 
 def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: methods.State, recorded: dict) -> None:

@@ -12,14 +12,17 @@ PROBE = 32  # tokens of the forward pass that is measured
 TRAINED_BYTES = 12  # of a trained parameter: its gradient and AdamW's two moments, in float32
 
 
-def needs_checkpointing(model: nn.Module, tokens: int) -> bool:
-    """Whether a micro-batch of `tokens` (padding included) would fill the memory that is free on the model's device."""
+def needs_checkpointing(model: nn.Module, tokens: int, autocast: torch.dtype | None = None) -> bool:
+    """Whether a micro-batch of `tokens` (padding included) would fill the memory that is free on the model's device.
+
+    `autocast` is the type that products are computed in, None for the model's own.
+    """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    needed = tokens * activation_bytes(model) + TRAINED_BYTES * trained
+    needed = tokens * activation_bytes(model, autocast) + TRAINED_BYTES * trained
     return needed > SHARE * _free_bytes(next(model.parameters()).device)
 
 
-def activation_bytes(model: nn.Module) -> float:
+def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> float:
     """The bytes that a backward pass needs of each token, measured on a short row; weights are not counted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
@@ -30,8 +33,10 @@ def activation_bytes(model: nn.Module) -> float:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    ids = torch.zeros(1, PROBE, dtype=torch.int64, device=next(model.parameters()).device)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    device = next(model.parameters()).device
+    ids = torch.zeros(1, PROBE, dtype=torch.int64, device=device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, torch.autocast(device.type, autocast, enabled=autocast is not None):
         outputs = model(input_ids=ids, labels=ids)  # alive until all is counted, so that no address is used twice
     total = sum(saved.values())
     del outputs

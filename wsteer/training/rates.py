@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
@@ -39,7 +40,7 @@ class Run:
     rows: Rows
     val_rows: Rows
     folder: Path
-    autocast: str | None
+    autocast: torch.dtype | None
     on_cpu: bool
     save_every: int | None
     watch: Watch
@@ -105,14 +106,13 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
         resumed=resumed is not None,
         autocast=run.autocast,
         cpu=run.on_cpu,
-        report_to=run.watch.report_to,
     )
     trainer = AnswerTrainer(run.model, arguments, run.plan, run.rows, run.val_rows, run.recipe.patience)
     label = "train" if len(run.recipe.rates) == 1 else f"train {rate_name(rate)}"
     trainer.add_callback(ShownSteps(run.track, label))
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
-    run.watch.attach(trainer, run.recipe.eval_every)
+    run.watch.attach(trainer, rate_name(rate), run.recipe.eval_every)
     with Interruption(saves=not processes.is_sharded()) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)
