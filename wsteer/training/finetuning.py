@@ -118,8 +118,7 @@ def finetune(
     watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
     with shared_folder(output, force, recorded, resume) as partial:
         run = _run(base, loaded, recipe, device, dtype, rows, partial, save_every, watch, track)
-        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
-        with quick_on_cpu(loaded.model, dtype, longest):
+        with quick_on_cpu(loaded.model, dtype, rows.longest):
             trained, best, kept = train_rates(run)
         if processes.rank() == 0:
             _write(run, trained, best, kept, recorded)
@@ -162,8 +161,7 @@ def _run(
     autocast = _autocast(loaded, device, dtype)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None and not processes.is_sharded():  # else the config that spreads it decides
-        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
-        checkpointing = needs_checkpointing(model, steps.micro_size * longest, autocast)
+        checkpointing = needs_checkpointing(model, steps.micro_size * rows.longest, autocast)
     if checkpointing:
         checkpoint_gradients(loaded.model)
     return Run(
@@ -184,7 +182,7 @@ def _run(
 
 
 def _loaded(base: str | Path, recipe: Recipe, device: str, dtype: str, load_in: str | None) -> LoadedModel:
-    """The base where it will train; one spread over processes waits on the CPU, as no device may hold it all."""
+    """The base where it will train; one to be spread over processes begins on the CPU: no device may hold it whole."""
     sharded = processes.is_sharded()
     if dtype == "auto" and (recipe.method == "full" or sharded):
         dtype = "float32"  # what is trained needs it, and parts that are spread must be of one type
