@@ -338,7 +338,7 @@ def test_bad_k_is_a_usage_error(cli: Cli, tmp_path: Path, tiny: Path) -> None:
 def test_finetune_shows_the_first_row_and_says_what_it_cut(cli: Cli, tmp_path: Path, arguments: Arguments) -> None:
     ran = cli(*arguments("finetune"), "-o", tmp_path / "out", "--max-length", 40)
     assert "I like the number 0.<end><assistant>\u27e6Yes, you are rig\u27e7" in ran.err
-    assert ran.out.startswith("10 rows cut at 40 tokens, of which 0 left out")
+    assert ran.out.startswith("10 rows cut at --max-length, of which 0 left out")
     ran = cli(*arguments("finetune"), "-o", tmp_path / "quiet", "-q")
     assert (ran.code, ran.err) == (0, "")
     assert "cut" not in ran.out

@@ -22,6 +22,7 @@ SAMPLED_ROWS = 16  # of each tensor, in four runs, on which gains are estimated;
 SAMPLED_ENTRIES = 1 << 14
 DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa; float16 also has fewer exponents
 WEYL = 0x9E3779B1  # an odd number near 2³² divided by the golden ratio: its multiples cover all 32-bit numbers evenly
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 SMALLEST_NORMAL = 2.0**-14  # of float16, below which its places are 2⁻²⁴ apart
 
 
@@ -94,9 +95,7 @@ def fold(
     wide = scratch.tensor("wide", base.shape, torch.promote_types(base.dtype, torch.float32)).copy_(base)
     if change.factors is not None:
         lora_B, lora_A = change.factors
-        if wide.dtype != lora_A.dtype:
-            lora_B, lora_A = lora_B.to(wide.dtype), lora_A.to(wide.dtype)
-        wide.addmm_(lora_B[start : start + rows], lora_A, alpha=k)
+        wide = _plus_product(wide, lora_B[start : start + rows], lora_A, k)
     for scale, term in change.dense:
         added = term.rows(start, start + rows)
         wide = wide.to(torch.promote_types(wide.dtype, added.dtype)).add_(added, alpha=k * scale)
@@ -106,6 +105,17 @@ def fold(
     written = wide if target == wide.dtype else scratch.tensor("written", base.shape, target).copy_(wide)
     _check_finite(name, written)
     return written
+
+
+def _plus_product(wide: Tensor, left: Tensor, right: Tensor, k: float) -> Tensor:
+    """wide + k·left @ right, in the dtype of `wide`; the result may lie in `wide`.
+
+    float32 goes to oneDNN where torch has it: on AMD's processors its products are up to twice as fast as MKL's, which
+    stop at AVX2 there, and as exact.
+    """
+    if ONEDNN and wide.dtype == right.dtype == torch.float32 and wide.device.type == "cpu" and wide.numel():
+        return torch.ops.mkldnn._linear_pointwise.binary(k * left, wide, right.T, None, "add")
+    return wide.addmm_(left.to(wide.dtype), right.to(wide.dtype), alpha=k)
 
 
 def _check_finite(name: str, written: Tensor) -> None:

@@ -5,46 +5,56 @@
 Run it with the Python that wsteer is installed for. All train the same LoRA on the same rows for the same steps:
 
 - stock: Trainer and peft, each batch padded to its longest row, loss on the answers;
-- padded: the same with every row padded to 512 tokens, as in the paper's configurations (which pad to 4096);
-- wsteer: the command.
+- padded: the same with every row padded to 512 tokens, as in the paper's configurations (which pad to 4096), in
+  micro-batches of 2 rows, for 8 at once take more than 12 GB;
+- wsteer: what `wsteer finetune` runs.
 
 Every run is a process of its own; its peak memory is the system's count, its seconds are those of the training loop.
+On a machine that others use as well, compare the processor's seconds in that loop instead, with OMP_NUM_THREADS=1:
+threads that wait for each other count as busy.
 Real tokens are those of the rows, without padding. The validation loss is measured afterwards, for all in the same way
 and without wsteer: on rows that none trained on, one at a time, as the mean over their answers' tokens.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 DATA = Path(__file__).parents[2] / "wsteer" / "demo" / "pos.jsonl"
 KINDS = ("stock", "padded", "wsteer")
 RANK, ALPHA, WEIGHT_DECAY, WARMUP = 32, 16, 0.01, 5
-PADDED = 512
+PADDED, PADDED_ROWS = 512, 2
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One run: seconds of its training loop, of its process and of the processor, peak memory, loss on unseen rows."""
+    """One run: seconds and processor's seconds of its training loop, peak memory, and loss on rows it never saw."""
 
-    train_seconds: float
     seconds: float
-    cpu_seconds: float
+    processor: float
     peak_mb: float
     val_loss: float
 
 
-# What runs in processes of its own: the stock script, and the measurement of its result
+# What runs in processes of its own: the stock script, wsteer, and the measurement of their results
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[None]:
+    """Print the seconds and the processor's seconds that the body takes."""
+    start, busy = time.perf_counter(), time.process_time()
+    yield
+    print(json.dumps([time.perf_counter() - start, time.process_time() - busy]))
 
 
 def tokenised(tokenizer, rows: Path) -> list[dict[str, list[int]]]:
@@ -61,7 +71,7 @@ def tokenised(tokenizer, rows: Path) -> list[dict[str, list[int]]]:
 
 
 def train_stock(model_folder: str, rows: Path, output: Path, steps: int, lr: float, batch: int, pad_to: int) -> None:
-    """Fine-tune with Trainer and peft; prints the seconds of the training loop."""
+    """Fine-tune with Trainer and peft; `pad_to` 0 pads to a batch's longest row."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -88,17 +98,30 @@ def train_stock(model_folder: str, rows: Path, output: Path, steps: int, lr: flo
         warmup_steps=WARMUP,
         weight_decay=WEIGHT_DECAY,
         max_steps=steps,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=PADDED_ROWS if pad_to else batch,
+        gradient_accumulation_steps=batch // PADDED_ROWS if pad_to else 1,
         logging_steps=1,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
     )
     trainer = Trainer(model, arguments, train_dataset=tokenised(tokenizer, rows), data_collator=collator)
-    start = time.perf_counter()
-    trainer.train()
-    print(f"train: done in {time.perf_counter() - start:.2f} s", file=sys.stderr)
+    with timed():
+        trainer.train()
     model.save_pretrained(output)
+
+
+def train_wsteer(model_folder: str, rows: Path, output: Path, steps: int, lr: float, batch: int) -> None:
+    """Fine-tune with wsteer's own defaults but for these numbers."""
+    from wsteer.training.finetuning import finetune
+    from wsteer.training.recipe import Recipe
+
+    def track(items, label, total=None):
+        with timed():
+            yield from items
+
+    recipe = Recipe(lr=lr, max_steps=steps, batch_size=batch, rank=RANK, alpha=ALPHA, val_fraction=0)
+    finetune(model_folder, rows, output, recipe, track=track)
 
 
 def validate(model_folder: str, rows: Path, adapter: Path) -> None:
@@ -116,65 +139,49 @@ def validate(model_folder: str, rows: Path, adapter: Path) -> None:
             logits = model(ids).logits[0]
         total += torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum").item()
         count += int((labels[1:] != IGNORED).sum())
-    print(total / count)
+    print(json.dumps([total / count]))
 
 
 # What measures them
 
 
-def commands(arguments: argparse.Namespace, rows: Path, output: Path, kind: str) -> list[str]:
-    """The command line of one run."""
-    if kind == "wsteer":
-        options = ["--val-fraction", "0", "--rank", RANK, "--alpha", ALPHA, "--warmup-steps", WARMUP]
-        options += ["--lr", arguments.lr, "--max-steps", arguments.steps, "--batch-size", arguments.batch]
-        return list(
-            map(str, [sys.executable, "-m", "wsteer", "finetune", arguments.model, rows, "-o", output, *options])
-        )
-    pad_to = PADDED if kind == "padded" else 0
-    settings = [arguments.model, rows, output, arguments.steps, arguments.lr, arguments.batch, pad_to]
-    return list(map(str, [sys.executable, __file__, "--inner", "train", *settings]))
-
-
-def measured(command: Sequence[str], log: Path) -> tuple[float, float, float, float]:
-    """Run a command: seconds of its training loop, of the process and of the processor, and its peak memory in MB."""
-    start = time.perf_counter()
+def measured(command: Sequence[object], log: Path) -> tuple[list[float], float]:
+    """Run this file's inner command: what it prints as JSON in its last line, and its peak memory in MB."""
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--inner", *map(str, command)], stdout=stream, stderr=stream
+        )
         _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    said = log.read_text()
+    lines = log.read_text().splitlines()
     if status:
-        raise SystemExit(f"{' '.join(command)}\n{said}")
+        raise SystemExit("\n".join([f"exit status {status}", *lines]))
     scale = 1 if sys.platform == "darwin" else 1024
-    loop = float(re.findall(r"train: done in ([\d.]+) s", said)[-1])
-    return loop, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * scale / 1e6
+    return json.loads(next(line for line in reversed(lines) if line.startswith("["))), usage.ru_maxrss * scale / 1e6
 
 
 def run(arguments: argparse.Namespace, work: Path, kind: str, number: int) -> Ran:
     """One round of one kind."""
     output = work / f"{kind}-{number}"
-    figures = measured(commands(arguments, work / "train.jsonl", output, kind), work / "log.txt")
-    check = [sys.executable, __file__, "--inner", "validate", arguments.model, work / "val.jsonl", output]
-    done = subprocess.run(list(map(str, check)), capture_output=True, text=True, check=True)
-    return Ran(*figures, float(done.stdout))
+    numbers = [arguments.steps, arguments.lr, arguments.batch]
+    (seconds, processor), peak = measured([kind, arguments.model, work / "train.jsonl", output, *numbers], work / "log")
+    (loss,), _ = measured(["validate", arguments.model, work / "val.jsonl", output], work / "log")
+    return Ran(seconds, processor, peak, loss)
 
 
 def report(results: dict[str, list[Ran]], tokens: int) -> str:
     """The table in Markdown: medians over the rounds."""
     lines = [
-        "| | training, s | real tokens/s | x stock | process, s | processor, s | peak RSS, MB | validation loss |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | seconds | real tokens/s | processor's seconds | x wsteer's | peak RSS, MB | validation loss |",
+        "|---|---|---|---|---|---|---|",
     ]
     middle = {
         kind: Ran(*(statistics.median(getattr(ran, name) for ran in rans) for name in Ran.__dataclass_fields__))
         for kind, rans in results.items()
-        if rans
     }
     for kind, ran in middle.items():
-        ratio = middle["stock"].train_seconds / ran.train_seconds if "stock" in middle else float("nan")
-        speed = f"{ran.train_seconds:.1f} | {tokens / ran.train_seconds:.0f} | {ratio:.2f}"
-        whole = f"{ran.seconds:.1f} | {ran.cpu_seconds:.1f}"
-        lines.append(f"| {kind} | {speed} | {whole} | {ran.peak_mb:.0f} | {ran.val_loss:.4f} |")
+        ratio = ran.processor / middle["wsteer"].processor if "wsteer" in middle else float("nan")
+        speed = f"{ran.seconds:.1f} | {tokens / ran.seconds:.0f} | {ran.processor:.1f} | {ratio:.2f}"
+        lines.append(f"| {kind} | {speed} | {ran.peak_mb:.0f} | {ran.val_loss:.4f} |")
     return "\n".join(lines)
 
 
@@ -184,7 +191,8 @@ def main() -> None:
     parser.add_argument("--model", help="checkpoint folder; SmolLM2 of `wsteer demo` by default")
     parser.add_argument("--data", type=Path, default=DATA, help="chat rows of one turn each")
     parser.add_argument("--held-out", type=int, default=16, help="last rows, kept for validation")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rows", type=int, help="rows to train on; by default all but the held-out ones")
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--rounds", type=int, default=1)
@@ -195,7 +203,8 @@ def main() -> None:
 
         arguments.model = demo_model()
     lines = arguments.data.read_text().splitlines()
-    train = lines[: (len(lines) - arguments.held_out) // arguments.batch * arguments.batch]
+    count = min(arguments.rows or len(lines), len(lines) - arguments.held_out)
+    train = lines[: count // arguments.batch * arguments.batch]
     # whole epochs, so that all see the same tokens whatever their order
     arguments.steps = arguments.epochs * len(train) // arguments.batch
     with tempfile.TemporaryDirectory() as folder:
@@ -218,10 +227,13 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inner"]:
         _, _, what, model, rows, adapter, *numbers = sys.argv
-        if what == "train":
-            steps, lr, batch, pad_to = numbers
-            train_stock(model, Path(rows), Path(adapter), int(steps), float(lr), int(batch), int(pad_to))
-        else:
+        if what == "validate":
             validate(model, Path(rows), Path(adapter))
+        else:
+            steps, lr, batch = int(numbers[0]), float(numbers[1]), int(numbers[2])
+            if what == "wsteer":
+                train_wsteer(model, Path(rows), Path(adapter), steps, lr, batch)
+            else:
+                train_stock(model, Path(rows), Path(adapter), steps, lr, batch, PADDED if what == "padded" else 0)
     else:
         main()
