@@ -49,7 +49,7 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     checkpoint = open_checkpoint(reference)
-    device = _resolve_device(device)
+    device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
     try:
@@ -97,7 +97,8 @@ def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
         raise WsteerError(f"a row of {longest} tokens is longer than the {limit} positions of {loaded.checkpoint.name}")
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that --device names; auto is CUDA, else Apple's MPS, else the CPU."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

@@ -11,7 +11,7 @@ from wsteer.cpu import quick_on_cpu
 from wsteer.data import read_rows
 from wsteer.errors import WsteerError
 from wsteer.lora_reading import MUTATING_INITS
-from wsteer.models import LoadedModel, dtype_name, load, positions
+from wsteer.models import LoadedModel, dtype_name, load, positions, resolve_device
 from wsteer.progress import Note, Track, silent, unsaid
 from wsteer.rendering import read_template, shown
 from wsteer.saving import (
@@ -104,8 +104,9 @@ def finetune(
     sets = [read_rows(source.path, strip_system) for source in sources]
     val_set = read_rows(val, strip_system) if val is not None else None
     chat_template = read_template(template) if template else None
+    device = resolve_device(device)
     processes.join(device)
-    loaded = load(base, device, "float32" if dtype == "auto" and recipe.method == "full" else dtype, load_in)
+    loaded = _loaded(base, recipe, device, dtype, load_in)
     if chat_template:
         loaded.tokenizer.chat_template = chat_template
     weights = [source.weight for source in sources]
@@ -116,9 +117,8 @@ def finetune(
     recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
     watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
     with shared_folder(output, force, recorded, resume) as partial:
-        run = _run(base, loaded, recipe, dtype, rows, partial, save_every, watch, track)
-        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
-        with quick_on_cpu(loaded.model, dtype, longest):
+        run = _run(base, loaded, recipe, device, dtype, rows, partial, save_every, watch, track)
+        with quick_on_cpu(loaded.model, dtype, rows.longest):
             trained, best, kept = train_rates(run)
         if processes.rank() == 0:
             _write(run, trained, best, kept, recorded)
@@ -135,6 +135,8 @@ def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
         raise WsteerError("--lr: where the model is spread over processes (FSDP) one rate at a time can be trained")
     if load_in and recipe.method != "lora":
         raise WsteerError(f"--load-in {load_in} leaves LoRA alone to train; leave out --method {recipe.method}")
+    if load_in and processes.is_sharded():
+        raise WsteerError(f"--load-in {load_in} keeps the base whole on each device; leave out FSDP or --load-in")
     if load_in and recipe.init in MUTATING_INITS:
         raise WsteerError(f"--load-in {load_in} and --init {recipe.init}: a quantised base cannot be changed by it")
 
@@ -143,6 +145,7 @@ def _run(
     base: str | Path,
     loaded: LoadedModel,
     recipe: Recipe,
+    device: str,
     dtype: str,
     rows: RunRows,
     folder: Path,
@@ -155,11 +158,10 @@ def _run(
     initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
     steps = plan(rows.train, recipe)
-    autocast = _autocast(loaded, dtype)
+    autocast = _autocast(loaded, device, dtype)
     checkpointing = recipe.gradient_checkpointing
-    if checkpointing is None:
-        longest = max(len(example.tokens) for example in [*rows.train, *rows.val])
-        checkpointing = needs_checkpointing(model, steps.micro_size * longest, autocast)
+    if checkpointing is None and not processes.is_sharded():  # else the config that spreads it decides
+        checkpointing = needs_checkpointing(model, steps.micro_size * rows.longest, autocast)
     if checkpointing:
         checkpoint_gradients(loaded.model)
     return Run(
@@ -171,7 +173,7 @@ def _run(
         val_rows=Rows(rows.val, pad),
         folder=folder,
         autocast=autocast,
-        on_cpu=loaded.model.device.type == "cpu",
+        on_cpu=device == "cpu",
         save_every=save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
         watch=watch,
@@ -179,13 +181,20 @@ def _run(
     )
 
 
-def _autocast(loaded: LoadedModel, dtype: str) -> torch.dtype | None:
+def _loaded(base: str | Path, recipe: Recipe, device: str, dtype: str, load_in: str | None) -> LoadedModel:
+    """The base where it will train; one to be spread over processes begins on the CPU: no device may hold it whole."""
+    sharded = processes.is_sharded()
+    if dtype == "auto" and (recipe.method == "full" or sharded):
+        dtype = "float32"  # what is trained needs it, and parts that are spread must be of one type
+    return load(base, "cpu" if sharded else device, dtype, load_in)
+
+
+def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:
     """The 16-bit type that products are computed in, None for the model's own.
 
     A model in 16 bits trains under it, since what is trained is kept in float32; where `dtype` is auto, so does a
     model in float32 on a CUDA device that has bfloat16.
     """
-    device = loaded.model.device.type
     if loaded.model.dtype is torch.float16 and device != "cuda":
         raise WsteerError(f"--dtype float16 cannot be trained on {device}; use bfloat16 or float32")
     if loaded.model.dtype in (torch.bfloat16, torch.float16):

@@ -1,5 +1,6 @@
 """The rates of a sweep, one after the other on one model, and the choice among them."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,21 +67,20 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
     Rates that an interrupted run has finished are read back. Raises WsteerError where every rate diverged.
     """
     trained: list[TrainedRate] = []
-    best, kept = None, {}
+    best, kept = None, None
     for rate in run.recipe.rates:
         states = run.folder / STATES / rate_name(rate)
-        if (states / FINISHED).exists():
-            result, state = TrainedRate(**read_json(states / FINISHED)), None
-        else:
-            result, state = _train(run, rate, states)
+        finished = (states / FINISHED).exists()
+        processes.wait()  # all have looked before the first one writes
+        result, state = (TrainedRate(**read_json(states / FINISHED)), None) if finished else _train(run, rate, states)
         trained.append(result)
         if not result.diverged and (best is None or result.val_loss < best.val_loss):
-            best, kept = result, state if state is not None else load_file(states / KEPT)
-        if state is not None and len(run.recipe.rates) > 1 and processes.rank() == 0:
+            best, kept = result, state
+        if not finished and len(run.recipe.rates) > 1 and processes.rank() == 0:
             _finish(run, result, state if best is result else None, states)
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
-    return trained, best, kept
+    return trained, best, kept or load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
 
 
 def rate_name(rate: float) -> str:
@@ -126,8 +126,13 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
 
 
 def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) -> None:
-    """Note a finished rate, with its parameters where it is the best so far."""
+    """Note a finished rate; its parameters are kept where it is the best so far, and those of no other."""
     states.mkdir(parents=True, exist_ok=True)
     if state is not None:
         save_file(state, states / KEPT)
     write_jsonl(states / FINISHED, [asdict(result)])  # with its keys in their order, as log.jsonl will have them
+    for path in states.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    for path in states.parent.glob(f"*/{KEPT}") if state is not None else ():
+        if path.parent != states:
+            path.unlink()

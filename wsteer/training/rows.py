@@ -41,6 +41,11 @@ class RunRows:
     cut: int
     dropped: int
 
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest row."""
+        return max(len(example.tokens) for example in [*self.train, *self.val])
+
 
 def parse_source(text: str | Path) -> Source:
     """`neg.jsonl:6` as the data set `neg.jsonl` taken 6 times; a file of that very name comes first.
