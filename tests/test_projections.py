@@ -114,6 +114,13 @@ def test_command_shows_means_with_intervals(
     assert f"{found[0]['mean']:.3g} ({found[0]['low']:.3g} to {found[0]['high']:.3g})" in lines[1]
 
 
+def test_blocks_stand_in_the_order_of_the_model(tmp_path: Path, chats: tuple[Path, Path]) -> None:
+    deep = save_model(tmp_path / "deep", num_hidden_layers=11)
+    Delta.of_tensors({f"blocks.{b}": torch.ones(32) for b in (10, 2, 9)}, "activation").save(tmp_path / "a.safetensors")
+    report = project([tmp_path / "a.safetensors"], [chats[0]], deep, tmp_path / "m")
+    assert [each.block for each in report.projections] == [2, 9, 10]
+
+
 def test_one_row_has_a_mean_and_no_interval(tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path]) -> None:
     one = tmp_path / "one.jsonl"
     one.write_text(chats[0].read_text().splitlines()[0] + "\n")

@@ -157,7 +157,7 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
         beside.set_ylabel(scores.label, color="0.4", parse_math=False)
         beside.tick_params(colors="0.4")
         handles, labels = [*handles, line], [*labels, scores.label]
-    for text in axes.legend(handles, labels, fontsize=8, frameon=False).get_texts():
+    for text in axes.legend(handles, labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
         text.set_parse_math(False)
 
 
@@ -182,7 +182,7 @@ def projection_picture(found: Sequence["Projection"]) -> Figure:
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
         axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
         axes.grid(alpha=0.25)
-        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+        for text in axes.legend(fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
             text.set_parse_math(False)
     for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)

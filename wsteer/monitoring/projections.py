@@ -134,7 +134,8 @@ def _directions(deltas: dict[str, Delta], loaded: LoadedModel) -> list[Direction
             raise WsteerError(
                 f"{delta} was made on {parts.base['name']}, not on {loaded.checkpoint.name}; name its own --base"
             )
-        for name, vector in activation_vectors(parts, text.num_hidden_layers, text.hidden_size).items():
+        vectors = activation_vectors(parts, text.num_hidden_layers, text.hidden_size)
+        for name, vector in sorted(vectors.items(), key=lambda named: layer_of(named[0])):
             norm = float(vector.double().norm())
             if not 0 < norm < math.inf:
                 raise WsteerError(f"{delta}: the vector {name} is zero or not finite, so that it has no direction")

@@ -73,6 +73,8 @@ class AnswerTrainer(Trainer):
     def __init__(
         self, model: nn.Module, arguments: TrainingArguments, plan: Plan, rows: Rows, val_rows: Rows, patience: int
     ):
+        if arguments.n_gpu > 1:  # without torchrun one GPU trains: DataParallel would split labels that are no rows
+            arguments._n_gpu = 1
         super().__init__(
             model,
             arguments,
