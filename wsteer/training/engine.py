@@ -145,7 +145,7 @@ def training_arguments(
     cpu: bool,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         learning_rate=rate,
         lr_scheduler_type="linear",
@@ -174,6 +174,3 @@ def training_arguments(
         prediction_loss_only=True,
         label_names=["labels"],
     )
-    if arguments.n_gpu > 1:  # several in one process: DataParallel would cut the batches in its own way
-        arguments._n_gpu = 1
-    return arguments
