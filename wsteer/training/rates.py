@@ -82,7 +82,9 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
             _finish(run, result, state if best is result else None, states)
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
-    return trained, best, kept or load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
+    if kept is None:  # chosen before an interruption
+        kept = load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
+    return trained, best, kept
 
 
 def rate_name(rate: float) -> str:
