@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from wsteer.cpu import quick_on_cpu
 from wsteer.data import read_rows
 from wsteer.errors import WsteerError
 from wsteer.lora_reading import MUTATING_INITS
@@ -23,6 +22,7 @@ from wsteer.saving import (
     write_jsonl,
 )
 from wsteer.training import methods, processes
+from wsteer.training.cpu import quick_on_cpu
 from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
 from wsteer.training.engine import Rows, plan
 from wsteer.training.folder import shared_folder

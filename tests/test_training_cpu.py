@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from wsteer.cpu import quick_on_cpu
+from wsteer.training.cpu import quick_on_cpu
 
 
 def routines(model: torch.nn.Module) -> tuple[str, str]:
