@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsteer.errors import WsteerError
 from wsteer.progress import Track, silent
-from wsteer.rankspace import RankSpace, ReadFactors, pair_sums, rank_spaces
+from wsteer.rankspace import RankSpace, pair_sums, rank_spaces
 from wsteer.tensorfile import row_blocks
 from wsteer.terms import Term, Terms, is_low_rank, read_factor, source_key
 from wsteer.workers import in_order
@@ -167,13 +167,19 @@ def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Te
     return ((block @ space.Q) * space.rows(slice(start, stop))).sum(dim=(1, 2))
 
 
-def low_rank_dots(name: str, vectors: Sequence[Terms], read: ReadFactors) -> Tensor:
-    """The dot products of low-rank changes of one parameter (an empty one is zero), in rank space: float64 [n, n]."""
-    present = torch.tensor([i for i, vector in enumerate(vectors) if vector])
-    dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    spaces = rank_spaces(name, [vector for vector in vectors if vector], read)
-    dots[present[:, None], present] = pair_sums(spaces, len(spaces)).dots
-    return dots
+def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor) -> Tensor:
+    """Dots of the sums Σ cᵢⱼ BⱼAⱼ (float64 [n, n]): with the QR of all B and of all Aᵀ each product is a small core.
+
+    Differences are taken between cores, so that norms stay exact where the products nearly cancel (notes: fp64 QR).
+    Quicker than `pair_sums` where the sums share their terms, as a difference and its two sides do.
+    """
+    r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R
+    r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R
+    ranks = [b.shape[1] for b, _ in factors]
+    pairs = zip(r_b.split(ranks, dim=1), r_a.split(ranks, dim=1), strict=True)
+    cores = torch.stack([(left @ right.T).flatten() for left, right in pairs])
+    sums = coefficients @ cores
+    return sums @ sums.T
 
 
 def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:

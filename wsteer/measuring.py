@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from wsteer.delta import Delta, layer_of
-from wsteer.gram import TermRows, distinct, low_rank_dots
+from wsteer.gram import TermRows, distinct, low_rank_gram
 from wsteer.progress import Track
-from wsteer.rankspace import factor_reader
 from wsteer.tensorfile import TensorWriter, row_blocks
-from wsteer.terms import Terms, is_low_rank
+from wsteer.terms import LowRank, is_low_rank, read_factor
 from wsteer.truncation import truncate_factors, truncate_rows
 from wsteer.workers import in_order
 
@@ -123,10 +122,10 @@ def _jobs(vectors: Sequence[Delta], rank: int | None, track: Track) -> Iterator[
     delta = vectors[0]
     for name in track(sorted(delta.terms), "write"):
         sums = [vector.terms.get(name, ()) for vector in vectors]
-        if all(is_low_rank(each) for each in sums):
-            yield _job(_low_rank_part, name, sums, rank)
-            continue
         terms, coefficients = distinct(sums)
+        if all(is_low_rank(each) for each in sums):
+            yield _job(_low_rank_part, name, terms, coefficients, rank)
+            continue
         sources = TermRows(terms)
         if rank is not None and len(delta.shape(name)) == 2:
             yield _job(_truncated_part, name, sources, coefficients, rank)
@@ -139,11 +138,10 @@ def _job(function: Callable[..., _Part], *arguments: object) -> Callable[[], _Pa
     return lambda: function(*arguments)
 
 
-def _low_rank_part(name: str, sums: Sequence[Terms], rank: int | None) -> _Part:
-    # its factors are those of the sides, or are written: each is read once
-    read = factor_reader([*sums, sums[0]])
-    dots = low_rank_dots(name, sums, read)
-    used = [(scale, read(term)) for scale, term in sums[0]]
+def _low_rank_part(name: str, terms: Sequence[LowRank], coefficients: Tensor, rank: int | None) -> _Part:
+    factors = [(read_factor(term.lora_B), read_factor(term.lora_A)) for term in terms]
+    dots = low_rank_gram(factors, coefficients)
+    used = [(float(scale), pair) for scale, pair in zip(coefficients[0], factors, strict=True) if scale != 0]
     lora_B = torch.cat([scale * b for scale, (b, _) in used], dim=1)
     lora_A = torch.cat([a for _, (_, a) in used], dim=0)
     if rank is None or rank >= lora_A.shape[0]:

@@ -74,13 +74,10 @@ class PairSums:
     chances: Tensor
 
 
-ReadFactors = Callable[[LowRank], tuple[Tensor, Tensor]]
-
-
-def rank_spaces(name: str, vectors: Sequence[Terms], read: ReadFactors | None = None) -> list[RankSpace]:
+def rank_spaces(name: str, vectors: Sequence[Terms]) -> list[RankSpace]:
     """The changes of parameter `name`, each a sum of products; factors that several share are read once."""
     swapped = starts_from_columns(name, vectors)
-    read = read or factor_reader(vectors)
+    read = _factor_reader(vectors)
     spaces = []
     for vector in vectors:
         factors = [read(term) for _, term in vector]
@@ -104,7 +101,7 @@ def starts_from_columns(name: str, vectors: Sequence[Terms]) -> bool:
     return not straight or any(isinstance(factor, Transposed) for factor in left)
 
 
-def factor_reader(vectors: Sequence[Terms]) -> ReadFactors:
+def _factor_reader(vectors: Sequence[Terms]) -> Callable[[LowRank], tuple[Tensor, Tensor]]:
     """Reads (lora_B, lora_A) of a term, float32; of the terms that occur more than once each stored pair once."""
     counts = Counter(source_key(term) for vector in vectors for _, term in vector)
     known: dict[object, tuple[Tensor, Tensor]] = {}
