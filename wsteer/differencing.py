@@ -1,8 +1,6 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from wsteer.measuring import Measured, write_measured
 from wsteer.progress import Track, silent
 from wsteer.saving import check_free_space, check_output, new_file, recordable
 from wsteer.sides import Side, change_of, open_side, seed_folders, weights_of
+from wsteer.workers import beside
 
 UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
 
@@ -95,7 +94,8 @@ def diff(
     vectors = [delta, *(changes if None not in changes else ()), *(deltas if len(deltas) > 1 else ())]
     placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
     check_free_space(output, 4 * sum(_size(shape) for _, shape in delta.stored_shapes()))
-    with new_file(output, force) as partial, _digests(sides, first.base) as sources:
+    with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
+        # the digests are computed beside the arithmetic, which reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, track)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
@@ -217,13 +217,6 @@ def _sources(sides: list[Side], base: Checkpoint | None, digest: str | None = No
     known = digest is not None
     listed = tuple({"role": side.role, "path": side.path, "sha256": digest} if known else side.source for side in sides)
     return listed + (({"role": "base", "path": base.name, "sha256": None},) if base else ())
-
-
-@contextlib.contextmanager
-def _digests(sides: list[Side], base: Checkpoint | None) -> Iterator:
-    """The sources with their digests, computed beside the arithmetic, which reads the same files."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_sources, sides, base).result
 
 
 def _size(shape: tuple[int, ...]) -> int:

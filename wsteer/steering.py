@@ -68,12 +68,11 @@ class SteerReport:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that a run writes, known from headers alone; `added` names the tensors that the base lacks."""
+    """Everything that a run writes, known from headers alone."""
 
     checkpoint: Checkpoint
     delta: Delta
     files: tuple[OutputFile, ...]
-    added: frozenset[str]
     json_files: Mapping[str, bytes]
     copied: tuple[Path, ...]
     left_out: tuple[str, ...]
@@ -195,7 +194,7 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
     files = output_files(checkpoint, added, code)
     copied, left_out = _other_files(checkpoint)
     json_files = changed_json(checkpoint, files, config or None)
-    return _Plan(checkpoint, delta, tuple(files), frozenset(added), json_files, tuple(copied), tuple(left_out))
+    return _Plan(checkpoint, delta, tuple(files), json_files, tuple(copied), tuple(left_out))
 
 
 def _untied_config(checkpoint: Checkpoint) -> dict[str, object]:

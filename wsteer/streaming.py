@@ -65,7 +65,7 @@ def _write_together(
             for descriptor in descriptors:
                 os.pwrite(descriptor, file.header, 0)
             jobs.append(_jobs(_Writing(file, tuple(descriptors), threading.Lock()), delta, factors, roundings, track))
-        for _ in in_order(_run, _alternating(jobs)):
+        for _ in in_order(lambda job: job(), _alternating(jobs)):
             pass
     for path in chain.from_iterable(finals):
         os.rename(_unfinished(path), path)
@@ -79,10 +79,6 @@ def _created(path: Path, stack: contextlib.ExitStack) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     stack.callback(os.close, descriptor)
     return descriptor
-
-
-def _run(job: Callable[[], None]) -> None:
-    job()
 
 
 def _alternating(sequences: Sequence[Iterator[Callable[[], None]]]) -> Iterator[Callable[[], None]]:

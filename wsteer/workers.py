@@ -1,5 +1,6 @@
 """Work spread over threads, each on one core: torch and file reads release the interpreter's lock."""
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -38,3 +39,10 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], ahead: i
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(torch.get_num_threads())  # the workers' setting would be that of threads to come
+
+
+@contextlib.contextmanager
+def beside(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+    """Compute `function` on a thread of its own while the `with` body, given what waits for its result, runs."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(function).result

@@ -1,8 +1,6 @@
 """Cosines of changes of weights with deltas: one run of `wsteer monitor`, from paths to a folder of results."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -21,6 +19,7 @@ from wsteer.monitoring.similarity import Similarity, similarity
 from wsteer.monitoring.trajectories import Scores, read_scores, trajectories, write_trajectories
 from wsteer.progress import Track, silent
 from wsteer.saving import RECORD, check_output, new_folder, record, write_json
+from wsteer.workers import beside
 
 PARTS: dict[str, Callable[[str], str]] = {
     "layer": Measured.layer_name,
@@ -88,7 +87,7 @@ def monitor(
         raise WsteerError(
             "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --of"
         )
-    with new_folder(output, force) as partial, _digests(compared.items) as sources:
+    with new_folder(output, force) as partial, beside(lambda: [item.side.source for item in compared.items]) as sources:
         report = compared.report(output, settings, track)
         _write(partial, report, settings.per, scores)
         write_json(partial / RECORD, record("monitor", settings.options, sources()))
@@ -243,13 +242,6 @@ def _members(globs: Mapping[str, str], names: Sequence[str]) -> dict[str, list[s
             raise WsteerError(f"--group {group}={glob} matches no item; they are {', '.join(dict.fromkeys(names))}")
         taken.update(groups[group])
     return groups
-
-
-@contextlib.contextmanager
-def _digests(items: Sequence[Item]) -> Iterator:
-    """The inputs with their digests, computed beside the arithmetic, which reads the same files."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(lambda: [item.side.source for item in items]).result
 
 
 def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores | None) -> None:
