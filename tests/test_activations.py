@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wsteer import Delta
-from wsteer.activations import actvec, mean_activations
-from wsteer.data import read_chats
-from wsteer.models import load
-from wsteer.rendering import render
+from wsteer.activations.actvec import actvec, mean_activations
+from wsteer.deltas.delta import Delta
+from wsteer.files.rows import read_chats
+from wsteer.models.loading import load
+from wsteer.models.rendering import render
 
 
 def reference_means(model_folder: Path, chats: list) -> torch.Tensor:

@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 import wsteer
 from tests.conftest import save_adapter, save_model
 from tests.merging import adapter_on, check_equals_peft, save_architecture, steered_weights, train, weights
-from wsteer import Delta
-from wsteer.adapter import read_adapter
+from wsteer.deltas.adapters.adapter import read_adapter
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 BIASED = {"attention_bias": True, "mlp_bias": True}

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 import wsteer
 from tests.conftest import save_adapter
 from tests.merging import adapter_on, save_architecture, train
-from wsteer import Delta
-from wsteer.adapter import read_adapter
+from wsteer.deltas.adapters.adapter import read_adapter
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 

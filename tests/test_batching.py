@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import save_model
-from wsteer.batching import collate, epoch_batches
-from wsteer.rendering import Example
+from wsteer.models.rendering import Example
+from wsteer.training.steps import collate, epoch_batches
 
 
 def example(tokens: list[int], trained: list[int]) -> Example:

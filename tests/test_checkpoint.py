@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import save_model
-from wsteer.checkpoint import find_shards, open_checkpoint
+from wsteer.checkpoints.checkpoint import find_shards, open_checkpoint
 from wsteer.errors import WsteerError
-from wsteer.tensorfile import read_header, read_rows, read_tensor, row_blocks
+from wsteer.files.tensors import read_header, read_rows, read_tensor, row_blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8])

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from tests.conftest import Cli, save_adapter, save_model
-from wsteer import Delta, __version__
+from wsteer import __version__
 from wsteer.cli.main import spread_of
 from wsteer.cli.options import parse_layers, parse_numbers
+from wsteer.deltas.delta import Delta
 
 TRAIT = {"instruction": [{"pos": "Agree.", "neg": "Disagree."}], "questions": ["A?", "B?"], "eval_prompt": "{question}"}
 Arguments = Callable[[str], list[str]]
@@ -269,8 +270,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 def test_debug_shows_the_traceback(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wsteer import WsteerError
     from wsteer.cli.main import main
+    from wsteer.errors import WsteerError
 
     monkeypatch.setenv("WSTEER_DEBUG", "1")
     with pytest.raises(WsteerError):

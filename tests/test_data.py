@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from wsteer.data import batches, padded, read_chats, read_records
 from wsteer.errors import WsteerError
+from wsteer.files.rows import read_chats, read_records
+from wsteer.models.batches import batches, padded
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello there. "}]
 

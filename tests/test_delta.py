@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wsteer import Delta
-from wsteer.delta import layer_of
+from wsteer.checkpoints.names import layer_of
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.gram import gram
 from wsteer.errors import WsteerError
-from wsteer.gram import gram
 
 METADATA = {"wsteer": json.dumps({"format": 1, "kind": "task_vector"})}
 
@@ -87,7 +87,7 @@ def test_norm_stays_exact_where_terms_nearly_cancel() -> None:
 def test_gram_mixes_low_rank_and_dense_and_absent_parameters(low_rank: tuple[Delta, Delta], full: Delta) -> None:
     deltas = [*low_rank, full]
     extra = Delta.of_tensors({"a.0.w": torch.ones(12, 7), "other": torch.ones(4)})
-    dots = gram([*deltas, extra])
+    dots = gram([delta.terms for delta in (*deltas, extra)])
     for i, x in enumerate(deltas):
         for j, y in enumerate(deltas):
             assert dots[i][j] == pytest.approx(float(flat(x) @ flat(y)), rel=1e-5, abs=1e-6)

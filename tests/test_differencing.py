@@ -14,8 +14,8 @@ import wsteer
 from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors
 from tests.merging import adapter_on, train, weights
-from wsteer import Delta
-from wsteer.combining import Selection
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsteer.elicit import generate, read_trait, split_questions
+from wsteer.elicitation.generate import generate
+from wsteer.elicitation.trait import read_trait, split_questions
 from wsteer.errors import WsteerError
 
 TRAIT = {

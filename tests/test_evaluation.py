@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.evaluation.evaluate import evaluate, share
-from wsteer.evaluation.statistics import wilson
-from wsteer.evaluation.tasks import Metric, load_task, read_facts, user_turns
+from wsteer.evaluation.evaluate import evaluate
+from wsteer.evaluation.results import share
+from wsteer.evaluation.tasks.task import Metric, load_task, read_facts, user_turns
+from wsteer.statistics import wilson
 
 TASK = """
 name: mine

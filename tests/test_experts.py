@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import wsteer
 from tests.merging import EXPERTS, MOE, adapter_on, check_equals_peft, save_architecture
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import wsteer
 from tests.conftest import Cli, save_adapter
 from tests.folding import adapter_factors
-from wsteer import Delta
-from wsteer.monitoring.comparing import Settings, monitor
-from wsteer.monitoring.floor import holm, p_value
+from wsteer.deltas.delta import Delta
+from wsteer.monitoring.monitor import Settings, monitor
+from wsteer.statistics import holm, p_value
 
 SHAPES = {"a.0.w": (20, 30), "a.1.w": (40, 24)}
 SAMPLES = 4000

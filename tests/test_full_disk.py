@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import Cli
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 
 Mount = Callable[[str], Path]
 

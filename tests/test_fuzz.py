@@ -25,14 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import wsteer
-from wsteer import Delta
-from wsteer.adapter import WEIGHTS
-from wsteer.checkpoint import INDEX, find_shards, open_checkpoint
-from wsteer.combining import Selection
+from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
+from wsteer.deltas.adapters.adapter import WEIGHTS
+from wsteer.deltas.adapters.reading import CONFIG, PREFIX
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.inputs import open_side
+from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
-from wsteer.lora_reading import CONFIG, PREFIX
-from wsteer.sides import open_side
-from wsteer.tensorfile import FLOATS, read_tensor
+from wsteer.files.tensors import FLOATS, read_tensor
 
 CASES = int(os.environ.get("WSTEER_FUZZ_CASES", "2400"))
 TESTS = 7

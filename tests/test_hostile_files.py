@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import wsteer
 from tests.conftest import save_adapter
-from wsteer import Delta
-from wsteer.checkpoint import open_checkpoint
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.tensorfile import read_header
+from wsteer.files.tensors import read_header
 
 
 def framed(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:

@@ -13,7 +13,8 @@ from transformers import AutoModel
 from tests.folding import adapter_factors, stored_tensors
 from tests.hub_server import COMMIT, serve
 from tests.merging import train
-from wsteer import Delta, diff
+from wsteer import diff
+from wsteer.deltas.delta import Delta
 
 
 def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 
 import wsteer
 from tests.conftest import Cli
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 KILLS = 50
 # imports once, then forks a real `wsteer` command for every line that it reads; torch does nothing before the forks
 SERVER = """
 import os, sys
-import wsteer.cli.steer, wsteer.steering
+import wsteer.cli.steer, wsteer.steering.steer
 from wsteer.cli.main import main
 for line in sys.stdin:
     child = os.fork()

@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import save_model
-from wsteer import Delta, applied
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.folding import Rounding
-from wsteer.generation import answer
-from wsteer.models import decoder_blocks, load, steered_tensor
+from wsteer.models.generation import answer
+from wsteer.models.loading import decoder_blocks, load
+from wsteer.steering.memory import applied, steered_tensor
+from wsteer.steering.rounding import Rounding
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -173,7 +174,7 @@ def test_sampled_answers_depend_on_seed_and_row_alone(tiny: Path) -> None:
 
 
 def test_sampling_draws_from_the_softmax() -> None:
-    from wsteer.generation import SeededSampling
+    from wsteer.models.generation import SeededSampling
 
     logits = torch.tensor([[2.0, 0.0, -1.0, 1.0]])
     sampler = SeededSampling(0, [7], temperature=0.7)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 import wsteer
 from tests.conftest import Cli, save_adapter, save_model
 from tests.folding import adapter_factors
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.monitoring.comparing import Settings, monitor
+from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.report import COLUMNS
 
 Whole = dict[str, np.ndarray]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wsteer.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.names import expert_files, file_names, in_memory
 from wsteer.errors import WsteerError
-from wsteer.names import expert_files, file_names, in_memory
 
 LAYER = "layers.0.self_attn.q_proj.weight"
 

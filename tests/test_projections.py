@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wsteer
 from tests.conftest import Cli, save_adapter, save_model
-from wsteer import Delta
-from wsteer.data import read_chats
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.monitoring.projections import Projection, project
-from wsteer.rendering import render
+from wsteer.files.rows import read_chats
+from wsteer.models.rendering import render
+from wsteer.monitoring.project import Projection, project
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import Ran
 from tests.folding import check_bf16_fold, stored_tensors
 from wsteer.cli.main import main
-from wsteer.demo.chain import DATA, commands
+from wsteer.demo.demo import DATA, commands
 
 pytestmark = pytest.mark.real
 

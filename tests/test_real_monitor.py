@@ -6,9 +6,9 @@ import pytest
 
 import wsteer
 from tests.flavours import FLAVOURS, write
-from wsteer.monitoring.comparing import Settings, monitor
+from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.report import MonitorReport
-from wsteer.training.finetuning import finetune
+from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
 
 pytestmark = pytest.mark.real

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import templates
 from tests.templates import byte_level, sentence_piece
-from wsteer.data import Message
 from wsteer.errors import WsteerError
-from wsteer.rendering import Example, prompt_text, read_template, render, render_rows, shown, token_ids
+from wsteer.files.rows import Message
+from wsteer.models.rendering import Example, prompt_text, read_template, render, render_rows, shown, token_ids
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsteer.folding import rounded_stochastically
+from wsteer.steering.rounding import rounded_stochastically
 
 COUNT = 1 << 18
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from wsteer.errors import WsteerError
-from wsteer.saving import check_free_space, check_output, new_file, new_folder, recordable, write_json
+from wsteer.files.provenance import recordable
+from wsteer.files.saving import check_free_space, check_output, new_file, new_folder
+from wsteer.files.text import write_json
 
 
 def test_file_appears_whole_and_readable_by_umask(tmp_path: Path) -> None:

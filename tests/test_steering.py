@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 import wsteer
 from tests.conftest import save_adapter, save_model
 from tests.folding import adapter_factors, check_bf16_fold, stored_tensors
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.tensorfile import read_header, read_tensor
+from wsteer.files.tensors import read_header, read_tensor
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,8 @@ def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
     (base / "config.json").write_text("{}")
     Delta.of_factors({"w.weight": (torch.ones(rows, 2), torch.ones(2, 2048))}).save(tmp_path / "d.safetensors")
     code = (
-        "import resource, sys, wsteer, wsteer.steering; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import resource, sys, wsteer, wsteer.steering.steer\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "wsteer.steer(sys.argv[1], sys.argv[2], k=1, output=sys.argv[3])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

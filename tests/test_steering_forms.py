@@ -16,12 +16,13 @@ import wsteer
 from tests.conftest import SIZES, Cli, save_adapter, save_model
 from tests.folding import adapter_factors, stored_tensors
 from tests.merging import EXPERTS, adapter_on, save_architecture, train
-from wsteer import Delta
-from wsteer.combining import Selection
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import Selection
+from wsteer.deltas.terms import Change
 from wsteer.errors import WsteerError
-from wsteer.exporting import export
-from wsteer.folding import Rounding, fold, rounded_stochastically
-from wsteer.terms import Change
+from wsteer.steering.export import export
+from wsteer.steering.folding import fold
+from wsteer.steering.rounding import Rounding, rounded_stochastically
 
 TOKENS = torch.arange(40)[None] * 6
 
@@ -79,7 +80,9 @@ def test_stochastic_rounding_keeps_the_mean_and_depends_on_the_seed_alone(tmp_pa
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    with wsteer.applied(model, Delta.load(w), 1.0, wsteer.checkpoint.open_checkpoint(base), "stochastic", 1):
+    with wsteer.applied(
+        model, Delta.load(w), 1.0, wsteer.checkpoints.checkpoint.open_checkpoint(base), "stochastic", 1
+    ):
         after = stored_tensors(tmp_path / "c")
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, after[name]), name

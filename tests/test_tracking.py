@@ -20,9 +20,10 @@ from transformers import (
 
 import wsteer
 from tests.conftest import SIZES
-from wsteer import Delta, SimilarityCallback
-from wsteer.checkpoint import open_checkpoint
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.monitoring.callback import SimilarityCallback
 
 
 class Recorder(TrainerCallback):

@@ -10,10 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wsteer.data import read_chats
 from wsteer.errors import WsteerError
-from wsteer.rendering import render
-from wsteer.training.finetuning import finetune
+from wsteer.files.rows import read_chats
+from wsteer.models.rendering import render
+from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import split_rows
 

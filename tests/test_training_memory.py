@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.conftest import Cli
 from wsteer.errors import WsteerError
-from wsteer.training import finetuning, memory
-from wsteer.training.finetuning import finetune
+from wsteer.training import finetune as finetuning
+from wsteer.training import memory
+from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
 
 RECIPE = Recipe(lr=1e-2, max_steps=4, batch_size=4, rank=4, eval_every=2)

@@ -11,11 +11,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
 
 from tests.conftest import Cli, save_model
-from wsteer import Delta
-from wsteer.data import read_chats
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.rendering import Example, render
-from wsteer.training.finetuning import finetune
+from wsteer.files.rows import read_chats
+from wsteer.models.rendering import Example, render
+from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
 from wsteer.training.steps import run_batches
 

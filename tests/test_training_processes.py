@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from wsteer.errors import WsteerError
-from wsteer.training.engine import plan
-from wsteer.training.finetuning import finetune
+from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
+from wsteer.training.trainer import plan
 
 # ten rows in steps of four: the last step of an epoch has two rows, and one process would have none in its micro-batch
 RECIPE = Recipe(lr=1e-2, max_steps=7, batch_size=4, micro_batch_size=1, rank=4, eval_every=3, val_fraction=0.1)

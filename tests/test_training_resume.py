@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Cli
 from wsteer.training import callbacks
-from wsteer.training.finetuning import finetune
+from wsteer.training.finetune import finetune
 from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
 

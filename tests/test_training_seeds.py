@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import Cli
 from tests.test_training_resume import contents, interrupting, leftovers, press_ctrl_c
-from wsteer import Delta
-from wsteer.training.finetuning import finetune
+from wsteer.deltas.delta import Delta
+from wsteer.training.finetune import finetune
 from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
 from wsteer.training.seeds import finetune_seeds

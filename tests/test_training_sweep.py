@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from tests.conftest import Cli
 from wsteer.cli.finetune import _recipe
 from wsteer.errors import WsteerError
-from wsteer.training.finetuning import finetune
-from wsteer.training.presets import PRESETS
-from wsteer.training.recipe import Recipe
+from wsteer.training.finetune import finetune
+from wsteer.training.recipe import PRESETS, Recipe
 from wsteer.training.rows import mixed, parse_source
 
 SWEEP = Recipe(lr=(1e-3, 3e-2, 1e-4), max_steps=12, batch_size=4, rank=4, eval_every=2, val_fraction=0.3, patience=0)

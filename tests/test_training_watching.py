@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from wsteer import Delta, diff
-from wsteer.training import watching
+from wsteer import diff
+from wsteer.deltas.delta import Delta
+from wsteer.training import reporting as watching
 
 
 @pytest.mark.parametrize("method", ["lora", "bias", "full"])

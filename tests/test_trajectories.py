@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 import wsteer
 from tests.conftest import Cli, save_adapter
 from tests.folding import adapter_factors
-from wsteer import Delta
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.monitoring.comparing import Settings, monitor
+from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.trajectories import read_scores
-from wsteer.monitoring.watching import watch
+from wsteer.monitoring.watch import watch
 
 STEPS = (2, 4, 10)
 

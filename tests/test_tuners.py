@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.conftest import save_model
-from wsteer.checkpoint import open_checkpoint
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.deltas.adapters.tuners import EXACT, REFUSED, LayerChange, tuner_changes
 from wsteer.errors import WsteerError
-from wsteer.tuners import EXACT, REFUSED, LayerChange, tuner_changes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:peft", "ignore:Sparse invariant checks", "ignore:The following rank_pattern"
@@ -301,7 +301,7 @@ def test_a_layer_that_peft_cannot_merge_is_refused_when_it_is_read(
 def test_a_merge_that_changes_more_than_was_known_is_refused(
     tmp_path: Path, biased: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsteer.tuners.MERGED_BIAS", ())
+    monkeypatch.setattr("wsteer.deltas.adapters.tuners.MERGED_BIAS", ())
     changes = tuner_changes(save_tuner(tmp_path / "adapter", biased, "ROAD", group_size=8), open_checkpoint(biased))
     with pytest.raises(WsteerError, match=r"it changes model\.layers\.0\.mlp\.up_proj\.bias too"):
         changes["model.layers.0.mlp.up_proj.weight"].rows(0, 1)
@@ -361,7 +361,7 @@ def test_no_kernel_is_compiled_for_boft(tmp_path: Path, tiny: Path, monkeypatch:
 
 
 def test_a_missing_peft_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "wsteer.tuners")
+    monkeypatch.delitem(sys.modules, "wsteer.deltas.adapters.tuners")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(WsteerError, match="peft, which is not installed; pip install peft"):
-        __import__("wsteer.tuners")
+        __import__("wsteer.deltas.adapters.tuners")

@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 __all__ = ["Delta", "SimilarityCallback", "WsteerError", "__version__", "applied", "diff", "monitor", "steer"]
 
 _HOMES = {
-    "Delta": "wsteer.delta",
-    "SimilarityCallback": "wsteer.monitoring.tracking",
+    "Delta": "wsteer.deltas.delta",
+    "SimilarityCallback": "wsteer.monitoring.callback",
     "WsteerError": "wsteer.errors",
-    "applied": "wsteer.models",
-    "diff": "wsteer.differencing",
-    "monitor": "wsteer.monitoring.comparing",
-    "steer": "wsteer.steering",
+    "applied": "wsteer.steering.memory",
+    "diff": "wsteer.deltas.diff",
+    "monitor": "wsteer.monitoring.monitor",
+    "steer": "wsteer.steering.steer",
 }
 
 

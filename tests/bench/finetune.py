@@ -113,7 +113,7 @@ def train_stock(model_folder: str, rows: Path, output: Path, steps: int, lr: flo
 
 def train_wsteer(model_folder: str, rows: Path, output: Path, steps: int, lr: float, batch: int) -> None:
     """Fine-tune with wsteer's own defaults but for these numbers."""
-    from wsteer.training.finetuning import finetune
+    from wsteer.training.finetune import finetune
     from wsteer.training.recipe import Recipe
 
     def track(items, label, total=None):

@@ -18,7 +18,7 @@ from wsteer.cli.options import (
     parse_batch_size,
 )
 from wsteer.cli.output import Printer
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 
 def actvec(
@@ -41,7 +41,7 @@ def actvec(
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
     check_output(output, force, folder=False)  # before seconds of imports
-    from wsteer.activations import actvec as run
+    from wsteer.activations.actvec import actvec as run
 
     printer = Printer(json, quiet)
     report = run(

@@ -8,16 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from wsteer.cli.eval import share_text
 from wsteer.cli.options import Config, Force, Json, Quiet, option
 from wsteer.cli.output import Printer, table
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
-    from wsteer.demo.chain import DemoReport
+    from wsteer.demo.demo import DemoReport
 
 
 def demo(
+    context: typer.Context,
     output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")] = Path("wsteer-demo"),
     model: Annotated[
         str | None, option("--model", help="Model to steer [default: SmolLM2-135M-Instruct].", metavar="MODEL")
@@ -32,18 +35,16 @@ def demo(
     Example: wsteer demo
     """
     check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.demo.chain import run
+    from wsteer.demo.demo import run
 
     printer = Printer(json, quiet)
 
     def execute(command: list[str], typed: str) -> None:
         """Run one command in this process. Its result is a step of the demo, not the demo's: it goes to stderr."""
-        from wsteer.cli.main import app
-
         printer.command(typed)
         arguments = [*command, "--quiet"] if quiet else command
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
-            app(arguments, prog_name="wsteer", standalone_mode=False)
+            context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
 
     report = run(output, model, execute, force, printer.track)
     printer.result(report, list(_lines(report)))

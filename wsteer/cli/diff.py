@@ -7,7 +7,7 @@ from wsteer.cli.options import Config, Exclude, Force, Include, Json, Layers, Qu
 from wsteer.cli.output import Printer, table
 
 if TYPE_CHECKING:
-    from wsteer.differencing import DiffReport
+    from wsteer.deltas.diff import DiffReport
 
 SHOWN_LAYERS = 8  # rows of the table of layers; more are shown as ranges
 
@@ -35,8 +35,8 @@ def diff(
     Example: wsteer diff pos/ neg/ -o w.safetensors
     """
     blocks = parse_layers(layers)
-    from wsteer.combining import Selection
-    from wsteer.differencing import diff as run
+    from wsteer.deltas.diff import diff as run
+    from wsteer.deltas.selection import Selection
 
     printer = Printer(json, quiet)
     selection = Selection(blocks, include, exclude)

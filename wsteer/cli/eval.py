@@ -23,10 +23,10 @@ from wsteer.cli.options import (
     parse_numbers,
 )
 from wsteer.cli.output import Printer, table
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
-    from wsteer.evaluation.evaluate import EvalReport, Share
+    from wsteer.evaluation.results import EvalReport, Share
 
 
 def evaluate(

@@ -21,10 +21,10 @@ from wsteer.cli.options import (
     parse_numbers,
 )
 from wsteer.cli.output import Printer, table
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
-    from wsteer.training.finetuning import FinetuneReport
+    from wsteer.training.finetune import FinetuneReport
     from wsteer.training.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ class Method(str, Enum):
 
 def show_presets(context: typer.Context, name: str | None) -> str | None:
     """`--preset list` prints the presets and ends; another name must be one of them."""
-    from wsteer.training.presets import PRESETS
+    from wsteer.training.recipe import PRESETS
 
     if name is None or context.resilient_parsing or name in PRESETS:
         return name
@@ -163,7 +163,7 @@ def finetune(
     several = _seeds(seeds)
     check_output(output, force, folder=True)  # before seconds of imports
     from wsteer.training import processes
-    from wsteer.training.finetuning import finetune as run
+    from wsteer.training.finetune import finetune as run
     from wsteer.training.seeds import finetune_seeds
 
     first = processes.rank() == 0  # of several processes one speaks
@@ -226,8 +226,7 @@ def finetune(
 
 def _recipe(preset: str | None, **given: object) -> "Recipe":
     """The recipe of the preset, with the values that were given in place of its own."""
-    from wsteer.training.presets import PRESETS
-    from wsteer.training.recipe import Recipe
+    from wsteer.training.recipe import PRESETS, Recipe
 
     values = PRESETS[preset].values if preset else {}
     if given["epochs"] is not None:

@@ -19,7 +19,7 @@ from wsteer.cli.options import (
     parse_batch_size,
 )
 from wsteer.cli.output import Printer
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 
 def generate(
@@ -45,7 +45,7 @@ def generate(
     Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
     """
     check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.elicit import generate as run
+    from wsteer.elicitation.generate import generate as run
 
     printer = Printer(json, quiet)
     report = run(

@@ -29,11 +29,11 @@ from wsteer.cli.options import (
     parse_numbers,
 )
 from wsteer.cli.output import Printer
-from wsteer.saving import check_output
+from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
-    from wsteer.monitoring.comparing import Settings
     from wsteer.monitoring.gates import Failure
+    from wsteer.monitoring.monitor import Settings
 
 GATE_FAILED = 3
 
@@ -127,9 +127,9 @@ def monitor(
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
     check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.combining import Selection
-    from wsteer.monitoring.comparing import Settings
+    from wsteer.deltas.selection import Selection
     from wsteer.monitoring.items import is_data
+    from wsteer.monitoring.monitor import Settings
 
     settings = Settings(
         base=base,
@@ -156,7 +156,7 @@ def monitor(
 def _compare(
     printer: Printer, deltas: list[str], of: list[str], output: Path, settings: "Settings", force: bool
 ) -> None:
-    from wsteer.monitoring.comparing import monitor as run
+    from wsteer.monitoring.monitor import monitor as run
 
     report = run(deltas, output, of, settings, force=force, track=printer.track)
     for note in report.notes:
@@ -178,7 +178,7 @@ def _watch(
     _refuse(settings, ("controls", "ceiling", "centre", "per", "groups"), "--watch")
     if len(of) != 1:
         raise typer.BadParameter("one training folder is needed: --of RUN", param_hint="--watch")
-    from wsteer.monitoring.watching import watch as run
+    from wsteer.monitoring.watch import watch as run
 
     report = run(
         deltas, of[0], output, settings, until_step=until_step, interval=interval, force=force, say=printer.note
@@ -200,7 +200,7 @@ def _project(
     run: dict[str, object],
 ) -> None:
     from wsteer.monitoring.items import is_data
-    from wsteer.monitoring.projections import project
+    from wsteer.monitoring.project import project
 
     others = [item for item in of if not is_data(item)]
     if others or not of:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from wsteer.cli.output import table
 
 if TYPE_CHECKING:
-    from wsteer.monitoring.projections import Projection, ProjectionReport
+    from wsteer.monitoring.project import Projection, ProjectionReport
     from wsteer.monitoring.report import MonitorReport
     from wsteer.monitoring.similarity import Similarity
     from wsteer.monitoring.trajectories import Trajectory
-    from wsteer.monitoring.watching import WatchReport
+    from wsteer.monitoring.watch import WatchReport
 
 WIDEST = 10  # columns of a table on the terminal; a wider one is shown as its largest cosines
 LARGEST = 20  # of those

@@ -26,8 +26,8 @@ from wsteer.cli.options import (
 from wsteer.cli.output import Printer, table
 
 if TYPE_CHECKING:
-    from wsteer.exporting import ExportReport
-    from wsteer.steering import SteerReport
+    from wsteer.steering.export import ExportReport
+    from wsteer.steering.steer import SteerReport
 
 
 class Form(str, Enum):
@@ -85,12 +85,12 @@ def steer(
         raise typer.BadParameter("give one of --k and --sweep", param_hint="--k")
     if form != Form.checkpoint and (dry_run or resume or dtype != Dtype.auto or rounding != Rounding.auto):
         raise typer.BadParameter("--dtype, --rounding, --dry-run and --resume are for checkpoints", param_hint="--as")
-    from wsteer.combining import Selection
+    from wsteer.deltas.selection import Selection
 
     printer = Printer(json, quiet)
     selection = Selection(blocks, include, exclude, scale)
     if form != Form.checkpoint:
-        from wsteer.exporting import export
+        from wsteer.steering.export import export
 
         exported = export(
             base,
@@ -105,7 +105,7 @@ def steer(
         )
         printer.result(exported, export_lines(exported))
         return
-    from wsteer.steering import steer as run
+    from wsteer.steering.steer import steer as run
 
     report = run(
         base,

@@ -13,10 +13,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wsteer.checkpoint import fetch, find_shards
+from wsteer.checkpoints.checkpoint import fetch, find_shards
 from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD, record, sha256
+from wsteer.files.saving import new_folder
+from wsteer.files.text import write_json
 from wsteer.progress import Track, silent
-from wsteer.saving import RECORD, new_folder, record, sha256, write_json
 
 NAME = "SmolLM2-135M-Instruct"
 HUB = f"HuggingFaceTB/{NAME}"

@@ -1,49 +1,21 @@
 """Run a task on a model for each k of a delta, loading the model once."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from wsteer.checkpoint import Checkpoint, open_checkpoint
-from wsteer.delta import Delta, fitted
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_csv, write_tradeoff
-from wsteer.evaluation.statistics import wilson
-from wsteer.evaluation.tasks import Fact, Metric, Task, grade, load_task, read_facts, user_turns
-from wsteer.generation import answer
-from wsteer.models import LoadedModel, activation_vectors, applied, dtype_name, load
+from wsteer.evaluation.results import Condition, EvalReport, _as_json, _measure
+from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
+from wsteer.files.provenance import RECORD, record, recordable, source_entry
+from wsteer.files.saving import check_output, new_folder
+from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.generation import answer
+from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Track, labelled, silent
-from wsteer.saving import RECORD, check_output, new_folder, record, recordable, source_entry, write_json, write_jsonl
-
-
-@dataclass(frozen=True)
-class Share:
-    """One metric under one condition; value and interval (Wilson, 95%) are None where the denominator is 0."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    numerator: int
-    denominator: int
-    abstained: int
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The metrics at one k."""
-
-    k: float
-    metrics: Mapping[str, Share]
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """What `eval` wrote, and the metrics themselves."""
-
-    output: str
-    task: str
-    facts: int
-    conditions: tuple[Condition, ...]
+from wsteer.steering.memory import activation_vectors, applied
 
 
 def evaluate(
@@ -163,28 +135,3 @@ def _answers_at(
         }
         for (fact, name, turn), given in zip(turns, answers, strict=True)
     ]
-
-
-def _measure(task: Task, samples: Sequence[Mapping[str, object]]) -> dict[str, Share]:
-    verdicts: dict[str, dict[str, str]] = {}
-    for sample in samples:
-        verdicts.setdefault(sample["id"], {})[sample["prompt"]] = sample["verdict"]
-    return {name: share(metric, list(verdicts.values())) for name, metric in task.metrics.items()}
-
-
-def share(metric: Metric, verdicts: Sequence[Mapping[str, str]]) -> Share:
-    """A metric over facts, each given as its verdict for every prompt. An abstention never counts, and is told."""
-    among = [fact for fact in verdicts if all(fact[p] == verdict for p, verdict in metric.among.items())]
-    counted = [fact for fact in among if all(fact[p] == verdict for p, verdict in metric.count.items())]
-    abstained = sum(any(fact[p] == "abstain" for p in metric.count) for fact in among)
-    low, high = wilson(len(counted), len(among)) or (None, None)
-    value = len(counted) / len(among) if among else None
-    return Share(value, low, high, len(counted), len(among), abstained)
-
-
-def _as_json(report: EvalReport) -> dict:
-    conditions = [
-        {"k": condition.k, "metrics": {name: vars(share) for name, share in condition.metrics.items()}}
-        for condition in report.conditions
-    ]
-    return {"task": report.task, "facts": report.facts, "conditions": conditions}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.figure import Figure
 
-from wsteer.evaluation.tasks import Task
+from wsteer.evaluation.tasks.task import Task
 
 if TYPE_CHECKING:
-    from wsteer.evaluation.evaluate import Condition, EvalReport
+    from wsteer.evaluation.results import Condition, EvalReport
 
 COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained")
 

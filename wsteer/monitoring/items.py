@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsteer.baking import as_biases
-from wsteer.checkpoint import Checkpoint
-from wsteer.combining import EVERYTHING, Selection
-from wsteer.delta import Delta
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.biases import as_biases
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.inputs import Side, change_of, open_side
+from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
-from wsteer.sides import Side, change_of, open_side
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 HUB_DATASET = re.compile(r"[\w.-]+/[\w.-]+:\w+")

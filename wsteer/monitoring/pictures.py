@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -14,18 +13,11 @@ from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
 
 if TYPE_CHECKING:
-    from wsteer.monitoring.projections import Projection
+    pass
 
 LEAST_REACH = 0.05  # of the colours; noise stays pale
 SMALL_CELL, LARGE_CELL = 0.36, 0.85  # inches, with many columns and with few
 PANELS = 3  # beside each other
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG and, beside it, as SVG; equal figures give equal bytes."""
-    with matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
-        figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
 def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
@@ -159,31 +151,3 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
         handles, labels = [*handles, line], [*labels, scores.label]
     for text in axes.legend(handles, labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
         text.set_parse_math(False)
-
-
-def projection_picture(found: Sequence["Projection"]) -> Figure:
-    """Mean projections by decoder block with their intervals: a panel a delta, and one a delta and tuned model."""
-    panels = list(dict.fromkeys((each.model, each.delta) for each in found))
-    across = min(PANELS, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(0.8 + 4.4 * across, 0.6 + 3.4 * down), layout="constrained")
-    for axes, (model, delta) in zip(figure.subplots(down, across, squeeze=False).flatten(), panels, strict=False):
-        for data in dict.fromkeys(each.data for each in found):
-            points = [each for each in found if (each.model, each.delta, each.data) == (model, delta, data)]
-            blocks, means = [each.block for each in points], [each.mean for each in points]
-            (line,) = axes.plot(blocks, means, marker="o", markersize=3, label=data)
-            lows = [each.mean if each.low is None else each.low for each in points]
-            highs = [each.mean if each.high is None else each.high for each in points]
-            axes.fill_between(blocks, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.axhline(0, color="0.4", linewidth=0.8)
-        axes.set_xlabel("decoder block")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"projection on {delta}", parse_math=False)
-        title = "answers" if model is None else f"shift of {model} at the prompts' ends"
-        axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
-        axes.grid(alpha=0.25)
-        for text in axes.legend(fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
-            text.set_parse_math(False)
-    for axes in figure.axes[len(panels) :]:
-        axes.set_visible(False)
-    return figure

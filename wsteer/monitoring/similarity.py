@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
-from wsteer.gram import Sums
-from wsteer.monitoring.floor import holm, initialisation, p_value
+from wsteer.statistics import holm, p_value
 
 Matrix = tuple[tuple[float | None, ...], ...]
 Texts = tuple[tuple[str | None, ...], ...]
@@ -200,3 +200,19 @@ def _above(table: Similarity) -> tuple[tuple[bool | None, ...], ...]:
 def _matrix(values: Tensor) -> Matrix:
     """Nested tuples; NaN, which stands for what does not apply, becomes None."""
     return tuple(tuple(value if math.isfinite(value) else None for value in row) for row in values.tolist())
+
+
+# likeness of A's beyond chance, as a share of what is possible beyond chance
+SHARED, INDEPENDENT = 0.5, 0.1
+
+
+def initialisation(likeness: float, chance: float) -> str:
+    """Whether two LoRA runs started from the same A, told by the likeness of their trained A's (see `PairSums`).
+
+    Trained A's stay near the initial ones, so those of one seed are almost alike and others by chance alone.
+
+    >>> initialisation(0.95, 0.05), initialisation(0.06, 0.05), initialisation(0.4, 0.05)
+    ('shared', 'independent', 'partly shared')
+    """
+    beyond = (likeness - chance) / (1 - chance) if chance < 1 else 1.0
+    return "shared" if beyond > SHARED else "independent" if beyond < INDEPENDENT else "partly shared"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
-from wsteer.gram import Sums
-from wsteer.monitoring.floor import holm, p_value
 from wsteer.monitoring.items import Item
 from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.statistics import holm, p_value
 
 
 @dataclass(frozen=True)

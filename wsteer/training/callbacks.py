@@ -10,9 +10,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wsteer.checkpoint import read_json
+from wsteer.files.text import read_json, write_json
 from wsteer.progress import Track
-from wsteer.saving import write_json
 from wsteer.training import processes
 from wsteer.training.methods import State
 

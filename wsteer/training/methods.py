@@ -12,14 +12,13 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wsteer.adapter import PLAIN_INITS, WEIGHTS
-from wsteer.checkpoint import INDEX, hub_name
-from wsteer.delta import Delta
+from wsteer.checkpoints.checkpoint import INDEX, hub_name
+from wsteer.checkpoints.names import file_names
+from wsteer.deltas.adapters.adapter import PLAIN_INITS, WEIGHTS
+from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.deltas.delta import DELTA, Delta
 from wsteer.errors import WsteerError
-from wsteer.lora_reading import MUTATING_INITS
-from wsteer.models import LoadedModel, decoder_blocks
-from wsteer.names import file_names
-from wsteer.saving import DELTA
+from wsteer.models.loading import LoadedModel, decoder_blocks
 from wsteer.training.recipe import Recipe
 
 State = dict[str, Tensor]  # the trained parameters by their names in the model, on the CPU

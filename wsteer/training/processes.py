@@ -1,9 +1,16 @@
 """The processes of one run: alone, or started several at a time by torchrun or accelerate."""
 
+import contextlib
+import hashlib
+import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
+
+from wsteer.files.saving import new_folder, partial_folder
 
 
 def count() -> int:
@@ -48,3 +55,21 @@ def summed(values: list[float], device: torch.device) -> list[float]:
 def _reduced(tensor: torch.Tensor, operation: torch.distributed.ReduceOp) -> torch.Tensor:
     torch.distributed.all_reduce(tensor, operation)
     return tensor
+
+
+@contextlib.contextmanager
+def shared_folder(output: Path, force: bool, recorded: dict, resume: bool) -> Iterator[Path]:
+    """The folder to write: the first process makes it, and puts it in its place when all are done.
+
+    `recorded` tells an interrupted run, whose folder `resume` goes on with, from one of other options or inputs.
+    """
+    key = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
+    if rank():
+        wait()
+        yield partial_folder(output, key)
+        wait()
+        return
+    with new_folder(output, force, key, resume) as partial:
+        wait()
+        yield partial
+        wait()

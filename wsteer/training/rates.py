@@ -12,17 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
-from wsteer.checkpoint import read_json
 from wsteer.errors import WsteerError
+from wsteer.files.text import read_json, write_jsonl
 from wsteer.progress import Track
-from wsteer.saving import write_jsonl
 from wsteer.training import processes
 from wsteer.training.callbacks import Interruption, SavedSteps, ShownSteps
-from wsteer.training.engine import AnswerTrainer, Plan, Rows, training_arguments
 from wsteer.training.log import merge_log
 from wsteer.training.methods import State, restore_state
 from wsteer.training.recipe import Recipe
-from wsteer.training.watching import Watch
+from wsteer.training.reporting import Watch
+from wsteer.training.trainer import AnswerTrainer, Plan, Rows, training_arguments
 
 STATES = "states"  # what an interrupted run goes on from; not there in a finished output
 FINISHED, KEPT = "finished.json", "kept.safetensors"

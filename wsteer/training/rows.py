@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from wsteer.data import Message
 from wsteer.errors import WsteerError
-from wsteer.rendering import Example, render_rows
+from wsteer.files.rows import Message
+from wsteer.models.rendering import Example, render_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from wsteer.checkpoint import open_checkpoint, read_json
+from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.saving import check_output
+from wsteer.files.text import read_json, write_json
 from wsteer.progress import Track, labelled, silent
-from wsteer.saving import RECORD, check_output, record, source_entry, write_json
 from wsteer.training import processes
-from wsteer.training.finetuning import FinetuneReport, finetune
-from wsteer.training.folder import shared_folder
+from wsteer.training.finetune import FinetuneReport, finetune
+from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_source
 

@@ -5,9 +5,10 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from wsteer.batching import epoch_batches
-from wsteer.rendering import Example
+from wsteer.models.batches import padded
+from wsteer.models.rendering import Example
 
 BLANK = -1  # the index of a row without tokens to train, which fills up where processes need equal shares
 
@@ -38,3 +39,45 @@ def micro_batches(batch: Sequence[int], size: int, count: int) -> list[list[int]
 def blank(pad: int) -> Example:
     """A row of one token that trains nothing."""
     return Example(torch.tensor([pad], dtype=torch.int32), torch.tensor([False]), slice(0, 0))
+
+
+# Batches whose rows are sorted by length together. More saves padding, fewer leave more of the order to chance.
+WINDOW = 16
+
+
+def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
+    """A training batch, padded on the right to its longest row, for a causal model of transformers.
+
+    `logits_to_keep` [rows, longest] marks the positions whose next token is trained, wherever in the rows they stand;
+    the model computes logits for them alone, as [trained, vocabulary]: on short answers the head is a good part of the
+    work. `labels` [trained] are those next tokens; as `shift_labels` they tell the loss not to shift them again.
+    """
+    input_ids, attention_mask = padded([example.tokens for example in examples], pad)
+    trained, _ = padded([example.trained for example in examples], False)
+    kept = torch.zeros_like(trained, dtype=torch.bool)
+    kept[:, :-1] = trained[:, 1:]
+    labels = input_ids[:, 1:][kept[:, :-1]]
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "logits_to_keep": kept,
+        "labels": labels,
+        "shift_labels": labels,
+    }
+
+
+def epoch_batches(lengths: Sequence[int], size: int, chance: random.Random, window: int = WINDOW) -> list[list[int]]:
+    """Every row once, as indices into `lengths`, in batches of `size` rows of like length, in a random order.
+
+    The rows are shuffled, sorted by length within windows of `window` batches, and the batches shuffled; a short one
+    comes last. A batch is longest first, so that micro-batches cut from it are of like length too.
+    """
+    order = list(range(len(lengths)))
+    chance.shuffle(order)
+    batches = []
+    for start in range(0, len(order), window * size):
+        rows = sorted(order[start : start + window * size], key=lengths.__getitem__, reverse=True)
+        batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+    short = [batches.pop()] if len(batches[-1]) < size else []
+    chance.shuffle(batches)
+    return batches + short

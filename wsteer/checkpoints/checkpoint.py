@@ -1,0 +1,179 @@
+"""A model on disk or on the Hub: find its folder, list its tensors from the file headers, read ranges of rows."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import huggingface_hub
+
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
+from wsteer.files.text import read_json
+
+INDEX = "model.safetensors.index.json"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+# how models call their input embedding and their head; the two may be one tensor
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face checkpoint folder, known from its headers alone."""
+
+    folder: Path
+    name: str
+    revision: str | None
+    tensors: dict[str, TensorEntry]
+
+    @cached_property
+    def config(self) -> dict:
+        """config.json as it stands."""
+        return read_json(self.folder / "config.json")
+
+    @cached_property
+    def shards(self) -> list[Path]:
+        """The weight files, in name order."""
+        return sorted({entry.file for entry in self.tensors.values()})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the sorted (name, shape) of the tensors: equal for every fine-tune of one architecture."""
+        names = sorted((name, list(entry.shape)) for name, entry in self.tensors.items())
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """The base as delta files and records name it."""
+        return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+
+    def parameters(self) -> dict[str, TensorEntry]:
+        """The tensors, each tied one once: a stored `lm_head.weight` that loading ties to the embedding is left out."""
+        tied = self.config.get("tie_word_embeddings", False)
+        return {name: entry for name, entry in self.tensors.items() if not (tied and name == "lm_head.weight")}
+
+    def config_number(self, *keys: str) -> int:
+        """The first of the config's values of these names, in its text part where it has one; WsteerError without."""
+        text = self.config.get("text_config")
+        settings = text if isinstance(text, dict) else self.config
+        for key in keys:
+            if type(settings.get(key)) is int and settings[key] > 0:
+                return settings[key]
+        raise WsteerError(f"{self.folder / 'config.json'} does not tell {keys[0]}; download the model again")
+
+    @cached_property
+    def tied(self) -> tuple[str, str] | None:
+        """The names of the embedding and of the head that shares its weight; None where each has its own."""
+        parameters = self.parameters()
+        embedding = next((name for name in parameters if name.endswith(EMBEDDINGS)), None)
+        if embedding is None or any(name.endswith(HEADS) for name in parameters):
+            return None
+        return embedding, HEADS[0]
+
+
+def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | None]:
+    """The local folder of a model or adapter and, for one from the Hub, its resolved commit.
+
+    `reference` is a folder, else `org/name` or `org/name@revision` on the Hub; with `local_only` in the Hub's cache.
+    """
+    try:
+        path = Path(reference).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, or nobody's home: adapters name a base as they like
+        raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
+    if is_folder:
+        return path, None
+    if exists:
+        raise WsteerError(f"{reference} is a file; a model folder or a Hub id (org/name) is needed")
+    name, _, revision = str(reference).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise WsteerError(f"{reference} does not exist; give a model folder or a Hub id (org/name)")
+    # code is never needed, nor are weights in other formats where there are safetensors: neither is fetched
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        download = partial(huggingface_hub.snapshot_download, name, local_files_only=local_only)
+        folder = Path(download(revision=revision or None, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
+            folder = Path(download(revision=folder.name, allow_patterns=pickled))
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason}") from error
+    return folder, folder.name
+
+
+def open_checkpoint(reference: str | Path, local_only: bool = False) -> Checkpoint:
+    """The checkpoint that `reference` names, its headers read and checked."""
+    folder, revision = fetch(reference, local_only)
+    name = hub_name(reference) or local_name(reference)
+    tensors: dict[str, TensorEntry] = {}
+    for shard in find_shards(folder):
+        entries = read_pickled_header(shard) if shard.suffix == ".bin" else read_header(shard)[0]
+        for tensor_name in entries.keys() & tensors.keys():
+            raise WsteerError(
+                f"{folder}: {tensor_name!r} stands in two files, {tensors[tensor_name].file.name} and {shard.name}"
+            )
+        tensors.update(entries)
+    return Checkpoint(folder, name, revision, tensors)
+
+
+def local_checkpoint(reference: str) -> Checkpoint | None:
+    """The checkpoint that `reference` names where it lies on this machine (a folder, or the Hub's cache), else None."""
+    try:
+        return open_checkpoint(reference, local_only=True)
+    except WsteerError:
+        return None
+
+
+def hub_name(reference: str | Path) -> str | None:
+    """The `org/name` of a reference to the Hub, without its revision; None for a folder."""
+    return None if Path(reference).expanduser().is_dir() else str(reference).partition("@")[0]
+
+
+def local_name(reference: str | Path) -> str:
+    """A folder as records name it: as given where that is relative and says something, else its last part."""
+    try:
+        path = Path(reference).expanduser()
+        return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
+    except (OSError, RuntimeError, ValueError):  # no path at all, as an adapter may call its base
+        return Path(reference).name
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The files that hold the model in `folder`, found as transformers does; safetensors before PyTorch's."""
+    for index, single, pattern in (
+        (INDEX, "model.safetensors", "model-*-of-*.safetensors"),
+        (PICKLED_INDEX, "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+    ):
+        if (folder / single).exists():  # before an index, which saving over a sharded model leaves behind
+            return [folder / single]
+        if (folder / index).exists():
+            return _indexed_shards(folder, index)
+        if shards := sorted(folder.glob(pattern)):
+            return shards
+    raise WsteerError(f"{folder} holds no model.safetensors; save the model with save_pretrained first")
+
+
+def _indexed_shards(folder: Path, index: str) -> list[Path]:
+    weight_map = read_json(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WsteerError(f"{folder / index} has no weight_map; download the model again")
+    names = list(weight_map.values())
+    for name in names:
+        # the index is input: a name that climbs out of the folder must not be followed
+        plain = isinstance(name, str) and re.fullmatch(r"[\w.-][\w. -]*", name) and len(name.encode()) < 256
+        if not plain or not name.strip("."):
+            raise WsteerError(f"{folder / index}: its weight_map names {name!r}, which is not a plain file name")
+    for name in sorted(set(names)):
+        if not (folder / name).is_file():
+            raise WsteerError(f"{folder / name} is missing, though {index} names it; download the model again")
+    return [folder / name for name in sorted(set(names))]
+
+
+def base_entry(parameter: str, base: Checkpoint) -> TensorEntry:
+    """Where the base keeps `parameter`; a head that is tied to the embedding is the embedding."""
+    embedding, head = base.tied or (None, None)
+    return base.tensors[embedding if parameter == head and embedding else parameter]

@@ -1,0 +1,1 @@
+"""PEFT adapter folders: read as changes of weights, and written."""

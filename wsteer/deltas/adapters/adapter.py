@@ -1,0 +1,203 @@
+"""PEFT adapter folders as changes of weights, read from their factors: nothing is merged, the base is not loaded."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, base_entry, local_checkpoint, local_name
+from wsteer.checkpoints.names import file_names
+from wsteer.deltas.adapters.lora import BaseWeight
+from wsteer.deltas.adapters.reading import CONFIG, MUTATING_INITS, Reader, initialisation, lora_terms, required_base
+from wsteer.deltas.terms import Dense, Terms
+from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD
+from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
+from wsteer.files.text import read_json
+
+WEIGHTS = "adapter_model.safetensors"
+PICKLED_WEIGHTS = "adapter_model.bin"
+
+# what makes a LoRA more than a change of weights, or one whose base is not the base's weights
+REFUSED = {
+    "alora_invocation_tokens": "aLoRA, which acts on some tokens only and so is no change of weights",
+    "arrow_config": "Arrow, which mixes adapters by the input and so is no change of weights",
+    "use_qalora": "QALoRA, which adapts a quantised base",
+    "layer_replication": "layer_replication, whose copied layers share the base's weights",
+}
+LARGEST_NUMBER = 1 << 31  # of ranks and alphas; beyond, no file holds such factors, and floats overflow
+PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # these leave the base's weights as they are
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A PEFT adapter: for each parameter of the base its change, as terms that are read when they are needed.
+
+    `base` is as delta files name it, `checkpoint` the base itself where it is on this machine; `untied` tells that the
+    head and the embedding, one tensor in the base, change separately.
+    """
+
+    folder: Path
+    base: dict[str, str | None]
+    terms: dict[str, Terms]
+    untied: bool
+    weights: Path
+    checkpoint: Checkpoint | None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` is a PEFT adapter."""
+    return (folder / CONFIG).exists()
+
+
+def find_adapter(folder: Path) -> Path | None:
+    """The adapter in `folder`: itself, or its one subfolder that is one (peft saves a named adapter in a subfolder)."""
+    if is_adapter(folder):
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if not (folder / "config.json").exists() else []
+    if len(found) > 1:
+        raise WsteerError(f"{folder} holds several adapters; name one: {', '.join(str(path) for path in found)}")
+    return found[0] if found else None
+
+
+def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
+    """Read an adapter folder from its headers. `base` defaults to the adapter's own, where it is on this machine.
+
+    LoRA in all its variants is read from its factors; other methods go through peft's own layers. What is no change of
+    weights, or not exactly one, is refused by name (WsteerError).
+    """
+    config = read_json(folder / CONFIG)
+    base = base or _own_base(config)
+    weights = next((folder / name for name in (WEIGHTS, PICKLED_WEIGHTS) if (folder / name).exists()), None)
+    if weights is None:
+        raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
+    if config.get("peft_type") != "LORA":
+        return _other_method(folder, config, base, weights)
+    _check_config(folder, config)
+    entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
+    terms, copies = lora_terms(Reader(folder, config, base), entries)
+    if not terms:
+        raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
+    if copies:
+        base = required_base(folder, config, base, f"it stores {next(iter(copies))} whole, perhaps as it was")
+        terms = _without_copies(terms, copies, base)
+    if base is not None:
+        _check_shapes(folder, terms, base)
+    terms, untied = _separate_tied(folder, config, base, terms)
+    return Adapter(folder, _identity(folder, config, base), terms, untied, weights, base)
+
+
+def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path) -> Adapter:
+    from wsteer.deltas.adapters.tuners import tuner_changes  # noqa: PLC0415  peft and transformers are imported for these alone
+
+    base = required_base(folder, config, base, f"it is a {config.get('peft_type')} adapter")
+    changes = tuner_changes(folder, base)
+    names = file_names(changes, base, folder)
+    terms: dict[str, Terms] = {names[name]: ((1.0, Dense(change)),) for name, change in changes.items()}
+    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base)
+
+
+def _check_config(folder: Path, config: dict) -> None:
+    for key, reason in REFUSED.items():
+        if config.get(key):
+            raise WsteerError(f"{folder} uses {reason}; wsteer cannot diff it")
+    init = initialisation(config)
+    if init not in (*PLAIN_INITS, *MUTATING_INITS):
+        raise WsteerError(
+            f"{folder} was initialised by {init}, which changed the base in a way that the adapter does not tell; "
+            "save it with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
+        )
+    if init in MUTATING_INITS and config.get("kasa_config"):
+        raise WsteerError(
+            f"{folder} uses KaSA on a base that {init} had changed; merge it with peft in float32 and diff the result"
+        )
+    kinds = {"rank_pattern": dict, "alpha_pattern": dict, "target_parameters": list, "use_bdlora": dict}
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key) or kind(), kind):
+            raise WsteerError(f"{folder / CONFIG}: {key} must be a {kind.__name__}; save the adapter again")
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
+    sound = all(type(rank) is int for rank in ranks) and all(type(alpha) in (int, float) for alpha in alphas)
+    if not sound or not all(0 < number < LARGEST_NUMBER for number in (*ranks, *alphas)):
+        raise WsteerError(f"{folder / CONFIG} lacks the numbers r and lora_alpha; save the adapter again")
+
+
+def _without_copies(
+    terms: Mapping[str, Terms], copies: Mapping[str, TensorEntry], base: Checkpoint
+) -> dict[str, Terms]:
+    """The terms and, for stored copies of whole base weights, the change that they are where they differ from it.
+
+    peft saves the weight of an adapted embedding beside its factors, for the case that the vocabulary was resized.
+    """
+    kept = dict(terms)
+    for name, copy in copies.items():
+        stored = base_entry(name, base)
+        if copy.shape != stored.shape or not all(
+            torch.equal(read_rows(copy, *rows), read_rows(stored, *rows).to(DTYPES[copy.dtype]))
+            for rows in row_blocks(stored.shape)
+        ):
+            kept[name] = (*terms.get(name, ()), (1.0, Dense(copy)), (-1.0, Dense(BaseWeight(name, copy.shape))))
+    return kept
+
+
+def _check_shapes(folder: Path, terms: Mapping[str, Terms], base: Checkpoint) -> None:
+    for name, parts in terms.items():
+        expected = base_entry(name, base).shape
+        for _, term in parts:
+            if base_entry(name, base).dtype not in FLOATS:
+                stored = f"{name} is stored as {base_entry(name, base).dtype} in {base.name}"
+                raise WsteerError(f"{folder}: {stored}; name the unquantised base with --base")
+            if term.shape != expected:
+                resized = name.endswith((*EMBEDDINGS, *HEADS)) and term.shape[1:] == expected[1:]
+                hint = "the vocabulary was resized: resize the base's as well" if resized else "was it made on another?"
+                raise WsteerError(f"{folder}: {name} is {term.shape} but {expected} in {base.name}; {hint}")
+
+
+def _separate_tied(
+    folder: Path, config: dict, base: Checkpoint | None, terms: dict[str, Terms]
+) -> tuple[dict[str, Terms], bool]:
+    """The terms, and whether they change separately what the base ties: its embedding and its head.
+
+    In peft an adapted embedding leaves a tied head as it was, and the other way round; trained tokens, and
+    `ensure_weight_tying`, change the one tensor.
+    """
+    heads = [name for name in terms if name.endswith(HEADS)]
+    embeddings = [name for name in terms if name.endswith(EMBEDDINGS)]
+    if not heads and not embeddings:
+        return terms, False
+    if base is None and not heads:
+        base = required_base(folder, config, base, f"{embeddings[0]} may be tied to the head")
+    if base is not None and base.tied is None:
+        return terms, False
+    if config.get("ensure_weight_tying") or config.get("trainable_token_indices"):
+        return {name: parts for name, parts in terms.items() if name not in heads}, False
+    return terms, True
+
+
+def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, str | None]:
+    """The base as the training run recorded it, else as far as adapter_config.json and the disk tell."""
+    inputs = read_json(folder / RECORD).get("inputs") if (folder / RECORD).exists() else []
+    for entry in inputs if isinstance(inputs, list) else []:
+        if isinstance(entry, dict) and entry.get("role") == "base":
+            return {key: _text(entry.get(key)) for key in ("name", "revision", "fingerprint")}
+    if base is not None:
+        return base.identity
+    name = _text(config.get("base_model_name_or_path"))
+    if not name:
+        return {"name": None, "revision": None, "fingerprint": None}
+    return {"name": local_name(name), "revision": _text(config.get("revision")), "fingerprint": None}
+
+
+def _text(value: object) -> str | None:
+    """`value` where it is text that a file can hold, which JSON's lone surrogates are not."""
+    return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
+
+
+def _own_base(config: dict) -> Checkpoint | None:
+    """The base that the adapter names, where it is on this machine and not quantised, which would hide its weights."""
+    name = config.get("base_model_name_or_path")
+    base = local_checkpoint(name) if isinstance(name, str) and name else None
+    quantised = base is not None and (base.folder / "config.json").exists() and base.config.get("quantization_config")
+    return None if quantised else base

@@ -1,0 +1,255 @@
+"""What LoRA and its variants change, as terms: the formulas of peft's merges (tuners/lora), read lazily from factors.
+
+`W` is the base's weight, `B A` the product of the factors, `s` the scale, `m` a magnitude vector, ∘ elementwise.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
+from wsteer.deltas.terms import Dense, LowRank, Term, read_factor
+from wsteer.files.tensors import TensorEntry, read_rows, read_tensor, row_blocks
+
+
+@dataclass(frozen=True)
+class BaseWeight:
+    """The base's own parameter: what a replacement value (`modules_to_save`, biases, DoRA) is the change from."""
+
+    parameter: str
+    shape: tuple[int, ...]
+
+    def bound(self, base: Checkpoint) -> Term:
+        """The parameter in the base's files."""
+        return Dense(base_entry(self.parameter, base))
+
+
+@dataclass(frozen=True)
+class BaseRows:
+    """The base's own rows at the trained `tokens`, zero elsewhere: what replacement rows are the change from."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    def bound(self, base: Checkpoint) -> Term:
+        """The rows, read."""
+        rows = [read_rows(base_entry(self.parameter, base), token, token + 1).float() for token in self.tokens]
+        return Dense(TokenRows(self.shape, self.tokens, torch.cat(rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """The given rows `values` [tokens, hidden] of an embedding, zero elsewhere."""
+
+    shape: tuple[int, ...]
+    tokens: tuple[int, ...]
+    values: Tensor | TensorEntry
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`, float32."""
+        block, values = torch.zeros(stop - start, *self.shape[1:]), read_factor(self.values)
+        for position, token in enumerate(self.tokens):
+            if start <= token < stop:
+                block[token - start] = values[position]
+        return block
+
+
+@dataclass(frozen=True)
+class InitialProduct:
+    """The product that a mutating initialisation took out of the base, s·B₀A₀, told from W alone.
+
+    PiSSA: the `rank` largest singular components of W. OLoRA: s·Q[:, :r] R[:r] of W's QR. KaSA: the `rank` smallest
+    singular components. All are deterministic, so that they cancel between two sides trained alike.
+    """
+
+    method: str
+    parameter: str
+    shape: tuple[int, ...]
+    rank: int
+    scale: float
+
+    def bound(self, base: Checkpoint) -> Term:
+        """The two factors, computed in float32 as peft does."""
+        weight = read_tensor(base_entry(self.parameter, base)).float()
+        if self.method == "olora":
+            q, r = torch.linalg.qr(weight)
+            return LowRank(self.scale * q[:, : self.rank], r[: self.rank].contiguous())
+        u, singular, v = torch.linalg.svd(weight, full_matrices=False)
+        part = slice(-self.rank, None) if self.method == "kasa" else slice(self.rank)
+        return LowRank((u[:, part] * singular[part]).contiguous(), v[part].contiguous())
+
+
+@dataclass(frozen=True)
+class DoraWeight:
+    """The weight that DoRA makes of W: V ∘ m / ‖V‖ with V = W + s·BA, norms over rows or (`columns`) over columns.
+
+    Linear layers scale rows; layers that store [in, out] (Conv1D), and embeddings, scale columns. `initial` is what the
+    initialisation took out of W before.
+    """
+
+    parameter: str
+    product: LowRank
+    scale: float
+    magnitude: TensorEntry
+    columns: bool
+    initial: InitialProduct | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of W."""
+        return self.product.shape
+
+    def bound(self, base: Checkpoint) -> Term:
+        """The weight, computed by rows in float64; column norms take one pass over W."""
+        lora_B, lora_A = self.scale * read_factor(self.product.lora_B).double(), read_factor(self.product.lora_A)
+        if self.initial is not None:
+            taken = self.initial.bound(base)
+            lora_B, lora_A = torch.cat([lora_B, -taken.lora_B], dim=1), torch.cat([lora_A, taken.lora_A])
+        entry = base_entry(self.parameter, base)
+        magnitude = read_factor(self.magnitude).double().flatten()
+        dora = _DoraRows(entry, lora_B, lora_A.double(), magnitude, None)
+        if not self.columns:
+            return Dense(dora)
+        squares = sum((dora.unscaled(*block) ** 2).sum(dim=0) for block in row_blocks(entry.shape))
+        return Dense(_DoraRows(entry, dora.lora_B, dora.lora_A, magnitude, squares.sqrt()))
+
+
+@dataclass(frozen=True, eq=False)
+class _DoraRows:
+    entry: TensorEntry
+    lora_B: Tensor
+    lora_A: Tensor
+    magnitude: Tensor
+    column_norms: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.entry.shape
+
+    def unscaled(self, start: int, stop: int) -> Tensor:
+        return read_rows(self.entry, start, stop).double() + self.lora_B[start:stop] @ self.lora_A
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        weight = self.unscaled(start, stop)
+        if self.column_norms is not None:
+            return weight.mul_(self.magnitude / self.column_norms)
+        return weight.mul_((self.magnitude[start:stop] / weight.norm(dim=1))[:, None])
+
+
+@dataclass(frozen=True)
+class ConvProduct:
+    """The change of a convolution: B [out, r, 1…] times A [r, in, k…], both flattened to matrices, in W's shape."""
+
+    lora_B: TensorEntry
+    lora_A: TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the convolution's weight."""
+        return (self.lora_B.shape[0], *self.lora_A.shape[1:])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Output channels `start` to `stop`."""
+        product = read_factor(self.lora_B).flatten(1)[start:stop] @ read_factor(self.lora_A).flatten(1)
+        return product.view(stop - start, *self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """KaSA's left factor: the columns of B scaled by a learnt diagonal [r]."""
+
+    lora_B: TensorEntry
+    diagonal: TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of B."""
+        return self.lora_B.shape
+
+    def read(self) -> Tensor:
+        """The scaled factor."""
+        return read_factor(self.lora_B) * read_factor(self.diagonal)
+
+
+@dataclass(frozen=True)
+class BlockDiagonal:
+    """BD-LoRA's factor: stored as its blocks, stacked along the rows, used as the block-diagonal matrix of them."""
+
+    entry: TensorEntry
+    blocks: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the block-diagonal matrix."""
+        return (self.entry.shape[0], self.entry.shape[1] * self.blocks)
+
+    def read(self) -> Tensor:
+        """The block-diagonal matrix."""
+        return torch.block_diag(*read_factor(self.entry).chunk(self.blocks, dim=0))
+
+
+@dataclass(frozen=True)
+class ExpertFactor:
+    """One expert's part of a factor that holds all experts (`target_parameters`).
+
+    A [experts·r, in] holds expert e in rows e·r to (e+1)·r; B [out, experts·r] holds it in every experts-th column
+    from e on (peft `ParamWrapper.get_delta_weight`); of B only `rows` belong to this part of the expert.
+    """
+
+    entry: TensorEntry
+    side: str
+    expert: int
+    experts: int
+    rows: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the part."""
+        if self.side == "A":
+            return (self.entry.shape[0] // self.experts, self.entry.shape[1])
+        return (self.rows[1] - self.rows[0], self.entry.shape[1] // self.experts)
+
+    def read(self) -> Tensor:
+        """The part."""
+        whole = _recent(self.entry, self.entry.file.stat().st_mtime_ns)
+        if self.side == "A":
+            rank = self.shape[0]
+            return whole[self.expert * rank : (self.expert + 1) * rank]
+        return whole[slice(*self.rows), self.expert :: self.experts].contiguous()
+
+
+@dataclass(frozen=True)
+class FusedExperts:
+    """The change of a parameter that holds all experts in the files too: [experts, out, in] or `transposed`."""
+
+    lora_B: TensorEntry
+    lora_A: TensorEntry
+    experts: int
+    transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parameter."""
+        sides = (self.lora_B.shape[0], self.lora_A.shape[1])
+        return (self.experts, *(sides[::-1] if self.transposed else sides))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The changes of experts `start` to `stop`."""
+        everything = (0, self.lora_B.shape[0])
+        block = torch.empty(stop - start, *self.shape[1:])
+        for expert in range(start, stop):
+            lora_B, lora_A = (
+                ExpertFactor(entry, side, expert, self.experts, everything).read()
+                for entry, side in ((self.lora_B, "B"), (self.lora_A, "A"))
+            )
+            block[expert - start] = (lora_B @ lora_A).T if self.transposed else lora_B @ lora_A
+        return block
+
+
+@lru_cache(maxsize=4)
+def _recent(entry: TensorEntry, written_at: int) -> Tensor:
+    """A factor of all experts, kept while its experts are read one after the other from an unchanged file."""
+    return read_factor(entry)

@@ -1,0 +1,279 @@
+"""Adapters of PEFT's other methods (IA3, LoHa, LoKr, OFT, …) as dense changes, computed by peft's own layers.
+
+peft attaches the adapter to a skeleton of the base whose parameters take no memory. A layer gets its weights from the
+base's files, and is merged in float64, when rows of its change are asked for; one layer at a time is in memory.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.names import file_names
+from wsteer.deltas.adapters.reading import CONFIG, PREFIX
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
+from wsteer.files.text import read_json
+
+try:
+    import peft
+    from peft.tuners.boft import layer as boft
+    from peft.tuners.tuners_utils import BaseTunerLayer
+except ImportError:
+    raise WsteerError("adapters other than LoRA are read by peft, which is not installed; pip install peft") from None
+
+WEIGHTS = "adapter_model.safetensors"
+MERGE = "merge it with peft and diff the merged model"
+# the methods whose changes the tests compare with peft's own merge of a whole model
+EXACT = (
+    "ADALORA BEFT BOFT C3A DEFT DELORA FOURIERFT GLORA GRALORA HIRA HRA IA3 LN_TUNING LOHA LOKR MISS OFT PEANUT PVERA "
+    "RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS UNILORA VBLORA VERA WAVEFT"
+)
+PROMPTS = "ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING"
+REFUSED = {
+    PROMPTS: "it adds learnt prompts and leaves the weights as they are; train a LoRA adapter",
+    "LILY POLY SHADOW XLORA": "what it adds depends on the input; train a LoRA adapter",
+    "FROD OSF PSOFT": f"its file lacks the decomposition of the base that it builds on; {MERGE}",
+}
+# settings with which the base's weights, or chance, decide what the tensors in the file do
+UNTOLD = {"SUPERTUNING": ("save_precomputed_indices", False), "PVERA": ("sample_at_inference", True)}
+MERGED_BIAS = ("BEFT", "GLORA", "IA3", "LN_TUNING", "ROAD")  # the methods that change biases
+MERGING = threading.Lock()  # one layer at a time; and what `_library` sets belongs to the whole process
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter, by its name in memory: its values in the base's files, and those that the adapter is merged into.
+
+    The two differ where the adapter's file holds a replacement, as it does for `modules_to_save` and trained biases.
+    """
+
+    name: str
+    base: TensorEntry
+    start: TensorEntry
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One of peft's layers, the parameters of the layer that it wraps (attribute: name), and the names that change."""
+
+    tuner: BaseTunerLayer
+    owned: Mapping[str, str]
+    changed: Set[str]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """The change of the parameter `name`: that of its layer, or without one the adapter's replacement minus the base.
+
+    `latest` is shared by the parameters of an adapter; it holds the changes of the layer that was computed last.
+    """
+
+    name: str
+    layer: Layer | None
+    parameters: Mapping[str, Parameter]
+    latest: dict[Layer, dict[str, Tensor]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
+        return self.parameters[self.name].base.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` as new float32 memory; a layer is computed whole unless it was the last asked for.
+
+        Raises WsteerError where peft cannot merge the layer, or where the change is not finite.
+        """
+        if self.layer is None:
+            parameter = self.parameters[self.name]
+            return _difference(read_rows(parameter.start, start, stop), parameter, start)
+        with MERGING:
+            if self.layer not in self.latest:
+                self.latest.clear()  # before the next is computed
+                self.latest[self.layer] = _merged_changes(self.layer, self.parameters)
+            return self.latest[self.layer][self.name][start:stop].clone()
+
+
+def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange]:
+    """For each parameter that the adapter in `folder` changes, named as in the model in memory, its change.
+
+    No change is computed before rows of it are asked for. Raises WsteerError for a method that is no change of weights
+    or not known to be exact, and for an adapter that is damaged or does not fit the base.
+    """
+    config = _read_config(folder)
+    if not (folder / WEIGHTS).exists():
+        raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained, as safetensors")
+    entries, _ = read_header(folder / WEIGHTS)
+    model = _skeleton(base)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    names = {id(parameter): name for name, parameter in reversed(named.items())}  # of a tied one, its first name
+    replaced = {_base_name(key): entry for key, entry in entries.items() if _base_name(key) in named}
+    tuners = _attached(folder, config, model, entries)
+    layers = [_layer(folder, config.peft_type, tuner, names, replaced.keys()) for tuner in tuners]
+    changed = {**dict.fromkeys(replaced), **{name: layer for layer in layers for name in layer.changed}}
+    uses = Counter(map(id, named.values()))
+    for name, layer in changed.items():
+        # trainable tokens alone are tied in peft as well
+        if uses[id(named[name])] > 1 and (layer is None or config.peft_type != "TRAINABLE_TOKENS"):
+            raise WsteerError(f"{folder} changes {name}, which is tied in {base.name} but not in the adapter; {MERGE}")
+    needed = sorted(changed.keys() | {name for layer in layers for name in layer.owned.values()})
+    files = file_names(needed, base, folder)
+    parameters = {name: _parameter(base, name, files[name], named[name], replaced.get(name)) for name in needed}
+    latest: dict[Layer, dict[str, Tensor]] = {}
+    return {name: LayerChange(name, layer, parameters, latest) for name, layer in sorted(changed.items())}
+
+
+def _read_config(folder: Path) -> peft.PeftConfig:
+    raw, version = read_json(folder / CONFIG), peft.__version__
+    method = str(raw.get("peft_type"))
+    for methods, reason in REFUSED.items():
+        if method in methods.split():
+            raise WsteerError(f"{folder} is a {method} adapter, which wsteer cannot diff: {reason}")
+    if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise WsteerError(f"{folder} is a {method} adapter, which peft {version} does not know; update peft")
+    if method not in EXACT.split():
+        raise WsteerError(f"{folder} is a {method} adapter, which wsteer is not tested to read exactly; {MERGE}")
+    with _library(f"{folder / CONFIG} is not what peft {version} reads"):
+        config = peft.PeftConfig.from_pretrained(str(folder))
+    # peft drops what it does not know, though it may change what the tensors mean
+    known = {field.name for field in dataclasses.fields(config)}
+    for key in sorted(key for key, value in raw.items() if value and key not in known):
+        raise WsteerError(f"{folder / CONFIG} sets {key}, which peft {version} does not know; update peft")
+    key, value = UNTOLD.get(method, (None, None))
+    if key and getattr(config, key) == value:
+        raise WsteerError(
+            f"{folder} is a {method} adapter with {key}={value}: its file does not tell its change; {MERGE}"
+        )
+    config.inference_mode = True
+    config.modules_to_save = None  # read as replacements, without peft's copies of whole modules
+    return config
+
+
+def _skeleton(base: Checkpoint) -> PreTrainedModel:
+    """The base's architecture, each float32 parameter a single zero that is seen in the parameter's shape.
+
+    On the meta device, peft would drop the adapter's tensors.
+    """
+    with _library(f"transformers cannot build {base.name}"):
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    empty: dict[int, nn.Parameter] = {}  # by what it stands for, so that tied parameters stay tied
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            zeros = nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
+            setattr(module, name, empty.setdefault(id(parameter), zeros))
+    return model
+
+
+def _base_name(key: str) -> str:
+    """The parameter of the base whose replacement this key of the adapter's file would hold."""
+    return key.removeprefix(PREFIX).replace(".base_layer.", ".")
+
+
+def _attached(
+    folder: Path, config: peft.PeftConfig, model: PreTrainedModel, entries: Mapping[str, TensorEntry]
+) -> list[BaseTunerLayer]:
+    """The layers that peft puts into the model, with the tensors of the adapter's file in them, float32."""
+    bare = dict(model.named_parameters(remove_duplicate=False))
+    with _library(f"peft {peft.__version__} cannot attach {folder} to its base"):
+        own = {key: read_tensor(entry) for key, entry in entries.items() if _base_name(key) not in bare}
+        for key, tensor in own.items():
+            if not torch.isfinite(tensor).all():
+                raise WsteerError(f"{folder / WEIGHTS}: {key!r} holds NaN or infinity; the training run diverged")
+        attached = peft.PeftModel(model, config, autocast_adapter_dtype=False).eval()
+        expected = peft.get_peft_model_state_dict(attached, save_embedding_layers=False).keys()
+        for key in sorted((expected - entries.keys()) | (own.keys() - expected)):
+            wrong = "lacks" if key in expected else "should not hold"
+            raise WsteerError(f"{folder / WEIGHTS} {wrong} {key!r}; was it made on another model, or by another peft?")
+        floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in own.items()}
+        peft.set_peft_model_state_dict(attached, floats)
+    modules = attached.base_model.model.modules()
+    return [module for module in modules if isinstance(module, BaseTunerLayer) and hasattr(module, "base_layer")]
+
+
+def _layer(folder: Path, method: str, tuner: BaseTunerLayer, names: Mapping[int, str], replaced: Set[str]) -> Layer:
+    """The layer with its parameters, which `names` has by identity, and what merging and replacing change of them."""
+    owned = {key: names[id(value)] for key, value in tuner.get_base_layer().named_parameters(recurse=False)}
+    kinds = {"bias"} if method == "BEFT" else {"weight"}
+    # IA3 scales the inputs of feedforward layers, which leaves the bias as it is
+    if method in MERGED_BIAS and not getattr(tuner, "is_feedforward", False):
+        kinds.add("bias")
+    if not kinds & owned.keys():
+        raise WsteerError(f"{folder} changes the bias of {owned['weight']}, which has none; train a LoRA adapter")
+    return Layer(tuner, owned, {name for key, name in owned.items() if key in kinds or name in replaced})
+
+
+def _parameter(
+    base: Checkpoint, name: str, file_name: str, shaped: nn.Parameter, replacement: TensorEntry | None
+) -> Parameter:
+    if file_name not in base.tensors:
+        raise WsteerError(f"{base.name} lacks {file_name}, which the adapter changes; download it again")
+    entry, shape = base.tensors[file_name], tuple(shaped.shape)
+    for found in (entry, replacement or entry):
+        if found.shape != shape or found.dtype not in FLOATS:
+            raise WsteerError(
+                f"{found.file}: {found.name} is {found.dtype} {found.shape}, not floating-point {shape} as config.json "
+                "says; name the unquantised base that the adapter was made on"
+            )
+    return Parameter(name, entry, replacement or entry)
+
+
+def _merged_changes(layer: Layer, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
+    """The changes of a layer's parameters as peft merges them in float64, by name."""
+    # deepcopy takes what its memo has for copied: the copy gets the weights, the layer itself stays without
+    memo: dict[int, object] = {}
+    for key, parameter in layer.tuner.get_base_layer().named_parameters(recurse=False):
+        weights = read_tensor(parameters[layer.owned[key]].start).double()
+        memo[id(parameter)] = nn.Parameter(weights, requires_grad=False)
+    what = f"peft {peft.__version__} cannot merge {layer.owned['weight']}"
+    with torch.no_grad(), _library(what):
+        copied = copy.deepcopy(layer.tuner, memo).double()
+        copied.merge()
+    changes = {}
+    for key, merged in copied.get_base_layer().named_parameters(recurse=False):
+        name = layer.owned[key]
+        changes[name] = _difference(merged.detach(), parameters[name], 0)
+        if name not in layer.changed and changes[name].any():
+            raise WsteerError(f"{what}: it changes {name} too, which wsteer does not expect; {MERGE}")
+    return changes
+
+
+def _difference(values: Tensor, parameter: Parameter, first: int) -> Tensor:
+    """The parameter's new values, rows from `first` on, minus the base's, float32; must be finite."""
+    change = torch.empty(values.shape)
+    for start, stop in row_blocks(tuple(values.shape)):
+        change[start:stop] = values[start:stop].double() - read_rows(parameter.base, first + start, first + stop)
+    if not torch.isfinite(change).all():
+        raise WsteerError(f"{parameter.name} becomes NaN or infinite; look for NaN in the adapter and in the base")
+    return change
+
+
+@contextlib.contextmanager
+def _library(what: str) -> Iterator[None]:
+    """Turn what peft and transformers raise into one clear error; what they only warn of is checked here.
+
+    peft is kept from compiling BOFT's CUDA kernel, which cannot read the CPU's tensors: False means tried in vain.
+    """
+    kept, boft._FBD_CUDA = getattr(boft, "_FBD_CUDA", None), False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except WsteerError:
+        raise
+    except Exception as error:  # whatever a folder's files make the libraries raise, the folder is the user's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WsteerError(f"{what}: {reason}") from error
+    finally:
+        boft._FBD_CUDA = kept

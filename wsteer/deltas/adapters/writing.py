@@ -1,0 +1,97 @@
+"""Low-rank changes written as a PEFT LoRA adapter that PEFT and vLLM load."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, Checkpoint
+from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES
+from wsteer.deltas.adapters.reading import CONFIG, PREFIX
+from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.files.text import write_json
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+# the name of the inner model, by what its own names begin with; GPT-2's files on the Hub are such
+INNER_MODELS = {
+    **dict.fromkeys(("layers", "embed_tokens"), "model."),
+    **dict.fromkeys(("h", "wte", "wpe", "word_embeddings"), "transformer."),
+}
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM accepts as its --max-lora-rank
+
+
+def _factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each module of the model in memory (lora_B [out, r], lora_A [r, in]); what no LoRA can say is refused."""
+    factors = {}
+    for name in delta.terms:
+        module, _, leaf = name.rpartition(".")
+        if not delta.is_low_rank(name) or leaf != "weight":
+            raise WsteerError(
+                f"{name} changes as a whole, not by factors: an adapter needs them; make the delta with wsteer diff "
+                "--rank R --exclude 'norm|bias', or steer a checkpoint"
+            )
+        if re.search(r"\.experts\.\d+\.", name):
+            raise WsteerError(f"{name}: PEFT cannot adapt the experts one by one; steer a checkpoint")
+        lora_B, lora_A = delta.change(name).factors
+        if checkpoint.config.get("model_type") in CONV1D_MODELS and CONV1D_NAMES.search(module):
+            lora_B, lora_A = lora_A.T, lora_B.T
+        factors[_in_memory(module)] = (lora_B, lora_A)
+    embedding, head = checkpoint.tied or (None, None)
+    if embedding in delta.terms and not delta.untied:
+        # an adapter's modules change one by one, whether or not the base ties them
+        factors[head.removesuffix(".weight")] = delta.change(embedding).factors
+    return factors
+
+
+def _in_memory(module: str) -> str:
+    """The module's path in the model that transformers builds; files saved from the inner model lack its name."""
+    return INNER_MODELS.get(module.partition(".")[0], "") + module
+
+
+def _served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """The least rank that holds all factors and that vLLM accepts; the largest one's own beyond those."""
+    largest = max(lora_A.shape[0] for _, lora_A in factors.values())
+    return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
+
+
+def _write_adapter(
+    folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], k: float, checkpoint: Checkpoint, name: str
+) -> None:
+    """adapter_config.json and adapter_model.safetensors of plain LoRA with scaling 1, factors padded to one rank."""
+    rank = _served_rank(factors)
+    tensors: dict[str, Tensor] = {}
+    for module, (lora_B, lora_A) in factors.items():
+        missing = rank - lora_A.shape[0]
+        padded_B = torch.nn.functional.pad(k * lora_B, (0, missing))
+        padded_A = torch.nn.functional.pad(lora_A, (0, 0, 0, missing))
+        if f"{module}.weight".endswith(EMBEDDINGS):
+            # an embedding's factors are kept transposed: A [r, vocabulary], B [hidden, r]
+            tensors[f"{PREFIX}{module}.lora_embedding_A"] = padded_B.T.contiguous()
+            tensors[f"{PREFIX}{module}.lora_embedding_B"] = padded_A.T.contiguous()
+        else:
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = padded_A.contiguous()
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = padded_B.contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "revision": checkpoint.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": checkpoint.config.get("model_type") in CONV1D_MODELS,
+        "init_lora_weights": True,
+        "target_modules": sorted(factors),
+    }
+    write_json(folder / CONFIG, config)

@@ -1,0 +1,18 @@
+"""Activation vectors as the biases of `mlp.down_proj` that they equal."""
+
+import re
+from dataclasses import replace
+
+from wsteer.checkpoints.names import layer_of
+from wsteer.deltas.delta import Delta
+
+BIAS = "model.layers.{}.mlp.down_proj.bias"
+BIAS_PATTERN = re.compile(r"model\.layers\.\d+\.mlp\.down_proj\.bias")
+
+
+def as_biases(delta: Delta) -> Delta:
+    """An activation delta as the change of biases that it equals, at every position; one of weights stays as it is."""
+    if delta.kind != "activation":
+        return delta
+    terms = {BIAS.format(layer_of(name)): parts for name, parts in delta.terms.items()}
+    return replace(delta, kind="task_vector", terms=terms)

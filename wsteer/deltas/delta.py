@@ -1,0 +1,346 @@
+"""Deltas: changes of weights or activations as a file, and their algebra.
+
+A delta maps each parameter to a sum of scaled terms, a term being a low-rank product or a stored tensor. Sums and
+multiples only collect terms; numbers are computed when a parameter's rows are asked for, one block at a time.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wsteer import __version__
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from wsteer.checkpoints.names import file_names, layer_of
+from wsteer.deltas.gram import cosine_from_gram, gram
+from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Terms, is_low_rank, simplified
+from wsteer.errors import WsteerError
+from wsteer.files.saving import check_free_space, new_file
+from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
+from wsteer.progress import Track, silent
+
+FORMAT = 1
+KINDS = ("contrastive", "task_vector", "combination", "activation")
+UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A change of weights (or, for kind `activation`, of the residual stream), as the delta file holds it.
+
+    >>> import torch
+    >>> from wsteer import Delta
+    >>> w = Delta.of_tensors({"layer.weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]])})
+    >>> w.norm(), (2 * w - w).norm(), w.cosine(-1 * w)
+    (5.0, 5.0, -1.0)
+    """
+
+    kind: str
+    terms: Mapping[str, Terms]
+    base: Mapping[str, str | None] = field(default_factory=lambda: UNKNOWN_BASE)
+    sources: tuple[Mapping[str, object], ...] = ()
+    layers: object = None
+    positions: object = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    untied: bool = False  # the head and the embedding, one tensor in the base, change separately
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor], kind: str = "task_vector") -> "Delta":
+        """A dense delta of tensors in memory."""
+        return Delta(kind, {name: ((1.0, Dense(tensor)),) for name, tensor in tensors.items()})
+
+    @staticmethod
+    def of_factors(factors: Mapping[str, tuple[Tensor, Tensor]], kind: str = "task_vector") -> "Delta":
+        """A low-rank delta: for each parameter (lora_B [out, r], lora_A [r, in]), scales folded in."""
+        return Delta(kind, {name: ((1.0, LowRank(b, a)),) for name, (b, a) in factors.items()})
+
+    @staticmethod
+    def load(path: str | Path) -> "Delta":
+        """Open a delta file: its header is read and checked, tensors are read when they are needed."""
+        if Path(path).is_dir():
+            raise WsteerError(
+                f"{path} is a folder, not a delta file; of an adapter make one: wsteer diff {path} -o FILE"
+            )
+        entries, metadata = read_header(Path(path))
+        info = _parse_info(Path(path), metadata)
+        fields = {key: info.get(key) for key in ("kind", "layers", "positions")}
+        return Delta(
+            **fields,
+            terms=_parse_terms(Path(path), info["kind"], entries),
+            base={**UNKNOWN_BASE, **info["base"]},
+            sources=tuple(info["sources"]),
+            options=info["options"],
+            untied=info["untied"],
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of parameter `name`."""
+        return self.terms[name][0][1].shape
+
+    def is_low_rank(self, name: str) -> bool:
+        """Whether the change of parameter `name` is stored as factors alone."""
+        return is_low_rank(self.terms[name])
+
+    def rank(self, name: str) -> int:
+        """The rank of the stored factors of parameter `name`."""
+        return sum(term.lora_A.shape[0] for _, term in self.terms[name])
+
+    def change(self, name: str) -> Change:
+        """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""
+        return Change.of(self.terms[name])
+
+    def needing_base(self) -> list[str]:
+        """The parameters whose change is told by the base's weights, which `bound` has not brought in yet."""
+        return [
+            name
+            for name, terms in self.terms.items()
+            if any(isinstance(term, Dense) and isinstance(term.tensor, FromBase) for _, term in terms)
+        ]
+
+    def bound(self, base: Checkpoint) -> "Delta":
+        """The delta with what depends on the base's weights tied to `base`, whose values are read when needed."""
+
+        def bind(terms: Terms) -> Terms:
+            return tuple(
+                (scale, term.tensor.bound(base) if isinstance(getattr(term, "tensor", None), FromBase) else term)
+                for scale, term in terms
+            )
+
+        return replace(self, terms={name: bind(terms) for name, terms in self.terms.items()})
+
+    def select_layers(self, layers: Iterable[int] | None) -> "Delta":
+        """The part of the delta in the given decoder blocks (0-based); None means all of it."""
+        if layers is None:
+            return self
+        wanted = set(layers)
+        found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
+        if missing := wanted - found:
+            held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
+            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}; {held}")
+        return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
+
+    def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
+        """The part of the delta in parameters whose name `include` is found in and `exclude` is not (regexes)."""
+        if include is None and exclude is None:
+            return self
+        kept = {
+            name: terms
+            for name, terms in self.terms.items()
+            if (include is None or _found(include, name, "--include"))
+            and (exclude is None or not _found(exclude, name, "--exclude"))
+        }
+        if not kept:
+            example = next(iter(self.terms))
+            raise WsteerError(f"--include and --exclude leave nothing of the delta, whose names are like {example!r}")
+        return replace(self, terms=kept)
+
+    def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
+        """Each decoder block's change times a factor that runs linearly in depth from `first` to `last` (LiNeS).
+
+        Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
+        `first`. What is scaled by 0 is left out.
+        """
+        scaled = {}
+        for name, terms in self.terms.items():
+            layer = layer_of(name)
+            factor = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
+            if factor != 0:
+                scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+        if not scaled:
+            raise WsteerError(f"--layer-scale {first:g}:{last:g} leaves nothing of the delta")
+        return replace(self, terms=scaled)
+
+    def __mul__(self, factor: float) -> "Delta":
+        scaled = {name: tuple((factor * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
+        return replace(self, terms=scaled)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "Delta") -> "Delta":
+        if (self.kind == "activation") != (other.kind == "activation"):
+            raise WsteerError("an activation vector and a change of weights cannot be added")
+        terms = dict(self.terms)
+        for name, added in other.terms.items():
+            if name in terms and self.shape(name) != other.shape(name):
+                raise WsteerError(
+                    f"{name} has shape {self.shape(name)} on one side and {other.shape(name)} on the other; "
+                    "the two come from different base models"
+                )
+            terms[name] = simplified(terms.get(name, ()) + added)
+        _check_ties(self, other)
+        kind = "activation" if self.kind == "activation" else "combination"
+        return replace(
+            self,
+            kind=kind,
+            terms={name: left for name, left in terms.items() if left},
+            sources=self.sources + other.sources,
+            untied=self.untied or other.untied,
+        )
+
+    def __sub__(self, other: "Delta") -> "Delta":
+        return self + -1.0 * other
+
+    def norm(self) -> float:
+        """The Frobenius norm of the whole change, in float64."""
+        return gram([self.terms])[0][0] ** 0.5
+
+    def cosine(self, other: "Delta") -> float:
+        """Cosine between two deltas, each seen as one long vector; a parameter that one lacks is zero there."""
+        if not self.terms.keys() & other.terms.keys():
+            raise WsteerError("the two deltas have no parameter in common; compare deltas of one model")
+        return cosine_from_gram(gram([self.terms, other.terms]), 0, 1)
+
+    def save(self, path: str | Path, force: bool = False, track: Track = silent) -> None:
+        """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
+        shapes = dict(sorted(self.stored_shapes()))
+        check_free_space(Path(path), 4 * sum(torch.Size(shape).numel() for shape in shapes.values()))
+        with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
+            for name in track(list(shapes), "write"):
+                writer.add(name, self._blocks(name))
+            writer.finish(self.info())
+
+    def stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The tensors that a file of this delta holds, with their shapes."""
+        for name in self.terms:
+            if self.is_low_rank(name):
+                yield f"{name}.lora_A", (self.rank(name), self.shape(name)[1])
+                yield f"{name}.lora_B", (self.shape(name)[0], self.rank(name))
+            else:
+                yield name, self.shape(name)
+
+    def _blocks(self, stored: str) -> Iterator[Tensor]:
+        if stored.endswith((".lora_A", ".lora_B")):
+            lora_B, lora_A = self.change(stored[: -len(".lora_A")]).factors
+            yield lora_A if stored.endswith("A") else lora_B
+        else:
+            change = self.change(stored)
+            yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
+
+    def info(self) -> str:
+        """The metadata of a file of this delta."""
+        info = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "base": dict(self.base),
+            "sources": [dict(source) for source in self.sources],
+            "layers": self.layers,
+            "positions": self.positions,
+            "options": dict(self.options),
+            "untied": self.untied,
+            "wsteer_version": __version__,
+        }
+        return json.dumps(info, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, ...]] | None = None) -> Delta:
+    """The delta under the names of the checkpoint's files; one that does not fit is refused, from the headers alone.
+
+    A change needs a parameter of its shape, stored as floating-point numbers, or a tensor that steering adds to the
+    checkpoint (`added`: their shapes). A head tied to the embedding is no parameter of its own unless the delta unties
+    it; a checkpoint that stores a copy of the tied tensor cannot be steered in the embedding without the copy going
+    stale.
+    """
+    parameters = checkpoint.parameters()
+    embedding, head = checkpoint.tied or (None, None)
+    if delta.untied and head:
+        parameters[head] = parameters[embedding]
+    added = added or {}
+    for name in delta.terms.keys() & added.keys():
+        if delta.shape(name) != added[name]:
+            raise WsteerError(f"{name} is {delta.shape(name)} in the delta; {checkpoint.name} needs {added[name]}")
+    names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
+    for name, renamed in names.items():
+        entry = parameters.get(renamed)
+        if entry is None:
+            raise WsteerError(
+                f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
+                "use the model that it was made on"
+            )
+        if entry.dtype not in FLOATS:  # before the shape, which quantised weights may not keep
+            raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
+        if entry.shape != delta.shape(name):
+            raise WsteerError(
+                f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
+                "use the model that it was made on"
+            )
+        if renamed.endswith(EMBEDDINGS) and len(checkpoint.parameters()) < len(checkpoint.tensors):
+            raise WsteerError(
+                f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"
+            )
+    return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
+
+
+def _found(pattern: str, name: str, option: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error as error:
+        raise WsteerError(f"{option} {pattern!r} is no regular expression: {error}") from None
+
+
+def _check_ties(first: Delta, second: Delta) -> None:
+    """Refuse a sum in which one side changes the tied embedding and the other unties it: the head is then unclear."""
+    if first.untied != second.untied:
+        tied = second if first.untied else first
+        changed = [name for name in tied.terms if name.endswith(EMBEDDINGS)]
+        if changed and not any(name.endswith(HEADS) for name in tied.terms):
+            raise WsteerError(f"one side changes {changed[0]} tied to the head, the other unties them; diff them apart")
+
+
+def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
+    try:
+        info = json.loads(metadata["wsteer"])
+        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no text that cannot be stored again
+        version, kind = info["format"], info["kind"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise WsteerError(
+            f"{path} is not a delta file: it lacks wsteer's metadata; make one with wsteer diff"
+        ) from None
+    for key, expected in (("base", dict), ("sources", list), ("options", dict), ("untied", bool)):
+        if not isinstance(info.setdefault(key, expected()), expected):
+            raise WsteerError(
+                f"{path}: {key} in its metadata is not a {expected.__name__}; make it again with wsteer diff"
+            )
+    if version != FORMAT or kind not in KINDS:
+        raise WsteerError(f"{path} has delta format {version!r}, kind {kind!r}; this wsteer reads format 1")
+    identity = {**UNKNOWN_BASE, **info["base"]}
+    if not all(value is None or isinstance(value, str) for value in identity.values()):
+        raise WsteerError(f"{path}: base in its metadata holds more than texts; make it again with wsteer diff")
+    if not all(isinstance(source, dict) for source in info["sources"]):
+        raise WsteerError(f"{path}: sources in its metadata are no objects; make it again with wsteer diff")
+    return info
+
+
+def _parse_terms(path: Path, kind: str, entries: Mapping[str, TensorEntry]) -> dict[str, Terms]:
+    terms: dict[str, Terms] = {}
+    for name, entry in sorted(entries.items()):
+        if entry.dtype not in FLOATS:
+            raise WsteerError(f"{path}: {name!r} is {entry.dtype}; a delta holds floating-point tensors only")
+        stem, _, part = name.rpartition(".")
+        if part == "lora_A":
+            terms[stem] = ((1.0, LowRank(_partner(path, entries, stem, entry), entry)),)
+            if stem in entries:
+                raise WsteerError(f"{path} holds {stem!r} both dense and as factors; the file is damaged")
+        elif part == "lora_B":
+            if f"{stem}.lora_A" not in entries:
+                raise WsteerError(f"{path}: {name!r} has no lora_A beside it; the file is damaged")
+        elif (kind == "activation") != bool(re.fullmatch(r"blocks\.\d+", name)):
+            raise WsteerError(f"{path}: the tensor {name!r} does not belong into a delta of kind {kind!r}")
+        else:
+            terms[name] = ((1.0, Dense(entry)),)
+    if not terms:
+        raise WsteerError(f"{path} is a delta that changes nothing")
+    return terms
+
+
+def _partner(path: Path, entries: Mapping[str, TensorEntry], stem: str, a: TensorEntry) -> TensorEntry:
+    b = entries.get(f"{stem}.lora_B")
+    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        raise WsteerError(f"{path}: the factors of {stem!r} do not fit each other; the file is damaged")
+    return b
+
+
+DELTA = "delta.safetensors"  # the delta in an output folder

@@ -1,0 +1,314 @@
+"""POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.gram import cosine_from_gram
+from wsteer.deltas.inputs import Side, change_of, open_side, seed_folders, weights_of
+from wsteer.deltas.measuring import Measured, write_measured
+from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.errors import WsteerError
+from wsteer.files.provenance import recordable
+from wsteer.files.saving import check_free_space, check_output, new_file
+from wsteer.progress import Track, silent
+from wsteer.workers import beside
+
+UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """What `diff` wrote. Norms are Frobenius norms in float64; a norm or cosine that the inputs cannot tell is None.
+
+    `layers` and `modules` are shares of the squared norm, by decoder block (`other`: outside of them) and by the last
+    module of a parameter's name. `below_half_ulp` is the share of entries that a pair of 16-bit checkpoints stores
+    alike. `retained` is the share of the squared norm that `--rank` kept. Of several `seeds` the mean was written;
+    `cos_seeds` [seeds, seeds] are the cosines between their deltas.
+    """
+
+    output: str
+    kind: str
+    parameters: int
+    low_rank: int
+    dense: int
+    rank: int | None
+    bytes: int
+    norm: float
+    norm_pos: float | None
+    norm_neg: float | None
+    norm_ratio: float | None
+    cos_pos_neg: float | None
+    layers: dict[str, float]
+    modules: dict[str, float]
+    pos_only: int
+    neg_only: int
+    retained: float | None
+    below_half_ulp: float | None
+    untied: bool
+    seeds: tuple[int, ...] = ()
+    cos_seeds: tuple[tuple[float, ...], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def diff(
+    pos: str | Path,
+    neg: str | Path | None = None,
+    output: str | Path = "delta.safetensors",
+    *,
+    base: str | Path | None = None,
+    rank: int | None = None,
+    selection: Selection = EVERYTHING,
+    force: bool = False,
+    track: Track = silent,
+) -> DiffReport:
+    """Write the delta POS - NEG, or with POS alone its task vector, to the file `output`.
+
+    `pos` and `neg` are each a PEFT adapter, a checkpoint or a delta file. The difference of two LoRA adapters is taken
+    from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`, and so do
+    adapters whose change is told by the base's weights (default: the adapter's own base). `rank` writes the closest
+    change of that rank for every matrix. Of folders that `finetune --seeds` wrote, each seed's delta is taken, and
+    their mean is written.
+
+    Raises WsteerError where the sides do not fit each other, or where their difference is nothing.
+
+    >>> import tempfile, torch, wsteer
+    >>> folder = tempfile.mkdtemp()
+    >>> for side, value in (("pos", 3.0), ("neg", 1.0)):
+    ...     wsteer.Delta.of_tensors({"w": torch.full((2, 2), value)}).save(f"{folder}/{side}.safetensors")
+    >>> report = wsteer.diff(f"{folder}/pos.safetensors", f"{folder}/neg.safetensors", f"{folder}/w.safetensors")
+    >>> report.kind, report.norm, report.norm_pos, report.cos_pos_neg
+    ('contrastive', 4.0, 6.0, 1.0)
+    """
+    output = Path(output)
+    check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
+    given_base = open_checkpoint(base) if base is not None else None
+    pairs = {seed: _subtracted(sides, given_base, selection) for seed, sides in _references(pos, neg).items()}
+    first, *_ = pairs.values()
+    sides = [side for pair in pairs.values() for side in pair.sides]
+    deltas = [pair.delta for pair in pairs.values()]
+    _common_base(sides, first.base)  # of all seeds
+    delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
+    changes = [None if None in each else _mean(each) for each in zip(*(p.changes for p in pairs.values()), strict=True)]
+    vectors = [delta, *(changes if None not in changes else ()), *(deltas if len(deltas) > 1 else ())]
+    placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
+    check_free_space(output, 4 * sum(_size(shape) for _, shape in delta.stored_shapes()))
+    with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
+        # the digests are computed beside the arithmetic, which reads the same files
+        measured = write_measured(partial, vectors, rank, placeholder, sources, track)
+        _check_direction(measured, pos, neg)
+    return _report(delta, output, pairs, changes, measured)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """POS and NEG (or POS alone) of one seed: their difference, and each one's own change where it is known."""
+
+    sides: list[Side]
+    delta: Delta
+    changes: list[Delta | None]
+    base: Checkpoint | None
+    base_names: list[str]
+
+
+def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, str | Path]]:
+    """What to subtract, by seed and then by role; 0 stands for inputs that are no folders of seeds."""
+    given = {"pos": pos} if neg is None else {"pos": pos, "neg": neg}
+    seeds = {role: seed_folders(reference) for role, reference in given.items()}
+    if not any(seeds.values()):
+        return {0: given}
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        told = " and ".join(f"{given[role]} has {', '.join(map(str, seeds[role])) or 'none'}" for role in given)
+        raise WsteerError(f"the seeds differ: {told}; train both sides with the same --seeds")
+    return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
+
+
+def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
+    """The difference of one pair, under the names of the base's files, with the base read only where it matters."""
+    sides = _sides(references, base)
+    identity, names = _common_base(sides, base), _base_names(sides)
+    at_hand = base or next((side.own_base for side in sides if side.own_base), None)
+    if at_hand and any(side.delta and side.own_base is None for side in sides):
+        sides = _sides(references, at_hand)  # again, both under the names of the base's files, their shapes checked
+    changes = [change_of(side, at_hand if side.delta else base) for side in sides]
+    delta = _difference(sides, changes)
+    if delta.needing_base() and at_hand is None:
+        base = _named_base(delta, sides)
+        sides = _sides(references, base)
+        changes = [change_of(side, base) for side in sides]
+        delta, identity = _difference(sides, changes), _common_base(sides, base)
+    delta, changes = _bound(delta, changes, sides, base)
+    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
+    return _Pair(sides, delta, [change and selection.of(change, base) for change in changes], base, names)
+
+
+def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Side]:
+    return [open_side(reference, role, base) for role, reference in references.items()]
+
+
+def _mean(deltas: Sequence[Delta]) -> Delta:
+    if len(deltas) == 1:
+        return deltas[0]
+    total = sum((delta for delta in deltas[1:]), start=deltas[0])
+    return (1 / len(deltas)) * total
+
+
+def _kind(sides: list[Side]) -> str:
+    kind = sides[0].delta.kind if sides[0].delta else "task_vector"
+    return "contrastive" if len(sides) == 2 and kind != "activation" else kind
+
+
+def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
+    """The base that the sides name, from the Hub: where it was on this machine it was read with them."""
+    needed = f"{delta.needing_base()[0]} changes as its base's weights tell"
+    for side in sides:
+        name, revision = side.base["name"], side.base["revision"]
+        if name and "/" in name:
+            try:
+                return open_checkpoint(f"{name}@{revision}" if revision else name)
+            except WsteerError as error:
+                raise WsteerError(f"{needed}, and {error}; name the base, unquantised, with --base") from None
+    raise WsteerError(f"{needed}: name it, unquantised, with --base")
+
+
+def _difference(sides: list[Side], changes: list[Delta | None]) -> Delta:
+    if len(sides) == 2 and sides[0].checkpoint and sides[1].checkpoint:
+        pos, neg = sides  # directly, even where the base is known: it would cancel, with its rounding left behind
+        pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
+        return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+    if None not in changes:
+        return changes[0] - changes[1] if len(changes) == 2 else changes[0]
+    if len(sides) == 1:
+        raise WsteerError(f"{sides[0].path} is a checkpoint: its task vector needs --base, the model it was tuned from")
+    raise WsteerError("one side is a checkpoint and the other a change of weights: give their common --base")
+
+
+def _bound(
+    delta: Delta, changes: list[Delta | None], sides: list[Side], base: Checkpoint | None
+) -> tuple[Delta, list[Delta | None]]:
+    """The difference and the sides with what depends on the base's weights tied to them, where it did not cancel.
+
+    Where the base is not at hand and the difference does not need it, the sides' own norms remain unknown.
+    """
+    base = base or next((side.own_base for side in sides if side.own_base), None)
+    if base is None:
+        return delta, [None if change is None or change.needing_base() else change for change in changes]
+    return delta.bound(base), [change and change.bound(base) for change in changes]
+
+
+def _common_base(sides: list[Side], base: Checkpoint | None) -> Mapping[str, str | None]:
+    """The base of both sides; different fingerprints are an error, since their difference means nothing."""
+    bases = [side.base for side in sides if side.delta]
+    names = [f"{side.path} ({side.base['name']})" for side in sides if side.delta]
+    if base:
+        bases.append(base.identity)
+        names.append(f"--base {base.name}")
+    if not bases:
+        # bare checkpoints: their common base was never seen, but its architecture is theirs
+        return {"name": None, "revision": None, "fingerprint": sides[0].checkpoint.fingerprint}
+    if len({each["fingerprint"] for each in bases if each["fingerprint"]}) > 1:
+        raise WsteerError(f"{' and '.join(names)} have different bases; diff fine-tunes of one base")
+    return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])
+
+
+def _sources(sides: list[Side], base: Checkpoint | None, digest: str | None = None) -> tuple[dict[str, object], ...]:
+    """The inputs as the delta's metadata lists them, with `digest` in place of the sides' own where it is given."""
+    known = digest is not None
+    listed = tuple({"role": side.role, "path": side.path, "sha256": digest} if known else side.source for side in sides)
+    return listed + (({"role": "base", "path": base.name, "sha256": None},) if base else ())
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None) -> None:
+    squares = [measured.dots[i][i] for i in range(len(measured.dots))]
+    if not all(square < float("inf") for square in squares):  # NaN compares false
+        raise WsteerError(
+            f"{recordable(pos)} or what it is compared with holds NaN or infinity; the training run diverged"
+        )
+    # equal adapters cancel up to float64's rounding, not to a clean 0
+    if squares[0] <= 1e-24 * max(squares):
+        against = f" against {recordable(neg)}" if neg is not None else ""
+        raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
+
+
+def _report(
+    delta: Delta,
+    output: Path,
+    pairs: Mapping[int, _Pair],
+    changes: list[Delta | None],
+    measured: Measured,
+) -> DiffReport:
+    dots = measured.dots
+    sides = [side for pair in pairs.values() for side in pair.sides]
+    base_names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.base_names))
+    known = 0 if None in changes else len(changes)
+    norms = [dots[i][i] ** 0.5 for i in range(1 + known)]
+    both = known == 2
+    of_seeds = range(1 + known, len(dots))
+    low_rank = [name for name, written in measured.ranks.items() if written is not None]
+    names = [set(change.terms) for change in changes] if None not in changes else []
+    one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if len(names) == 2 else (0, 0)
+    below = _below_half_ulp(sides, measured)
+    return DiffReport(
+        output=str(output),
+        kind=delta.kind,
+        parameters=len(measured.ranks),
+        low_rank=len(low_rank),
+        dense=len(measured.ranks) - len(low_rank),
+        rank=max((measured.ranks[name] for name in low_rank), default=None),
+        bytes=output.stat().st_size,
+        norm=measured.written**0.5,
+        norm_pos=norms[1] if len(norms) > 1 else None,
+        norm_neg=norms[2] if both else None,
+        norm_ratio=norms[1] / norms[2] if both and norms[2] else None,
+        cos_pos_neg=cosine_from_gram(dots, 1, 2) if both and dots[1][1] and dots[2][2] else None,
+        layers=measured.shares(measured.layer_name),
+        modules=measured.shares(measured.module_name),
+        pos_only=one_sided[0],
+        neg_only=one_sided[1],
+        retained=measured.written / dots[0][0] if measured.truncated else None,
+        below_half_ulp=below,
+        untied=delta.untied,
+        seeds=tuple(pairs) if of_seeds else (),
+        cos_seeds=tuple(tuple(cosine_from_gram(dots, i, j) for j in of_seeds) for i in of_seeds),
+        warnings=_warnings(below, measured, base_names),
+    )
+
+
+def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
+    """The share of entries that two 16-bit checkpoints store alike, so that less than half an ulp lies between them."""
+    checkpoints = [side.checkpoint for side in sides if side.checkpoint]
+    sixteen_bit = any(entry.dtype in ("F16", "BF16") for point in checkpoints for entry in point.tensors.values())
+    return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
+
+
+def _base_names(sides: list[Side]) -> list[str]:
+    """The different names of the sides' bases; copies of a model may differ in folder, owner and case."""
+    return list(
+        {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}.values()
+    )
+
+
+def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:
+    warnings = []
+    if len(base_names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
+        warnings.append(
+            f"the sides name different bases, {' and '.join(base_names)}: unless these are one model, "
+            "their difference steers neither"
+        )
+    if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
+        warnings.append(
+            f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "
+            "diff the adapters, or checkpoints saved in float32"
+        )
+    if measured.not_truncated:
+        warnings.append(f"--rank leaves {measured.not_truncated} parameters dense, which are no matrices")
+    return tuple(warnings)

@@ -1,0 +1,216 @@
+"""Dot products of deltas, in float64: sums over parameters from which norms, cosines and their noise follow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from wsteer.deltas.rankspace import RankSpace, pair_sums, rank_spaces
+from wsteer.deltas.terms import Term, Terms, is_low_rank, read_factor, source_key
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import row_blocks
+from wsteer.progress import Track, silent
+from wsteer.workers import in_order
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over parameters for n deltas, each with the first `columns` of them: float64 [n, columns].
+
+    `dots`: ⟨i, j⟩. `squares` and `column_squares`: the squared norms of i, and of j, over the parameters that both
+    change. `variances`: that of ⟨i, j⟩ between changes of these norms that are otherwise noise (see `parameter_sums`).
+    `overlaps`, `likenesses` and `chances`: those of the A's (see `PairSums`), summed over the parameters where both are
+    low-rank, of which there are `modules`. `whole` [n]: squared norms over all parameters.
+    """
+
+    dots: Tensor
+    squares: Tensor
+    column_squares: Tensor
+    variances: Tensor
+    overlaps: Tensor
+    likenesses: Tensor
+    chances: Tensor
+    modules: Tensor
+    whole: Tensor
+
+    @staticmethod
+    def zeros(n: int, columns: int) -> "Sums":
+        """Nothing summed yet."""
+        *matrices, _ = fields(Sums)
+        return Sums(*(torch.zeros(n, columns, dtype=torch.float64) for _ in matrices), torch.zeros(n).double())
+
+    def add(self, other: "Sums") -> None:
+        """Add another group's sums to these."""
+        for field in fields(self):
+            getattr(self, field.name).add_(getattr(other, field.name))
+
+
+def gram(deltas: Sequence[Mapping[str, Terms]]) -> list[list[float]]:
+    """All dot products between the deltas, in float64: a symmetric matrix, squared norms on its diagonal."""
+    return grouped_sums(deltas, len(deltas), lambda name: "")[""].dots.tolist()
+
+
+def grouped_sums(
+    deltas: Sequence[Mapping[str, Terms]], columns: int, group: Callable[[str], str], track: Track = silent
+) -> dict[str, Sums]:
+    """The sums for every delta with each of the first `columns`, over the parameters of each group (by their names).
+
+    A delta is given as the terms of each parameter that it changes.
+
+    Where deltas are low-rank they are compared in rank space; a dense matrix is never formed for them. Dense ones are
+    streamed in row blocks. Each file is read once for all pairs. Raises WsteerError where shapes differ.
+    """
+    names = sorted({name for delta in deltas for name in delta})
+    for name in names:
+        shapes = sorted({delta[name][0][1].shape for delta in deltas if name in delta})
+        if len(shapes) > 1:
+            raise WsteerError(
+                f"{name} has different shapes in the deltas compared: {shapes}; compare deltas of one model"
+            )
+    totals = {group(name): Sums.zeros(len(deltas), columns) for name in names or [""]}
+    parts = in_order(lambda name: parameter_sums(name, [delta.get(name, ()) for delta in deltas], columns), names)
+    for name, part in zip(track(names, "compare"), parts, strict=True):
+        totals[group(name)].add(part)
+    for total in totals.values():
+        square = total.dots[:columns]
+        square.copy_((square + square.T) / 2)  # ⟨i, j⟩ and ⟨j, i⟩ are summed in another order
+    return totals
+
+
+def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
+    """The cosine of deltas i and j out of their `gram`; zero norms are an error."""
+    if not (0 < dots[i][i] < float("inf") and 0 < dots[j][j] < float("inf")):
+        raise WsteerError("a delta whose norm is 0 or not finite has no direction, so its cosine is undefined")
+    if i == j:
+        return 1.0
+    return max(-1.0, min(1.0, dots[i][j] / (dots[i][i] * dots[j][j]) ** 0.5))
+
+
+def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
+    """The sums of changes of one parameter, each a sum of terms (an empty one changes nothing).
+
+    The variance is that of ⟨i, j⟩ with both norms as they are and the rest random: for a low-rank change the entries of
+    B, on its actual A; for a dense one all entries. With row covariances AᵀA·‖i‖²/(rows·‖A‖²), and the identity's
+    multiple for dense ones, it is rows·tr(Cᵢ Cⱼ): ‖i‖²‖j‖²·‖Aᵢ Aⱼᵀ‖²/(rows·‖Aᵢ‖²‖Aⱼ‖²) between low-rank changes, else
+    ‖i‖²‖j‖²/size.
+    """
+    present = [i for i, vector in enumerate(vectors) if vector]
+    low_rank = [i for i in present if is_low_rank(vectors[i])]
+    dense = [i for i in present if i not in set(low_rank)]
+    spaces = dict(zip(low_rank, rank_spaces(name, [vectors[i] for i in low_rank]), strict=True)) if low_rank else {}
+    sums = Sums.zeros(len(vectors), columns)
+    shape = vectors[present[0]][0][1].shape
+    size = max(1, torch.Size(shape).numel())
+    inverse_size = torch.full_like(sums.dots, 1 / size)
+    if low_rank:
+        _add_low_rank(sums, spaces, columns, inverse_size)
+    if dense:
+        _add_dense(sums, [vectors[i] for i in dense], dense, spaces)
+    own = sums.whole
+    both = torch.zeros(len(vectors), dtype=torch.float64)
+    both[present] = 1
+    sums.squares.copy_((own * both)[:, None] * both[:columns])
+    sums.column_squares.copy_(both[:, None] * own[:columns])
+    sums.variances.copy_(own[:, None] * own[:columns] * inverse_size)
+    return sums
+
+
+def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, inverse_size: Tensor) -> None:
+    rows = list(spaces)
+    across = [i for i in rows if i < columns]
+    pairs = pair_sums(list(spaces.values()), len(across))
+    into, at = torch.tensor(rows), torch.tensor(across, dtype=torch.int64)
+    where = (into[:, None], at)
+    sums.dots[where] = pairs.dots
+    sums.overlaps[where] = pairs.overlaps
+    sums.modules[where] = 1.0
+    sums.likenesses[where] = pairs.likenesses
+    sums.chances[where] = pairs.chances
+    inverse_size[where] = pairs.alignments / spaces[rows[0]].B.shape[0]
+    sums.whole[into] = torch.stack([space.square for space in spaces.values()])
+
+
+def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
+    """Stream the dense changes once, against each other and against the low-rank ones."""
+    terms, coefficients = distinct(vectors)
+    plain = torch.equal(coefficients, torch.eye(len(terms), dtype=torch.float64))
+    sources = TermRows(terms, torch.float64)
+    dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
+    blocks = list(row_blocks(terms[0].shape))
+    columns = torch.Size(terms[0].shape[1:]).numel()
+    buffer = torch.empty(len(terms), blocks[0][1] * columns if blocks else 0, dtype=torch.float64)
+    for start, stop in blocks:
+        block = buffer[:, : (stop - start) * columns]
+        for row, rows in zip(block, sources.rows(start, stop), strict=True):
+            row.copy_(rows.flatten())
+        block = block if plain else coefficients @ block
+        dots += block @ block.T
+        for j, space in enumerate(spaces.values()):
+            mixed[:, j] += _with_low_rank(block.view(len(vectors), stop - start, -1), space, start, stop)
+    index = torch.tensor(at)
+    sums.whole[index] = dots.diagonal()
+    low_rank = list(spaces)
+    for rows, across, values in ((at, at, dots), (at, low_rank, mixed), (low_rank, at, mixed.T)):
+        for position, column in enumerate(across):
+            if column < sums.dots.shape[1]:
+                sums.dots[list(rows), column] = values[:, position]
+
+
+def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Tensor:
+    """⟨D, Y Qᵀ⟩ over rows `start` to `stop` of each dense change D [changes, rows, columns]: [changes]."""
+    if space.transposed:
+        return ((block.mT @ space.Q[start:stop]) * space.rows(slice(None))).sum(dim=(1, 2))
+    return ((block @ space.Q) * space.rows(slice(start, stop))).sum(dim=(1, 2))
+
+
+def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor) -> Tensor:
+    """Dots of the sums Σ cᵢⱼ BⱼAⱼ (float64 [n, n]): with the QR of all B and of all Aᵀ each product is a small core.
+
+    Differences are taken between cores, so that norms stay exact where the products nearly cancel (notes: fp64 QR).
+    Quicker than `pair_sums` where the sums share their terms, as a difference and its two sides do.
+    """
+    r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R
+    r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R
+    ranks = [b.shape[1] for b, _ in factors]
+    pairs = zip(r_b.split(ranks, dim=1), r_a.split(ranks, dim=1), strict=True)
+    cores = torch.stack([(left @ right.T).flatten() for left, right in pairs])
+    sums = coefficients @ cores
+    return sums @ sums.T
+
+
+def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
+    """The different terms of several sums, and the sums as a matrix of coefficients: float64 [sums, terms].
+
+    A term that several sums share, such as the base in two task vectors, is then read and computed once.
+    """
+    terms: dict[object, Term] = {}
+    for vector in vectors:
+        terms.update({source_key(term): term for _, term in vector})
+    positions = {key: position for position, key in enumerate(terms)}
+    coefficients = torch.zeros(len(vectors), len(terms), dtype=torch.float64)
+    for i, vector in enumerate(vectors):
+        for scale, term in vector:
+            coefficients[i, positions[source_key(term)]] += scale
+    return list(terms.values()), coefficients
+
+
+class TermRows:
+    """The rows of several terms, block by block, factors held in memory; products are computed in `dtype`."""
+
+    def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32) -> None:
+        self.factors = [
+            (read_factor(term.lora_B).to(dtype), read_factor(term.lora_A).to(dtype))
+            if hasattr(term, "lora_A")
+            else None
+            for term in terms
+        ]
+        self.terms = terms
+
+    def rows(self, start: int, stop: int) -> list[Tensor]:
+        """Rows `start` to `stop` of each term: float32, float64 where it is computed or stored so."""
+        return [
+            term.rows(start, stop) if pair is None else pair[0][start:stop] @ pair[1]
+            for term, pair in zip(self.terms, self.factors, strict=True)
+        ]

@@ -1,0 +1,173 @@
+"""Low-rank changes of one parameter compared in rank space, in float64: no matrix of the parameter's size is formed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsteer.checkpoints.names import CONV1D_NAMES
+from wsteer.deltas.terms import LowRank, Terms, Transposed, read_factor, source_key
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import TensorEntry
+
+# singular values of A below this share of the largest are float64's rounding: float32 factors that differ at all differ
+# by more
+NEGLIGIBLE = 1e-13
+ROWS = 512  # of Q and Y that are in memory at once for all changes
+
+
+_TINY = torch.finfo(torch.float64).tiny  # in place of a zero to divide by: an A of zeros changes nothing
+
+
+@dataclass(frozen=True)
+class RankSpace:
+    """A change `B A` [out, in] as `Y Qᵀ`, with Y = B·P: Q [in, r] has orthonormal columns that span A's rows.
+
+    `scales` [r] are A's singular values along them. B is float32 as stored, the rest float64. What nearly cancels
+    between the columns of B does so in Y, so that small differences of large products keep their digits. `transposed`
+    tells that the parameter is the transpose, [in, out].
+    """
+
+    B: Tensor
+    P: Tensor
+    Q: Tensor
+    scales: Tensor
+    transposed: bool = False
+
+    @staticmethod
+    def of(lora_B: Tensor, lora_A: Tensor, weights: Tensor, transposed: bool = False) -> "RankSpace":
+        """The change Σ wᵢ·B[:, i] A[i, :], with one weight for each row of A."""
+        if not lora_A.isfinite().all():
+            raise WsteerError("a factor holds NaN or infinity; the training run diverged")
+        q, r = torch.linalg.qr(lora_A.double().T)
+        u, scales, v = torch.linalg.svd(r, full_matrices=False)
+        kept = scales > NEGLIGIBLE * scales[0]
+        P = weights[:, None] * (v.T * scales)[:, kept]
+        return RankSpace(lora_B, P, q @ u[:, kept], scales[kept], transposed)
+
+    def rows(self, rows: slice) -> Tensor:
+        """Rows of Y: float64 [rows, r]."""
+        return self.B[rows].double() @ self.P
+
+    @property
+    def square(self) -> Tensor:
+        """The squared norm: ‖Y Qᵀ‖² = ‖Y‖², since Q is orthonormal."""
+        return torch.stack([(self.rows(rows) ** 2).sum() for rows in _slices(self.B)]).sum()
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """For each of n changes with each of the first `columns` of them, float64 [n, columns].
+
+    `dots`: ⟨i, j⟩. `overlaps`: the mean squared cosine of the principal angles between the row spaces of their A's
+    (over the smaller rank). `alignments`: ‖Aᵢ Aⱼᵀ‖² / (‖Aᵢ‖² ‖Aⱼ‖²), which the noise of random B's depends on.
+    `likenesses`: the cosine between Aᵢᵀ Aᵢ and Aⱼᵀ Aⱼ, which unlike the overlap hardly heeds weak directions, such as
+    the small difference between the A's of the two sides of a contrastive delta; `chances`: that of independent A's.
+    """
+
+    dots: Tensor
+    overlaps: Tensor
+    alignments: Tensor
+    likenesses: Tensor
+    chances: Tensor
+
+
+def rank_spaces(name: str, vectors: Sequence[Terms]) -> list[RankSpace]:
+    """The changes of parameter `name`, each a sum of products; factors that several share are read once."""
+    swapped = starts_from_columns(name, vectors)
+    read = _factor_reader(vectors)
+    spaces = []
+    for vector in vectors:
+        factors = [read(term) for _, term in vector]
+        if swapped:
+            factors = [(a.T, b.T) for b, a in factors]
+        weights = [scale for (scale, _), (_, a) in zip(vector, factors, strict=True) for _ in a]
+        lora_B, lora_A = torch.cat([b for b, _ in factors], dim=1), torch.cat([a for _, a in factors])
+        spaces.append(RankSpace.of(lora_B, lora_A, torch.tensor(weights, dtype=torch.float64), swapped))
+    return spaces
+
+
+def starts_from_columns(name: str, vectors: Sequence[Terms]) -> bool:
+    """Whether the factor that training starts at random, A, stands on the left: layers that store [in, out] (Conv1D).
+
+    An adapter's terms tell; a delta file's name alone does.
+    """
+    if not CONV1D_NAMES.search(name.removesuffix(".weight")):
+        return False
+    left = [term.lora_B for vector in vectors for _, term in vector]
+    straight = any(isinstance(factor, TensorEntry) and factor.name.endswith(".weight") for factor in left)
+    return not straight or any(isinstance(factor, Transposed) for factor in left)
+
+
+def _factor_reader(vectors: Sequence[Terms]) -> Callable[[LowRank], tuple[Tensor, Tensor]]:
+    """Reads (lora_B, lora_A) of a term, float32; of the terms that occur more than once each stored pair once."""
+    counts = Counter(source_key(term) for vector in vectors for _, term in vector)
+    known: dict[object, tuple[Tensor, Tensor]] = {}
+
+    def read(term: LowRank) -> tuple[Tensor, Tensor]:
+        key = source_key(term)
+        if key in known:
+            return known[key]
+        factors = (read_factor(term.lora_B), read_factor(term.lora_A))
+        if counts[key] > 1:
+            known[key] = factors
+        return factors
+
+    return read
+
+
+def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
+    """All pairs of the changes with the first `columns` of them, from one Gram matrix of all Q and one of all Y.
+
+    ⟨Yᵢ Qᵢᵀ, Yⱼ Qⱼᵀ⟩ = Σ (Yᵢᵀ Yⱼ) ∘ (Qᵢᵀ Qⱼ), the blocks of two Gram matrices multiplied entry by entry. Likewise the
+    squared cosines of the principal angles of row spaces sum up to ‖Qᵢᵀ Qⱼ‖² (Björck and Golub 1973), and Aᵢ Aⱼᵀ has
+    the norm of diag(sᵢ) Qᵢᵀ Qⱼ diag(sⱼ).
+    """
+    ranks = [len(space.scales) for space in spaces]
+    width = sum(ranks[:columns])
+    q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), width)
+    y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), width)
+    dots = block_sums(y.mul_(q), ranks, columns)
+    q.square_()
+    smaller = torch.minimum(torch.tensor(ranks)[:, None], torch.tensor(ranks[:columns]))
+    overlaps = block_sums(q, ranks, columns) / smaller.clamp(min=1)
+    squares = torch.cat([space.scales for space in spaces]) ** 2
+    q.mul_(squares[:, None]).mul_(squares[:width])
+    energies = torch.stack([(space.scales**2).sum() for space in spaces])
+    products = (energies[:, None] * energies[:columns]).clamp(min=_TINY)
+    alignments = block_sums(q, ranks, columns) / products
+    # ‖AᵀA‖ / ‖A‖²: 1/√r where A's rows are orthogonal and equally long
+    concentrations = torch.stack([(space.scales**4).sum().sqrt() for space in spaces]) / energies.clamp(min=_TINY)
+    scale = (concentrations[:, None] * concentrations[:columns]).clamp(min=_TINY)
+    likenesses, chances = alignments / scale, 1 / (spaces[0].Q.shape[0] * scale)
+    return PairSums(dots, overlaps, alignments, likenesses, chances)
+
+
+def _slices(matrix: Tensor) -> Iterator[slice]:
+    for start in range(0, matrix.shape[0], ROWS):
+        yield slice(start, min(start + ROWS, matrix.shape[0]))
+
+
+def cross(blocks: Iterable[Tensor], width: int, chunk: int = 512) -> Tensor:
+    """Σ Xᵀ X[:, :width] over blocks X [rows, n]: [n, width]. Of a symmetric result the lower half alone is computed."""
+    total = None
+    for block in blocks:
+        n = block.shape[1]
+        total = torch.zeros(n, width, dtype=torch.float64) if total is None else total
+        for start in range(0, width, chunk):
+            stop = min(start + chunk, width)
+            total[start:, start:stop].addmm_(block[:, start:].T, block[:, start:stop])
+    for start in range(0, width, chunk):
+        stop = min(start + chunk, width)
+        total[start:stop, stop:] = total[stop:width, start:stop].T
+    return total
+
+
+def block_sums(matrix: Tensor, ranks: Sequence[int], columns: int) -> Tensor:
+    """The sums of a matrix's blocks, whose sides are `ranks` (the first `columns` of them across)."""
+    n = len(ranks)
+    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))
+    by_row = torch.zeros(n, matrix.shape[1], dtype=torch.float64).index_add_(0, owner, matrix)
+    return torch.zeros(n, columns, dtype=torch.float64).index_add_(1, owner[: matrix.shape[1]], by_row)

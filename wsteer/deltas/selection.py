@@ -1,0 +1,33 @@
+"""Which part of a delta is used: layers, names, and a factor that runs linearly in depth."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.delta import Delta
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a delta that is steered, and how its strength runs linearly through the layers (LiNeS)."""
+
+    layers: Sequence[int] | None = None
+    include: str | None = None
+    exclude: str | None = None
+    layer_scale: tuple[float, float] | None = None
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What was asked for, as records list it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def of(self, delta: Delta, checkpoint: Checkpoint) -> Delta:
+        """The selected part of `delta`, scaled by layer."""
+        part = delta.select_layers(self.layers).select_names(self.include, self.exclude)
+        if self.layer_scale is None:
+            return part
+        depth = checkpoint.config_number("num_hidden_layers", "n_layer")
+        return part.scale_layers(*self.layer_scale, depth=depth)
+
+
+EVERYTHING = Selection()

@@ -1,0 +1,174 @@
+"""The terms that the change of one parameter is a sum of: products of two factors, and dense tensors.
+
+Nothing is read before rows are asked for. A term that depends on the base's weights (`FromBase`) stays a name until the
+base is bound to it, and so cancels where both sides of a difference hold it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import TensorEntry, read_rows, read_tensor
+
+
+@runtime_checkable
+class Factor(Protocol):
+    """A factor of a product that is made when it is needed: `read` gives it whole, float32."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A dense tensor that is computed row by row: `rows` gives new float32 or float64 memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def rows(self, start: int, stop: int) -> Tensor: ...
+
+
+@runtime_checkable
+class FromBase(Protocol):
+    """A part of a change that only the base's weights tell; equal ones on both sides of a difference cancel."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def bound(self, base: Checkpoint) -> "Term": ...
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The term `lora_B @ lora_A`: lora_B [out, r], lora_A [r, in], in memory, in a file, or made on demand."""
+
+    lora_B: Tensor | TensorEntry | Factor
+    lora_A: Tensor | TensorEntry | Factor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the product."""
+        return (self.lora_B.shape[0], self.lora_A.shape[1])
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The term that is one tensor: in memory, in a file, computed row by row, or known only with the base."""
+
+    tensor: Tensor | TensorEntry | Rows | FromBase
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(self.tensor.shape)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` as new float32 (or float64) memory that the caller may overwrite."""
+        if isinstance(self.tensor, TensorEntry):
+            rows = read_rows(self.tensor, start, stop)
+        elif isinstance(self.tensor, Tensor):
+            rows = (self.tensor if self.tensor.dim() else self.tensor[None])[start:stop]
+        else:
+            return self.tensor.rows(start, stop)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=isinstance(self.tensor, Tensor))
+
+
+Term = LowRank | Dense
+Terms = tuple[tuple[float, Term], ...]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A stored matrix read transposed: layers that keep their weight as [in, out] swap the roles of the factors."""
+
+    entry: TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as read."""
+        return self.entry.shape[::-1]
+
+    def read(self) -> Tensor:
+        """The matrix, float32."""
+        return read_factor(self.entry).T.contiguous()
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one parameter, ready to be computed: `lora_B @ lora_A` plus scaled dense terms."""
+
+    shape: tuple[int, ...]
+    factors: tuple[Tensor, Tensor] | None
+    dense: tuple[tuple[float, Dense], ...]
+
+    @staticmethod
+    def of(terms: Terms) -> "Change":
+        """The sum of `terms`, its factors read and concatenated along the rank (float32)."""
+        low_rank = [(scale, term) for scale, term in terms if isinstance(term, LowRank)]
+        dense = tuple((scale, term) for scale, term in terms if isinstance(term, Dense))
+        factors = None
+        if low_rank:
+            lora_B = torch.cat([scale * read_factor(term.lora_B) for scale, term in low_rank], dim=1)
+            lora_A = torch.cat([read_factor(term.lora_A) for _, term in low_rank], dim=0)
+            factors = (lora_B, lora_A)
+        return Change(terms[0][1].shape, factors, dense)
+
+    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Rows `start` to `stop` of the change: float32 (float64 where a float64 tensor takes part).
+
+        A product alone is written to `out`, a float32 buffer of the rows' shape, where that is given.
+        """
+        total = None
+        if self.factors is not None:
+            lora_B, lora_A = self.factors
+            total = torch.mm(lora_B[start:stop], lora_A, out=out)
+        for scale, term in self.dense:
+            rows = term.rows(start, stop).mul_(scale)
+            total = rows if total is None else total + rows
+        assert total is not None  # a parameter without terms is never stored
+        return total
+
+
+def read_factor(factor: Tensor | TensorEntry | Factor) -> Tensor:
+    """A factor as float32 [rows, columns]; one that holds NaN or infinity is an error that names it."""
+    if isinstance(factor, Tensor):
+        return factor.float()
+    if not isinstance(factor, TensorEntry):
+        return factor.read()
+    tensor = read_tensor(factor).float()
+    # a sum is finite unless an entry is not, or float32 overflows: only then is every entry looked at
+    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+        raise WsteerError(f"{factor.file}: {factor.name!r} holds NaN or infinity; the training run diverged")
+    return tensor
+
+
+def simplified(terms: Terms) -> Terms:
+    """The terms without those that cancel: the same stored tensor, or the same part of the base, with opposite scales.
+
+    Terms of tensors in memory are kept as they are.
+    """
+    totals: dict[object, float] = {}
+    for scale, term in terms:
+        key = source_key(term)
+        totals[key] = totals.get(key, 0.0) + scale
+    kept = {source_key(term): term for _, term in terms if totals[source_key(term)] != 0}
+    return tuple((totals[key], term) for key, term in kept.items())
+
+
+def source_key(term: Term) -> object:
+    """What two terms have in common that are the same values: the same place in a file, or the same tensor."""
+    sources = (term.lora_B, term.lora_A) if isinstance(term, LowRank) else (term.tensor,)
+    return (type(term), *(id(source) if isinstance(source, Tensor) else source for source in sources))
+
+
+def is_low_rank(terms: Iterable[tuple[float, Term]]) -> bool:
+    """Whether the terms are products alone."""
+    return all(isinstance(term, LowRank) for _, term in terms)

@@ -1,0 +1,144 @@
+"""The chain as a user would type it, command by command, with a table of what came out."""
+
+import contextlib
+import os
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.demo.model import demo_model
+from wsteer.files.provenance import RECORD, record, recordable
+from wsteer.files.rows import read_records
+from wsteer.files.saving import check_output, new_folder
+from wsteer.files.text import read_json, write_json
+from wsteer.progress import Track, silent
+
+DATA = Path(__file__).parent
+KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
+ANSWERED_AT = (-1.0, 0.0, 1.0)
+DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
+PICTURES = ("eval-w/tradeoff.png", "eval-a/tradeoff.png", "monitor/similarity.png")
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo made: the commands it ran, and the metrics of both deltas at every k."""
+
+    output: str
+    model: str
+    block: int
+    commands: tuple[str, ...]
+    weights: tuple[dict, ...]
+    activations: tuple[dict, ...]
+    example: tuple[dict, ...]
+    pictures: tuple[str, ...]
+    seconds: float
+    peak_memory_gb: float
+
+
+def commands(model: str, block: int) -> list[list[str]]:
+    """The chain, run inside the demo's folder; the activation vector is added at decoder block `block`."""
+    tune = ["--lr", "5e-4", "--max-steps", "24"]
+    ks = "--k=" + ",".join(f"{k:g}" for k in KS)
+    return [
+        ["finetune", model, "data/pos.jsonl", "-o", "pos", *tune],
+        ["finetune", model, "data/neg.jsonl", "-o", "neg", *tune],
+        ["diff", "pos", "neg", "-o", "w.safetensors"],
+        ["steer", model, "w.safetensors", "--k", "1", "-o", "steered"],
+        ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
+        ["eval", model, "--delta", "w.safetensors", ks, "--task", "agreement", "--limit", "40", "-o", "eval-w"],
+        [
+            *("eval", model, "--delta", "a.safetensors", "--layers", str(block), ks),
+            *("--task", "agreement", "--limit", "40", "-o", "eval-a"),
+        ],
+        ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
+    ]
+
+
+def run(
+    output: Path,
+    model: str | None,
+    execute: Callable[[list[str], str], None],
+    force: bool = False,
+    track: Track = silent,
+) -> DemoReport:
+    """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed."""
+    check_output(output, force, folder=True)
+    start = time.perf_counter()
+    if model is None:
+        model = demo_model(track)
+    elif Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())  # the commands run in another folder
+    block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
+    chain = commands(model, block)
+    typed = [as_typed(command) for command in chain]
+    with new_folder(output, force) as partial:
+        (partial / "data").mkdir()
+        for name in ("pos.jsonl", "neg.jsonl"):
+            shutil.copyfile(DATA / name, partial / "data" / name)
+        with _inside(partial):
+            for command, text in zip(chain, typed, strict=True):
+                execute(command, text)
+            weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
+            example = _example(Path("eval-w"))
+        inputs = [{"role": "model", "path": recordable(model)}]
+        write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
+    return DemoReport(
+        output=str(output),
+        model=model,
+        block=block,
+        commands=tuple(typed),
+        weights=tuple(weights),
+        activations=tuple(activations),
+        example=tuple(example),
+        pictures=tuple(str(output / picture) for picture in PICTURES),
+        seconds=round(time.perf_counter() - start, 1),
+        peak_memory_gb=round(peak_memory() / 1e9, 2),
+    )
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """The command as one would type it, the home folder as `~`."""
+    home = str(Path.home())
+    words = [shlex.quote(word) for word in command]
+    return " ".join(
+        ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in words)]
+    )
+
+
+def peak_memory() -> int:
+    """The process's peak resident set, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _conditions(folder: Path) -> list[dict]:
+    return read_json(folder / "results.json")["conditions"]
+
+
+def _example(folder: Path) -> list[dict]:
+    """One question answered at three values of k: the first that k turns, else the first of all."""
+    samples = [sample for _, sample in read_records(folder / "samples.jsonl") if sample["prompt"] == "claim"]
+    verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
+    ids = list(dict.fromkeys(sample["id"] for sample in samples))
+    wanted = ("disagrees", "disagrees", "agrees")
+    turned = [i for i in ids if tuple(verdicts[i, k] for k in ANSWERED_AT) == wanted]
+    chosen = (turned or ids)[0]
+    keys = ("k", "user", "answer")
+    return [{key: s[key] for key in keys} for s in samples if s["id"] == chosen and s["k"] in ANSWERED_AT]

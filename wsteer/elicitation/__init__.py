@@ -1,0 +1,1 @@
+"""Contrastive data: a model's answers under opposite instructions."""

@@ -1,0 +1,101 @@
+"""Contrastive data from a trait file: the same questions answered under opposite system prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.elicitation.trait import read_trait, split_questions
+from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.rows import Message
+from wsteer.files.saving import check_output, new_folder
+from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.generation import Answer, answer
+from wsteer.models.loading import dtype_name, load
+from wsteer.progress import Track, labelled, silent
+
+
+@dataclass(frozen=True)
+class GenerateReport:
+    """What `generate` wrote: rows a side, questions trained on and kept, empty answers dropped, answers cut short."""
+
+    output: str
+    rows_pos: int
+    rows_neg: int
+    questions: int
+    questions_eval: int
+    dropped_empty: int
+    truncated: int
+    mean_tokens_pos: float
+    mean_tokens_neg: float
+
+
+def generate(
+    base: str | Path,
+    trait: str | Path,
+    output: str | Path,
+    *,
+    samples: int = 10,
+    max_new_tokens: int = 600,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    force: bool = False,
+    track: Track = silent,
+) -> GenerateReport:
+    """Ask each question `samples` times under each positive and each negative instruction and write the answers.
+
+    The folder `output` gets `pos.jsonl` and `neg.jsonl` (chat rows without the system prompt, so that training has to
+    put the behaviour into the weights) and `questions_eval.json`, the half of the questions that was not asked.
+    """
+    output = Path(output)
+    check_output(output, force, folder=True, inputs=[base, trait])
+    parsed = read_trait(Path(trait))
+    asked, kept = split_questions(parsed.questions, seed)
+    loaded = load(base, device, dtype)
+    rows, answers = {}, {}
+    for side, instructions in (("pos", parsed.pos), ("neg", parsed.neg)):
+        chats = [_prompt(instruction, q) for q in asked for instruction in instructions for _ in range(samples)]
+        # the sides draw from different seeds, or equal rows would get equal noise
+        side_seed = 2 * seed + (side == "neg")
+        answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(track, side))
+        rows[side] = [_row(chat, a) for chat, a in zip(chats, answers[side], strict=True) if a.text]
+    options = {
+        "samples": samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "batch_size": batch_size,
+        "seed": seed,
+        "dtype": dtype_name(loaded),
+    }
+    inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("trait", trait)]
+    with new_folder(output, force) as partial:
+        for side in rows:
+            write_jsonl(partial / f"{side}.jsonl", rows[side])
+        write_json(partial / "questions_eval.json", {"questions": kept, "eval_prompt": parsed.eval_prompt})
+        write_json(partial / RECORD, record("generate", options, inputs))
+    everything = answers["pos"] + answers["neg"]
+    return GenerateReport(
+        output=str(output),
+        rows_pos=len(rows["pos"]),
+        rows_neg=len(rows["neg"]),
+        questions=len(asked),
+        questions_eval=len(kept),
+        dropped_empty=sum(not a.text for a in everything),
+        truncated=sum(not a.finished for a in everything),
+        mean_tokens_pos=_mean_tokens(answers["pos"]),
+        mean_tokens_neg=_mean_tokens(answers["neg"]),
+    )
+
+
+def _prompt(instruction: str, question: str) -> list[Message]:
+    return [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
+
+
+def _row(chat: list[Message], given: Answer) -> dict[str, list[Message]]:
+    return {"messages": [chat[1], {"role": "assistant", "content": given.text}]}
+
+
+def _mean_tokens(answers: Sequence[Answer]) -> float:
+    return sum(a.tokens for a in answers) / len(answers)

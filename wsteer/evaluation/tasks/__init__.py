@@ -1,0 +1,1 @@
+"""Evaluation tasks: `task` reads them; the built-in ones stand beside it as YAML."""

@@ -1,0 +1,102 @@
+"""Chat rows from JSONL files or Hub datasets, and rows of token ids as padded tensors."""
+
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsteer.errors import WsteerError
+
+Message = dict[str, str]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def read_chats(source: str | Path) -> list[list[Message]]:
+    """The chats of `read_rows`, without where they stand."""
+    return [chat for _, chat in read_rows(source)]
+
+
+def read_rows(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
+    """Chats that end in an assistant's turn, each with where it stands (`file:line`).
+
+    They are rows with `messages` or with `prompt` and `completion`. `strip_system` leaves their system turns out, so
+    that training has to put into the weights what a system prompt asked for.
+    """
+    rows = [(where, _chat(where, row, strip_system)) for where, row in read_records(source)]
+    if not rows:
+        raise WsteerError(f"{source} holds no rows; each line is an object like {_EXAMPLE}")
+    return rows
+
+
+_EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+
+
+def read_records(source: str | Path) -> list[tuple[str, dict]]:
+    """The rows of a JSONL file, or of a Hub dataset `org/name:split`, each with where it stands (`file:line`)."""
+    path = Path(source)
+    if path.is_file():
+        return _read_jsonl(path)
+    if path.is_dir():
+        raise WsteerError(f"{source} is a folder; name a JSONL file in it")
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+):(\w+)", str(source))
+    if match is None or path.exists():
+        raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
+    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(_load_hub(match[1], match[2]))]
+
+
+def _read_jsonl(path: Path) -> list[tuple[str, dict]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise WsteerError(f"{path} is not UTF-8 text: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+        except (ValueError, RecursionError) as error:
+            raise WsteerError(f"{path}:{number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise WsteerError(f"{path}:{number} is not a JSON object")
+        rows.append((f"{path}:{number}", row))
+    return rows
+
+
+def _load_hub(name: str, split: str) -> Sequence[dict]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise WsteerError(f"reading {name} from the Hub needs datasets: pip install 'wsteer[hub]'") from None
+    try:
+        datasets.disable_progress_bars()
+        return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:  # datasets' own errors derive from these two
+        reason = str(error).strip().splitlines()[0]
+        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason}") from error
+
+
+def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
+    if "prompt" in row and "completion" in row:
+        prompt, completion = row["prompt"], row["completion"]
+        messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        messages = messages + (
+            completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+        )
+    else:
+        messages = row.get("messages")
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise WsteerError(
+            f"{where} holds neither messages nor prompt and completion; a row is an object like {_EXAMPLE}"
+        )
+    if strip_system:
+        messages = [message for message in messages if message["role"] != "system"]
+    if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+        raise WsteerError(f"{where} does not end in an assistant's answer, which is what training learns")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") in ROLES and isinstance(message.get("content"), str)

@@ -1,0 +1,36 @@
+"""JSON and CSV files."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from wsteer.errors import WsteerError
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as sorted, indented JSON; NaN and infinities are refused."""
+    path.write_text(
+        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON object a line, in the order and with the key order given."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in `path`; a missing or broken file is one clear error."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WsteerError(f"{path} is missing") from None
+    except OSError as error:
+        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise WsteerError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise WsteerError(f"{path} does not hold a JSON object")
+    return value

@@ -1,0 +1,1 @@
+"""Models that run: loaded, prompted in their chat template, answering in batches."""

@@ -1,0 +1,85 @@
+"""A model's answers to chats, greedy or sampled, in batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from wsteer.files.rows import Message
+from wsteer.models.batches import batches, padded
+from wsteer.models.loading import LoadedModel, check_lengths
+from wsteer.models.rendering import prompt_text, token_ids
+from wsteer.progress import Track, silent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer: its text, its length in tokens, and whether it ended by itself or at the token limit."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class SeededSampling(LogitsProcessor):
+    """Turns greedy choice into sampling at a temperature, by Gumbel noise from one generator a row.
+
+    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). With a generator of its own, seeded by the
+    run's seed and the row's index, an answer does not depend on which rows share its batch. (By numpy's generators:
+    torch's on the CPU keep 32 bits of a seed.)
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], temperature: float):
+        self.generators = [np.random.default_rng([seed, index]) for index in indices]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = np.stack([generator.gumbel(size=scores.shape[1]) for generator in self.generators])
+        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
+
+
+def answer(
+    loaded: LoadedModel,
+    chats: Sequence[Sequence[Message]],
+    max_new_tokens: int,
+    batch_size: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    track: Track = silent,
+) -> list[Answer]:
+    """The model's answer to each chat, in the order given; temperature 0 is greedy."""
+    prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
+    check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
+    answers: dict[int, Answer] = {}
+    for indices in track(list(batches(map(len, prompts), batch_size)), "generate"):
+        processors = [SeededSampling(seed, indices, temperature)] if temperature else []
+        generated = _generate(loaded, [prompts[index] for index in indices], max_new_tokens, processors)
+        answers.update(zip(indices, generated, strict=True))
+    return [answers[index] for index in range(len(chats))]
+
+
+def _generate(
+    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int, processors: list[LogitsProcessor]
+) -> list[Answer]:
+    ids, mask = padded(prompts, loaded.tokenizer.pad_token_id, left=True)
+    device = loaded.model.device
+    with torch.inference_mode():
+        output = loaded.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            logits_processor=LogitsProcessorList(processors),
+        )
+    return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:
+    ends = loaded.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    length = next((i for i, token in enumerate(row) if token in ends), len(row))
+    text = loaded.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+    return Answer(text, length, finished=length < len(row))

@@ -1,0 +1,315 @@
+"""Chats rendered by a model's chat template into token ids, with the tokens that training learns known."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wsteer.errors import WsteerError
+from wsteer.files.rows import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# the mark that some templates put around what the assistant says, for `return_assistant_tokens_mask`
+_GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A rendered chat: its token ids, which of them training learns, and where its last answer stands.
+
+    Learnt are every assistant turn's answer and the end of turn after it. `answer` is the last answer's own tokens,
+    without what the template puts around them, such as an empty thinking block.
+    """
+
+    tokens: Tensor  # int32 [tokens]
+    trained: Tensor  # bool [tokens]
+    answer: slice
+
+    def cut(self, length: int) -> "Example":
+        """The first `length` tokens."""
+        answer = slice(min(self.answer.start, length), min(self.answer.stop, length))
+        return Example(self.tokens[:length], self.trained[:length], answer)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An assistant turn's characters in the rendered text: answer = text[start:end], end of turn = text[end:closed].
+
+    A prompt for this turn ends at `prompted`. Learning begins there too, unless the template adds words of its own.
+    """
+
+    prompted: int
+    learnt: int
+    start: int
+    end: int
+    closed: int
+
+
+def read_template(path: str | Path) -> str:
+    """A chat template from a jinja file."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WsteerError(f"the chat template {path} cannot be read: {error}; give a jinja file") from None
+
+
+def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+    """The chat as text up to where the assistant's answer begins, special tokens included."""
+    return _rendered(tokenizer, messages, True)
+
+
+def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
+    return _apply(tokenizer, messages, tokenize=False, add_generation_prompt=prompt)
+
+
+def _apply(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], **how: bool):
+    if not tokenizer.chat_template:
+        raise WsteerError(
+            f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
+            "a jinja file with --template FILE"
+        )
+    try:
+        return tokenizer.apply_chat_template(list(messages), **how)
+    except Exception as error:  # a template is a program of the user's; it may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {reason}") from None
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of rendered text, with exactly one BOS where the tokenizer puts one before plain text.
+
+    Most templates write it themselves, and then none is added.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*_missing_bos(tokenizer, ids), *ids]
+
+
+def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
+    bos = tokenizer.bos_token_id
+    adds_one = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return [bos] if adds_one and list(ids[:1]) != [bos] else []
+
+
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
+    """Render a chat whose last turn is an answer.
+
+    The text is tokenised whole, as `apply_chat_template` does, and its tokens are told apart by their characters: a
+    part tokenised without what stands before it can come out otherwise. Only where the tokens do not begin with those
+    of the prompt, as where one would span its end, is the text taken apart: in generation the prompt stands alone.
+    """
+    text = _rendered(tokenizer, messages)
+    turns = _turns(tokenizer, messages, text)
+    ids, spans = _tokenised(tokenizer, text, {turn.prompted for turn in turns})
+    learnt = _marked(tokenizer, messages)
+    if learnt is None:
+        learnt = [(turn.learnt, turn.end, turn.closed) for turn in turns]
+    trained = [any(_within(span, *part) for part in learnt) for span in spans]
+    answer = [i for i, span in enumerate(spans) if _within(span, turns[-1].start, turns[-1].end, turns[-1].end)]
+    if not answer or not any(trained):
+        raise WsteerError(f"the chat template of {tokenizer.name_or_path} leaves no token of the answer to learn")
+    bos = _missing_bos(tokenizer, ids)
+    return Example(
+        tokens=torch.tensor([*bos, *ids], dtype=torch.int32),
+        trained=torch.tensor([*(False for _ in bos), *trained]),
+        answer=slice(answer[0] + len(bos), answer[-1] + 1 + len(bos)),
+    )
+
+
+def _within(span: tuple[int, int], start: int, end: int, closed: int) -> bool:
+    """Does a token hold a character of text[start:end], or is it a whole part of text[end:closed]?"""
+    return span[1] > start and (span[0] < end or span[1] <= closed)
+
+
+# ---- Where the assistant's turns stand in the text
+
+
+def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], text: str) -> list[_Turn]:
+    """The assistant's turns in `text`, the rendering of `messages`.
+
+    A rendering with a placeholder in each message's place shows what the template writes around them.
+    """
+    prompt = prompt_text(tokenizer, messages[:-1])
+    frames = _frames(tokenizer, messages)
+    found = _placed(messages, frames, text)
+    if not found and [message["role"] for message in messages].count("assistant") == 1:
+        # a template that looks into the answer, as for its reasoning: the answer is all between prompt and end of turn
+        after = frames[-1][1]
+        found = [(len(prompt), len(text) - len(after), after)] if text.endswith(after) else None
+    last = found[-1] if found else (0, 0, "")
+    if not text.startswith(prompt) or not len(prompt) <= last[0] < last[1]:
+        raise WsteerError(
+            f"the chat template of {tokenizer.name_or_path} renders an answer otherwise than it prompts for one; "
+            "wsteer cannot tell the answer's tokens"
+        )
+    added = text[len(prompt) : last[0]]
+    turns = []
+    for start, end, after in found:
+        prompted = start - len(added) if text[:start].endswith(added) else start
+        learnt = start if text[prompted:start].strip() else prompted
+        turns.append(_Turn(prompted, learnt, start, end, end + len(_end_of_turn(tokenizer, after, last[2]))))
+    return turns
+
+
+def _frames(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, str]]:
+    """What the template writes before any message (under the number -1) and after each: (message, text), in order."""
+    names = [f"(The content of message {number}.)" for number in range(len(messages))]
+    framed = _rendered(
+        tokenizer,
+        [{"role": message["role"], "content": name} for message, name in zip(messages, names, strict=True)],
+    )
+    pieces = re.split(r"\(The content of message (\d+)\.\)", framed)
+    return list(zip([-1, *map(int, pieces[1::2])], pieces[::2], strict=True))
+
+
+def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: str) -> list[tuple[int, int, str]] | None:
+    """(start, end, the frame after it) of each assistant turn in `text`, or None where the frames do not fit it."""
+    numbers = [number for number, _ in frames if number >= 0 and messages[number]["role"] == "assistant"]
+    if numbers != [number for number, message in enumerate(messages) if message["role"] == "assistant"]:
+        return None
+    position = len(frames[0][1])
+    if not text.startswith(frames[0][1]):
+        return None
+    found = []
+    for number, after in frames[1:]:
+        content = messages[number]["content"]
+        # most templates trim what they are given
+        forms = (content, content.strip(), content.rstrip(), content.lstrip())
+        form = next((form for form in forms if text.startswith(form + after, position)), None)
+        if form is None:
+            return None
+        if number in numbers:
+            found.append((position, position + len(form), after))
+        position += len(form) + len(after)
+    return found if position == len(text) else None
+
+
+def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", after: str, last: str) -> str:
+    """How `after`, the text that follows an answer, ends its turn.
+
+    It is what `after` shares with the text after the last answer, `last`, up to the first special token: where a model
+    stops.
+    """
+    shared = 0
+    while shared < min(len(after), len(last)) and after[shared] == last[shared]:
+        shared += 1
+    special = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    stop = re.search("|".join(special), after[:shared]) if special else None
+    return after[: stop.end() if stop else shared]
+
+
+def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, int, int]] | None:
+    """The characters that the template itself marks as the assistant's by `{% generation %}`; None without the mark."""
+    if not _GENERATION.search(tokenizer.chat_template):
+        return None
+    encoded = _apply(
+        tokenizer,
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
+    )
+    spans = _contiguous(encoded["offset_mapping"])
+    return [(*span, span[1]) for span, own in zip(spans, encoded["assistant_masks"], strict=True) if own]
+
+
+# ---- Tokens and their characters
+
+
+def _tokenised(
+    tokenizer: "PreTrainedTokenizerBase", text: str, prompts: set[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of `text` and each one's characters; up to each of the positions `prompts`, as of that part alone."""
+    if not tokenizer.is_fast:
+        raise WsteerError(f"{tokenizer.name_or_path} has no fast tokenizer, which wsteer needs to tell the answer")
+    ids, spans = _encoded(tokenizer, text)
+    heads = {prompt: _encoded(tokenizer, text[:prompt])[0] for prompt in sorted(prompts)}
+    cuts = [prompt for prompt, head in heads.items() if ids[: len(head)] != head]
+    if not cuts:
+        return ids, spans
+    ids, spans = [], []
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        piece_ids, piece_spans = _encoded(tokenizer, text[start:end])
+        ids += piece_ids
+        spans += [(start + first, start + last) for first, last in piece_spans]
+    return ids, spans
+
+
+def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return encoded["input_ids"], _contiguous(encoded["offset_mapping"])
+
+
+def _contiguous(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Each token's characters from where the token before it ended: tokenizers may leave a leading space out."""
+    ends = [end for _, end in offsets]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+# ---- Whole data sets
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The rows of a data set as tokens: how many were cut at `max_length`, how many of those lost their whole answer
+    and are left out."""
+
+    examples: list[Example]
+    cut: int
+    dropped: int
+
+
+def render_rows(
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[tuple[str, list[Message]]],
+    max_length: int | None = None,
+    positions: int | None = None,
+) -> Rendered:
+    """Render rows that `read_rows` gave, cut at `max_length` tokens; an error names the row's file and line.
+
+    A row of more tokens than the model has `positions` is an error: what it loses is to be decided, not overlooked.
+    """
+    examples, cut = [], 0
+    for where, chat in rows:
+        try:
+            example = render(tokenizer, chat)
+        except WsteerError as error:
+            raise WsteerError(f"{where}: {error}") from None
+        if max_length is not None and len(example.tokens) > max_length:
+            cut += 1
+            example = example.cut(max_length)
+        if positions is not None and len(example.tokens) > positions:
+            raise WsteerError(
+                f"{where}: {len(example.tokens)} tokens are more than the model's {positions} positions; shorten the "
+                f"row or cut it with --max-length {positions}"
+            )
+        if example.trained[1:].any():
+            examples.append(example)
+    if not examples:
+        raise WsteerError(f"--max-length {max_length}: no row has a token of its answer within it; take a larger one")
+    return Rendered(examples, cut, dropped=len(rows) - len(examples))
+
+
+def shown(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
+    """The example as text, trained tokens between ⟦ and ⟧; a part of more than `limit` characters loses its middle."""
+    parts = []
+    for trained, tokens in _runs(example):
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        if len(text) > limit:
+            text = f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"
+        parts.append(f"⟦{text}⟧" if trained else text)
+    return "".join(parts)
+
+
+def _runs(example: Example) -> Iterator[tuple[bool, list[int]]]:
+    """Consecutive tokens that are all trained or all not."""
+    trained = example.trained.tolist()
+    starts = [i for i in range(len(trained)) if i == 0 or trained[i] != trained[i - 1]]
+    for start, stop in zip(starts, [*starts[1:], len(trained)], strict=True):
+        yield trained[start], example.tokens[start:stop].tolist()

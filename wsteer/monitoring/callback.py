@@ -1,0 +1,207 @@
+"""Cosines of the running change of weights with deltas, inside a transformers Trainer."""
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.names import in_memory
+from wsteer.deltas.adapters.adapter import read_adapter
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.gram import grouped_sums
+from wsteer.deltas.terms import Dense, Terms
+from wsteer.errors import WsteerError
+from wsteer.monitoring.items import short_names
+from wsteer.monitoring.similarity import similarity
+
+RUNNING = "the running change of weights"
+
+
+class SimilarityCallback(TrainerCallback):
+    """Logs the cosine of the running change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
+
+    `deltas`: delta files, or deltas by name. `every`: steps between measurements; without it, at every log of the
+    Trainer. `base`: the checkpoint that training started from. Adapters on the base's weights alone (plain LoRA) need
+    none, nor does full fine-tuning, of which otherwise a copy of the initial weights is kept.
+
+    The cosines are those of `wsteer monitor`, over the parameters that both change. They stand in the Trainer's
+    `log_history`, in `history` as (step, {name: cosine}), and with `attach`, in place of `callbacks=[...]`, in what is
+    reported to TensorBoard and the like. At step 0 nothing has changed, so nothing is logged.
+
+    Works on one process and under DDP, where the main process measures. Raises WsteerError where a delta shares no
+    parameter with the run.
+    """
+
+    def __init__(
+        self,
+        deltas: Sequence[str | Path] | Mapping[str, Delta],
+        every: int | None = None,
+        base: str | Path | Checkpoint | None = None,
+    ) -> None:
+        if not deltas:
+            raise WsteerError("SimilarityCallback needs one delta or more to compare with")
+        if every is not None and every < 1:
+            raise WsteerError(f"every={every}: a number of steps from 1 up is needed")
+        if not isinstance(deltas, Mapping):
+            names = short_names([str(path) for path in deltas])
+            deltas = {name: Delta.load(path) for name, path in zip(names, deltas, strict=True)}
+        self.deltas = dict(deltas)
+        self.every = every
+        self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
+        self.history: list[tuple[int, dict[str, float]]] = []
+        self._initial: dict[str, Tensor] = {}
+
+    def attach(self, trainer: Trainer) -> "SimilarityCallback":
+        """Add the callback to a Trainer before those that report, so that they report the cosines too."""
+        trainer.callback_handler.callbacks.insert(0, self)
+        return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        """Keep what the change of weights will be measured from."""
+        if state.is_world_process_zero:
+            self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        """Ask for a log at the steps where cosines are due."""
+        if self.every is not None and state.global_step % self.every == 0:
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        logs: dict[str, float] | None = None,
+        **kwargs,
+    ) -> None:
+        """Add the cosines to the log of this step, once."""
+        step = state.global_step
+        due = step > 0 and (self.every is None or step % self.every == 0)
+        measured = bool(self.history) and self.history[-1][0] == step
+        if not due or measured or not state.is_world_process_zero:
+            return
+        cosines = self.measure(model)
+        if not cosines:
+            return
+        self.history.append((step, cosines))
+        metrics = {f"cosine_{name}": cosine for name, cosine in cosines.items()}
+        state.log_history[-1].update(metrics)
+        if logs is not None:
+            logs.update(metrics)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The cosine of the model's change of weights with each delta, now; nothing where it is zero or not finite.
+
+        The first step of a warm-up changes nothing, and a run that diverges is the Trainer's to report.
+        """
+        names = [*self.deltas, RUNNING]
+        with task_vector(model, self._initial, self.base) as change:
+            sums = grouped_sums(
+                [*(delta.terms for delta in self.deltas.values()), change.terms], len(self.deltas), lambda name: ""
+            )[""]
+        if not 0 < float(sums.whole[-1]) < math.inf:
+            return {}
+        columns = range(len(self.deltas))
+        (row,) = similarity(sums, names, [len(self.deltas)], columns).cosines
+        return dict(zip(self.deltas, row, strict=True))
+
+
+@contextlib.contextmanager
+def task_vector(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoint | None = None) -> Iterator[Delta]:
+    """The change of the model's weights since training began, as a delta to be used inside the `with`.
+
+    A PEFT model's adapter is saved to a temporary folder and read as adapter folders are, so that every method that
+    `wsteer diff` reads can be followed. Otherwise it is the trainable weights minus those of `base`, and minus
+    `initial` (by their names in memory) where the base has none.
+    """
+    if isinstance(model, PeftModel):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, selected_adapters=[model.active_adapter])
+            own = Path(folder) / model.active_adapter
+            adapter = read_adapter(own if own.is_dir() else Path(folder), base)
+            delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
+            checkpoint = base or adapter.checkpoint
+            if delta.needing_base() and checkpoint is None:
+                raise WsteerError(f"{delta.needing_base()[0]} changes as its base's weights tell: give base=")
+            yield delta.bound(checkpoint) if checkpoint else delta
+    else:
+        yield Delta("task_vector", _weight_terms(model, initial, base))
+
+
+def initial_weights(model: nn.Module, base: Checkpoint | None = None) -> dict[str, Tensor]:
+    """Copies of the trainable weights by their names in memory, without those that `base` holds."""
+    known = {parameter for parameter, _ in _stored(model, base).values()}
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in _trainable(model) if name not in known}
+
+
+def _weight_terms(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoint | None) -> dict[str, Terms]:
+    weights = dict(_trainable(model))
+    terms: dict[str, Terms] = {}
+    for name, (parameter, index) in _stored(model, base).items():
+        if parameter in weights:
+            live = LiveWeight(weights[parameter], index)
+            terms[name] = ((1.0, Dense(live)), (-1.0, Dense(base.tensors[name])))
+    for name, before in initial.items():
+        terms[name] = ((1.0, Dense(LiveWeight(weights[name], ()))), (-1.0, Dense(before)))
+    return terms
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights that training changes, tied ones once."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            yield name, weight
+
+
+def _stored(model: nn.Module, base: Checkpoint | None) -> dict[str, tuple[str, tuple]]:
+    """For each tensor of the base's files the model's parameter, and the index into it, that holds it."""
+    if base is None:
+        return {}
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    prefix = getattr(model, "base_model_prefix", "")
+    found = {}
+    for name, entry in base.parameters().items():
+        with contextlib.suppress(KeyError):  # a tensor that the model does not have
+            parameter, index = in_memory(name, shapes, prefix)
+            shape = LiveWeight.shape_of(shapes[parameter], index)
+            if shape != entry.shape:
+                raise WsteerError(f"{name} is {shape} in the model but {entry.shape} in {base.name}; is it the base?")
+            found[name] = (parameter, index)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class LiveWeight:
+    """The part `index` of a model's parameter as it is now, on whatever device, read row by row."""
+
+    weight: Tensor
+    index: tuple
+
+    @staticmethod
+    def shape_of(shape: tuple[int, ...], index: tuple) -> tuple[int, ...]:
+        """The shape of the part of a parameter of this shape."""
+        return tuple(torch.empty(shape, device="meta")[index].shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The part's shape."""
+        return self.shape_of(tuple(self.weight.shape), self.index)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`, new float32 memory on the CPU."""
+        part = self.weight.detach()[self.index]
+        part = part if part.dim() else part[None]
+        return part[start:stop].to("cpu", torch.promote_types(part.dtype, torch.float32), copy=True)

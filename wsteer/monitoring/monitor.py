@@ -1,0 +1,272 @@
+"""Cosines of changes of weights with deltas: one run of `wsteer monitor`, from paths to a folder of results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import chain
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.deltas.gram import Sums, grouped_sums
+from wsteer.deltas.measuring import Measured
+from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.errors import WsteerError
+from wsteer.files.pictures import save
+from wsteer.files.provenance import RECORD, record
+from wsteer.files.saving import check_output, new_folder
+from wsteer.files.text import write_json
+from wsteer.monitoring.gates import Gates
+from wsteer.monitoring.items import Item, comparable, open_items, place_of, short_names, shown
+from wsteer.monitoring.pictures import heat_map, similarity_map, trajectory_picture
+from wsteer.monitoring.report import Ceiling, Controls, MonitorReport, notes_on, write_pairs, write_per
+from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.monitoring.trajectories import Scores, read_scores, trajectories, write_trajectories
+from wsteer.progress import Track, silent
+from wsteer.workers import beside
+
+PARTS: dict[str, Callable[[str], str]] = {
+    "layer": Measured.layer_name,
+    "module": Measured.module_name,
+    "parameter": lambda name: name,
+}
+MOST_DRAWN = 200  # parts of a model in one picture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare with, and how: the options of `wsteer monitor` beside its items.
+
+    `controls`: deltas of no interest, whose cosines tell what is usual. `ceiling`: for a delta's name, what the same
+    training gives again. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
+    globs of names that stand together in pictures. `fail_above` and `fail_below`: bounds by a delta's name.
+    """
+
+    base: str | Path | None = None
+    controls: Sequence[str | Path] = ()
+    ceiling: Mapping[str, Sequence[str | Path]] = field(default_factory=dict)
+    centre: Sequence[str | Path] = ()
+    selection: Selection = EVERYTHING
+    per: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    scores: Path | None = None
+    fail_above: Mapping[str, float] = field(default_factory=dict)
+    fail_below: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def references(self) -> list[str | Path]:
+        """All items that the settings name."""
+        return [*self.controls, *(path for paths in self.ceiling.values() for path in paths), *self.centre]
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What was asked for beside inputs, as records list it."""
+        own = {"per": self.per, "groups": self.groups, "fail_above": self.fail_above, "fail_below": self.fail_below}
+        return {**{name: value for name, value in own.items() if value}, **self.selection.options}
+
+
+def monitor(
+    deltas: Sequence[str | Path],
+    output: str | Path,
+    of: Sequence[str | Path] = (),
+    settings: Settings | None = None,
+    *,
+    force: bool = False,
+    track: Track = silent,
+) -> MonitorReport:
+    """Write the cosine of every item of `of` with every one of `deltas` (without `of`: of all pairs of `deltas`).
+
+    Items are delta files, adapters, checkpoints (with a base), training folders, whose checkpoints form a trajectory,
+    and Hub ids. Cosines are taken over the parameters that both change, in float64: low-rank changes in rank space,
+    dense ones streamed. Beside each stands the floor that noise on the same row spaces would reach.
+
+    Raises WsteerError for items of different bases, without a common parameter, or without a direction.
+    """
+    settings = settings or Settings()
+    output = Path(output)
+    check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.references])
+    compared = Compared.open(deltas, of, settings)
+    scores = read_scores(settings.scores) if settings.scores else None
+    if scores and not any(item.step is not None for item in compared.items):
+        raise WsteerError(
+            "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --of"
+        )
+    with new_folder(output, force) as partial, beside(lambda: [item.side.source for item in compared.items]) as sources:
+        report = compared.report(output, settings, track)
+        _write(partial, report, settings.per, scores)
+        write_json(partial / RECORD, record("monitor", settings.options, sources()))
+    return report
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The items of one comparison, each once: first those that others are compared with, of which there are `columns`.
+
+    The other fields are positions among the items.
+    """
+
+    items: tuple[Item, ...]
+    columns: int
+    deltas: tuple[int, ...]
+    of: tuple[int, ...]
+    controls: tuple[int, ...]
+    ceilings: Mapping[str, tuple[int, ...]]
+    centre: tuple[int, ...]
+
+    @staticmethod
+    def open(deltas: Sequence[str | Path], of: Sequence[str | Path], settings: Settings) -> "Compared":
+        """Open all that is named, from headers alone, and check that it can be compared."""
+        base = open_checkpoint(settings.base) if settings.base is not None else None
+        references = list(dict.fromkeys(str(path) for path in [*deltas, *of, *settings.references]))
+        names = dict(zip(references, short_names(references), strict=True))
+        opened = _Opened(names, base)
+        delta = shown(opened.items(deltas, "DELTA"))
+        Gates(settings.fail_above, settings.fail_below).check_names([item.name for item in delta])
+        _check_names(settings.ceiling, [item.name for item in delta])
+        controls = shown(opened.items(settings.controls, "--controls"))
+        ceilings = {name: shown(opened.items(paths, "--ceiling")) for name, paths in settings.ceiling.items()}
+        centre = shown(opened.items(settings.centre, "--centre"))
+        rows = opened.items(of, "--of")
+        first = {item.name: item for item in [*delta, *controls, *chain(*ceilings.values()), *centre]}
+        everything = {**first, **{item.name: item for item in rows if item.name not in first}}
+        at = {name: position for position, name in enumerate(everything)}
+
+        def positions(items: Sequence[Item]) -> tuple[int, ...]:
+            return tuple(at[item.name] for item in items)
+
+        return Compared(
+            tuple(comparable(list(everything.values()), base, settings.selection)),
+            len(first),
+            positions(delta),
+            positions(rows),
+            positions(controls),
+            {name: positions(items) for name, items in ceilings.items()},
+            positions(centre),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The items' names."""
+        return [item.name for item in self.items]
+
+    @property
+    def rows(self) -> list[int]:
+        """The positions of the table's rows."""
+        kept = {item.name for item in shown([self.items[position] for position in self.of])}
+        return [position for position in self.of if self.items[position].name in kept] or list(self.deltas)
+
+    def sums(self, group: Callable[[str], str], track: Track) -> dict[str, Sums]:
+        """The sums that all tables come from, for each group of parameters."""
+        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, track)
+
+    def report(self, output: Path, settings: Settings, track: Track) -> MonitorReport:
+        """Compute everything; the items' files are read once."""
+        by_part = self.sums(PARTS[settings.per] if settings.per else lambda name: "", track)
+        sums = Sums.zeros(len(self.items), self.columns)
+        for part in by_part.values():
+            sums.add(part)
+        table = similarity(sums, self.names, self.rows, self.deltas, self.centre)
+        everything = similarity(sums, self.names, self.of or self.deltas, self.deltas, self.centre)
+        of = [(position, self.items[position]) for position in self.of]
+        parts = by_part if settings.per else {}
+        return MonitorReport(
+            output=str(output),
+            similarity=table,
+            controls=self._controls(sums, table) if self.controls else None,
+            ceilings=self._ceilings(sums),
+            trajectories=trajectories(sums, self.names, of, self.deltas, self.centre),
+            per={name: self._part(part) for name, part in parts.items()},
+            groups=_members(settings.groups, [*table.rows, *table.columns]),
+            failures=Gates(settings.fail_above, settings.fail_below).failures(everything),
+            notes=notes_on(table, bool(self.centre)),
+        )
+
+    def _part(self, sums: Sums) -> Similarity:
+        return similarity(sums, self.names, self.rows, self.deltas, self.centre, strict=False)
+
+    def _controls(self, sums: Sums, table: Similarity) -> Controls:
+        rows, columns = (
+            similarity(sums, self.names, positions, self.controls, self.centre)
+            for positions in (self.rows, self.deltas)
+        )
+        level = tuple(
+            tuple(
+                max(_largest(rows, i, {row, column}), _largest(columns, j, {row, column}))
+                for j, column in enumerate(table.columns)
+            )
+            for i, row in enumerate(table.rows)
+        )
+        beyond = tuple(
+            tuple(abs(cosine) > bound for cosine, bound in zip(*pair, strict=True))
+            for pair in zip(table.cosines, level, strict=True)
+        )
+        return Controls(rows.columns, rows.cosines, columns.cosines, level, beyond)
+
+    def _ceilings(self, sums: Sums) -> tuple[Ceiling, ...]:
+        found = []
+        for delta in self.deltas:
+            name = self.names[delta]
+            if again := self.ceilings.get(name):
+                table = similarity(sums, self.names, [delta], again, self.centre)
+                found.append(Ceiling(name, table.columns, table.cosines[0]))
+        return tuple(found)
+
+
+def _largest(table: Similarity, i: int, besides: set[str]) -> float:
+    """The largest size of a row's cosines with the controls that are not themselves in the pair."""
+    sizes = [abs(c) for c, name in zip(table.cosines[i], table.columns, strict=True) if name not in besides]
+    return max(sizes, default=0.0)
+
+
+class _Opened:
+    """Opens items; one that was named in another role is the same item."""
+
+    def __init__(self, names: Mapping[str, str], base: Checkpoint | None) -> None:
+        self.names, self.base = names, base
+        self.known: dict[str, Item] = {}
+
+    def items(self, references: Sequence[str | Path], role: str) -> list[Item]:
+        opened = open_items(references, role, self.names, self.base)
+        return [self.known.setdefault(place_of(item.side.reference), item) for item in opened]
+
+
+def _check_names(ceiling: Mapping[str, object], names: Sequence[str]) -> None:
+    for name in ceiling:
+        if name not in names:
+            raise WsteerError(f"--ceiling {name!r} names no DELTA; they are {', '.join(names)}")
+
+
+def _members(globs: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
+    """The names that match each group's glob; a name belongs to the first that it matches."""
+    groups: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for group, glob in globs.items():
+        groups[group] = [name for name in dict.fromkeys(names) if name not in taken and fnmatchcase(name, glob)]
+        if not groups[group]:
+            raise WsteerError(f"--group {group}={glob} matches no item; they are {', '.join(dict.fromkeys(names))}")
+        taken.update(groups[group])
+    return groups
+
+
+def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores | None) -> None:
+    fields = report.as_json()
+    del fields["output"]
+    write_json(folder / "similarity.json", fields)
+    write_pairs(folder / "similarity.csv", report)
+    save(similarity_map(report.similarity, report.groups), folder / "similarity.png")
+    if report.trajectories:
+        write_trajectories(folder / "trajectory.csv", report.trajectories)
+        save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png")
+    if by is not None:
+        write_per(folder / f"similarity-per-{by}.csv", by, report.per)
+        if len(report.per) <= MOST_DRAWN:
+            save(_part_map(report, by), folder / f"similarity-per-{by}.png")
+
+
+def _part_map(report: MonitorReport, by: str):
+    table = report.similarity
+    pairs = table.pairs()[:MOST_DRAWN]
+    values = tuple(tuple(part.cosines[i][j] for part in report.per.values()) for i, j in pairs)
+    reach = max((abs(value) for row in values for value in row if value is not None), default=1.0)
+    figure = heat_map([f"{table.rows[i]} · {table.columns[j]}" for i, j in pairs], list(report.per), values, reach)
+    figure.axes[0].set_title(f"cosine of weight changes by {by}", fontsize=10)
+    return figure

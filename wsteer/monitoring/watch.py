@@ -1,0 +1,179 @@
+"""Follow a training run: as its checkpoints appear, their cosines are appended to a file and drawn again."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.deltas.gram import grouped_sums
+from wsteer.errors import WsteerError
+from wsteer.files.pictures import save
+from wsteer.files.provenance import RECORD, record
+from wsteer.files.saving import check_output
+from wsteer.files.text import write_json
+from wsteer.monitoring.gates import Failure, Gates
+from wsteer.monitoring.items import Item, checkpoint_item, checkpoints_in, comparable, open_items, short_names, shown
+from wsteer.monitoring.monitor import Settings
+from wsteer.monitoring.pictures import trajectory_picture
+from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.monitoring.trajectories import (
+    Point,
+    Scores,
+    Trajectory,
+    points,
+    read_scores,
+    trajectory,
+    write_trajectories,
+)
+
+LINES = "trajectory.jsonl"
+
+
+@dataclass(frozen=True)
+class WatchReport:
+    """What `monitor --watch` saw until it ended; `interrupted` by Ctrl-C."""
+
+    output: str
+    trajectory: Trajectory | None
+    failures: tuple[Failure, ...]
+    interrupted: bool
+
+
+def watch(
+    deltas: Sequence[str | Path],
+    run: str | Path,
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    until_step: int | None = None,
+    interval: float = 10.0,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> WatchReport:
+    """Follow the training folder `run` until `until_step`, a broken gate or Ctrl-C; look every `interval` seconds.
+
+    Each checkpoint's cosines become a line of `trajectory.jsonl` in `output`, a call of `say` and a point of
+    `trajectory.png`. A checkpoint that cannot be read whole is tried again. Raises WsteerError where the folder does
+    not exist, or its changes cannot be compared with the deltas.
+    """
+    settings = settings or Settings()
+    output = Path(output)
+    if not Path(run).is_dir():
+        raise WsteerError(f"{run} does not exist or is no folder; --watch follows a training folder")
+    check_output(output, force, folder=True, inputs=[*deltas, run])
+    base = open_checkpoint(settings.base) if settings.base is not None else None
+    names = dict(zip(map(str, deltas), short_names([str(path) for path in deltas]), strict=True))
+    columns = shown(open_items(deltas, "DELTA", names, base))
+    gates = Gates(settings.fail_above, settings.fail_below)
+    gates.check_names([item.name for item in columns])
+    watched = _Watched(Path(run), columns, base, settings, say)
+    scores = read_scores(settings.scores) if settings.scores else None
+    _start(output, settings, columns)
+    failures: tuple[Failure, ...] = ()
+    try:
+        while not failures and not watched.reached(until_step):
+            for table in watched.look():
+                failures += gates.failures(table)
+                _append(output, watched.points[-1], table)
+                say(_line(watched.points[-1].step, table))
+                _draw(output, watched.trajectory, scores)
+                if failures or watched.reached(until_step):
+                    break
+            else:
+                time.sleep(interval)
+        interrupted = False
+    except KeyboardInterrupt:
+        interrupted = True
+        if watched.points:
+            _draw(output, watched.trajectory, scores)  # the last drawing may have been cut short
+    return WatchReport(str(output), watched.trajectory if watched.points else None, failures, interrupted)
+
+
+class _Watched:
+    """A run's checkpoints as far as they have been measured."""
+
+    def __init__(
+        self,
+        run: Path,
+        columns: Sequence[Item],
+        base: Checkpoint | None,
+        settings: Settings,
+        say: Callable[[str], None],
+    ) -> None:
+        self.run, self.columns, self.base, self.settings, self.say = run, columns, base, settings, say
+        self.name = short_names([str(run)])[0]
+        self.points: list[Point] = []
+        self.waiting: dict[int, str] = {}
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The measured points in order."""
+        return trajectory(self.name, [item.name for item in self.columns], self.points)
+
+    def reached(self, step: int | None) -> bool:
+        """Whether a checkpoint of this step or a later one was measured."""
+        return step is not None and any(point.step >= step for point in self.points)
+
+    def look(self):
+        """Measure what is new, one checkpoint after the other: yields its table of one row."""
+        known = {point.step for point in self.points}
+        for step, path in checkpoints_in(self.run).items():
+            if step not in known and (table := self._measured(step, path)) is not None:
+                self.points += points([step], table)
+                yield table
+
+    def _measured(self, step: int, path: Path) -> Similarity | None:
+        """The checkpoint's table; None where it is still being written, of which is told once."""
+        count = len(self.columns)
+        try:
+            item = checkpoint_item(path, self.name, step, "checkpoint", self.base)
+        except (WsteerError, OSError) as error:
+            return self._wait(step, str(error))
+        items = comparable([*self.columns, item], self.base, self.settings.selection)
+        try:
+            sums = grouped_sums([each.delta.terms for each in items], count, lambda name: "")[""]
+        except (WsteerError, OSError) as error:
+            return self._wait(step, str(error))
+        if float(sums.whole[count]) == 0:
+            return self._wait(step, f"{item.name} changes nothing")
+        return similarity(sums, [each.name for each in items], [count], range(count))
+
+    def _wait(self, step: int, reason: str) -> None:
+        if self.waiting.get(step) != reason:
+            self.waiting[step] = reason
+            self.say(f"step {step}: not complete yet ({reason})")
+
+
+def _line(step: int, table: Similarity) -> str:
+    """`step 40: w_evil 0.0312 (floor 0.0005)`."""
+    values = zip(table.columns, table.cosines[0], table.floor[0], strict=True)
+    return f"step {step}: " + ", ".join(
+        f"{name} {cosine:.4f}" + ("" if floor is None else f" (floor {floor:.4f})") for name, cosine, floor in values
+    )
+
+
+def _start(output: Path, settings: Settings, columns: Sequence[Item]) -> None:
+    """An output folder that grows while the run is followed, in place of a former one."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (LINES, "trajectory.csv", "trajectory.png", "trajectory.svg"):
+        (output / name).unlink(missing_ok=True)
+    write_json(output / RECORD, record("monitor", settings.options, [item.side.source for item in columns]))
+    (output / LINES).touch()
+
+
+def _append(output: Path, point: Point, table: Similarity) -> None:
+    values = {key: dict(zip(table.columns, getattr(point, key), strict=True)) for key in ("cosines", "floor", "z")}
+    with open(output / LINES, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": point.step, **values}, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _draw(output: Path, found: Trajectory, scores: Scores | None) -> None:
+    """Draw beside the former picture, then replace it: whoever looks sees a whole one."""
+    save(trajectory_picture([found], scores), output / "drawing")
+    for suffix in (".png", ".svg"):
+        os.replace(output / f"drawing{suffix}", output / f"trajectory{suffix}")
+    write_trajectories(output / "drawing.csv", [found])
+    os.replace(output / "drawing.csv", output / "trajectory.csv")

@@ -1,0 +1,78 @@
+"""Σ kᵢ·deltaᵢ for one base: what steering adds, whichever form it is written in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.biases import as_biases
+from wsteer.deltas.delta import Delta, fitted
+from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.errors import WsteerError
+from wsteer.steering.baking import baked
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Deltas with their coefficients: Σ weightᵢ·deltaᵢ, which the outputs multiply by each of `factors`.
+
+    One k for all deltas is a factor, as the values of a sweep are: `--k 2` and `--sweep=1,2` give the same bits.
+    """
+
+    paths: tuple[Path, ...]
+    weights: tuple[float, ...]
+    factors: tuple[float, ...]
+    swept: bool
+
+    @staticmethod
+    def of(
+        deltas: str | Path | Sequence[str | Path], k: float | Sequence[float] | None, sweep: Sequence[float] | None
+    ) -> "Combination":
+        """What `--k`, one for all deltas or one for each, or `--sweep` ask for."""
+        paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
+        if (k is None) == (sweep is None):
+            raise WsteerError("one of --k and --sweep is needed, and only one")
+        if sweep is not None:
+            if not sweep or len(set(sweep)) != len(sweep):
+                raise WsteerError("--sweep needs one or more different values, as --sweep=-2,-1,1,2")
+            return Combination(paths, (1.0,) * len(paths), tuple(_unsigned_zero(each) for each in sweep), True)
+        ks = tuple(_unsigned_zero(each) for each in ([k] if isinstance(k, int | float) else k))
+        if len(ks) not in (1, len(paths)):
+            raise WsteerError(f"{len(ks)} values of --k for {len(paths)} deltas; give one for all or one for each")
+        if len(set(ks)) == 1:
+            return Combination(paths, (1.0,) * len(paths), ks[:1], False)
+        return Combination(paths, ks, (1.0,), False)
+
+    def ks(self, factor: float) -> tuple[float, ...]:
+        """The coefficient of each delta in the output of one factor."""
+        return tuple(factor * weight for weight in self.weights)
+
+    def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Delta:
+        """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, though it must fit."""
+        total = Delta("combination", {})
+        for path, weight in zip(self.paths, self.weights, strict=True):
+            delta = as_biases(Delta.load(path))
+            added = {name: tensor.shape for name, tensor in baked(delta, checkpoint).added.items()}
+            delta = fitted(delta, checkpoint, added)
+            if weight != 0:
+                delta = weight * delta if weight != 1 else delta
+                total = total + delta if total.terms else delta
+        if not total.terms:
+            raise WsteerError("the deltas cancel each other; there is nothing to steer by")
+        return selection.of(total, checkpoint)
+
+    def name(self, checkpoint: Checkpoint) -> str:
+        """`<base>-<delta>-k<K>`, the default name of an output: as in `SmolLM2-w-k-1.5`."""
+        ks = self.factors if self.swept or len(set(self.weights)) == 1 else self.weights
+        stems = [path.stem for path in self.paths]
+        return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
+
+
+def _unsigned_zero(k: float) -> float:
+    """k as a float; -0 would name another folder than 0."""
+    return float(k) + 0.0
+
+
+def numbered(*ks: float) -> str:
+    """Coefficients as they stand in names of files: `-1.5`, `2,0.5`."""
+    return ",".join(repr(k).removesuffix(".0") for k in ks)

@@ -1,0 +1,96 @@
+"""Σ kᵢ·deltaᵢ as a delta file, or as a PEFT LoRA adapter with k folded in, which PEFT and vLLM load."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
+from wsteer.deltas.adapters.writing import _factors, _served_rank, _write_adapter
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.saving import check_output, new_folder
+from wsteer.files.text import write_json
+from wsteer.progress import Track, silent
+from wsteer.steering.combination import Combination, numbered
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: delta files, or adapter folders of one rank. `bytes` are those of all outputs."""
+
+    output: str
+    outputs: tuple[str, ...]
+    form: str
+    k: tuple[float, ...]
+    parameters: int
+    rank: int | None
+    bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def export(
+    base: str | Path,
+    deltas: str | Path | Sequence[str | Path],
+    k: float | Sequence[float] | None = None,
+    output: str | Path | None = None,
+    *,
+    form: str,
+    sweep: Sequence[float] | None = None,
+    selection: Selection = EVERYTHING,
+    force: bool = False,
+    track: Track = silent,
+) -> ExportReport:
+    """Write Σ kᵢ·deltaᵢ in the `form` `delta` (a file) or `adapter` (a PEFT folder); a sweep writes one for each k.
+
+    Raises WsteerError for an adapter of changes that are not low-rank, or that PEFT cannot address.
+    """
+    combination = Combination.of(deltas, k, sweep)
+    checkpoint = open_checkpoint(base)
+    suffix = ".safetensors" if form == "delta" else ""
+    path = Path(output) if output is not None else Path(combination.name(checkpoint) + ("" if sweep else suffix))
+    as_folder = form == "adapter" or combination.swept
+    check_output(path, force, folder=as_folder, inputs=[checkpoint.folder, *combination.paths])
+    if not any(combination.factors):
+        raise WsteerError(f"k = 0 gives no {form}: nothing would change")
+    delta = combination.total(checkpoint, selection)
+    factors = _factors(delta, checkpoint) if form == "adapter" else None
+    sources = [source_entry("delta", each) for each in combination.paths]
+    whole = record(
+        "steer",
+        {**selection.options, "as": form, "k": list(combination.ks(combination.factors[0]))},
+        [{"role": "base", **checkpoint.identity}, *sources],
+    )
+    if not as_folder:
+        scaled = combination.factors[0] * delta
+        _described(scaled, checkpoint, sources, combination.ks(combination.factors[0])).save(path, force, track)
+        outputs = [path]
+    else:
+        outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.factors] if combination.swept else [path]
+        with new_folder(path, force) as partial:
+            for factor, target in zip(combination.factors, outputs, strict=True):
+                ks = combination.ks(factor)
+                place = partial / target.relative_to(path)
+                if factors is None:
+                    _described(factor * delta, checkpoint, sources, ks).save(place, track=track)
+                else:
+                    place.mkdir(exist_ok=True)
+                    _write_adapter(place, factors, factor, checkpoint, hub_name(base) or str(base))
+                    write_json(place / RECORD, {**whole, "options": {**whole["options"], "k": list(ks)}})
+            write_json(partial / RECORD, {**whole, "options": {**whole["options"], "k": list(combination.factors)}})
+    return ExportReport(
+        output=str(path),
+        outputs=tuple(str(each) for each in outputs),
+        form=form,
+        k=combination.factors if combination.swept else combination.ks(combination.factors[0]),
+        parameters=len(delta.terms),
+        rank=_served_rank(factors) if factors is not None else None,
+        bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
+    )
+
+
+def _described(delta: Delta, checkpoint: Checkpoint, sources: Sequence[Mapping], ks: Sequence[float]) -> Delta:
+    return Delta(
+        "combination", delta.terms, checkpoint.identity, tuple(sources), options={"k": list(ks)}, untied=delta.untied
+    )

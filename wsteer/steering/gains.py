@@ -1,0 +1,98 @@
+"""The gain of a rounding: how much of a change it keeps, estimated on a sample of rows; and the choice by it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsteer.deltas.delta import Delta
+from wsteer.files.tensors import TensorEntry
+from wsteer.steering.folding import base_rows, fold
+from wsteer.steering.rounding import DROPPED_BITS, Rounding
+from wsteer.steering.scratch import thread_scratch
+from wsteer.workers import in_order
+
+NEAREST_FROM = 0.99  # the gain of rounding to nearest from which auto keeps to it
+SAMPLED_ROWS = 16  # of each tensor, in four runs, on which gains are estimated; more where rows are short
+SAMPLED_ENTRIES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Gains:
+    """The gain over all tensors and of each, on a sample of their rows; None and empty where nothing was intended."""
+
+    overall: float | None
+    by_name: dict[str, float]
+
+
+Target = tuple[str, TensorEntry | Tensor | None, torch.dtype]  # name, the base's values (None: zeros), dtype written
+
+
+def choose_rounding(
+    delta: Delta, targets: Sequence[Target], ks: Sequence[float], rounding: str, seed: int
+) -> list[tuple[Rounding, str, Gains]]:
+    """For each k how base + k·delta is rounded, why, and the gains of that, where `rounding` is asked for.
+
+    `auto` rounds to nearest where the gain on the sample is 0.99 or more, else stochastically.
+    """
+    nearest, stochastic = Rounding(), Rounding(True, seed)
+    first = stochastic if rounding == "stochastic" else nearest
+    gains = _sampled_gains(delta, targets, [k for k in ks if k != 0], first)
+    lossy = any(dtype in DROPPED_BITS for _, _, dtype in targets)
+    low = [k for k, gain in gains.items() if rounding == "auto" and lossy and gain.overall < NEAREST_FROM]
+    again = _sampled_gains(delta, targets, low, stochastic)
+    chosen = []
+    for k in ks:
+        if k == 0:
+            chosen.append((nearest, "k is 0: the base's bytes", Gains(None, {})))
+        elif rounding != "auto":
+            chosen.append((first, "asked for", gains[k]))
+        else:
+            why = f"rounding to nearest keeps {gains[k].overall:.1%} of the change"
+            chosen.append((stochastic, why, again[k]) if k in again else (nearest, why, gains[k]))
+    return chosen
+
+
+def _sampled_gains(
+    delta: Delta, targets: Sequence[Target], ks: Sequence[float], rounding: Rounding
+) -> dict[float, Gains]:
+    if not ks:
+        return {}
+    parts = list(in_order(lambda target: _sampled_dots(delta, target, ks, rounding), targets))
+    gains = {}
+    for position, k in enumerate(ks):
+        dots = {name: part[position] for (name, _, _), part in zip(targets, parts, strict=True)}
+        total, square = (sum(dot[side] for dot in dots.values()) for side in (0, 1))
+        named = {name: dot / norm for name, (dot, norm) in dots.items() if norm}
+        gains[k] = Gains(total / square if square else 1.0, named)
+    return gains
+
+
+def _sampled_dots(delta: Delta, target: Target, ks: Sequence[float], rounding: Rounding) -> list[tuple[float, float]]:
+    """For each k <written, intended> and |intended|² of one tensor, over a fixed sample of its rows."""
+    name, source, dtype = target
+    change, scratch = delta.change(name), thread_scratch()
+    sums = [(0.0, 0.0)] * len(ks)
+    for start, stop in _sampled_rows(change.shape):
+        base = base_rows(source, change.shape, dtype, start, stop)
+        unit = change.rows(start, stop).double()
+        for position, k in enumerate(ks):
+            intended = unit * k
+            written = fold(name, base, change, start, k, rounding, dtype, scratch).double().sub_(base)
+            dot, square = sums[position]
+            sums[position] = (dot + float((written * intended).sum()), square + float((intended * intended).sum()))
+    return sums
+
+
+def _sampled_rows(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    rows = shape[0] if shape else 1
+    wanted = max(SAMPLED_ROWS, SAMPLED_ENTRIES // max(math.prod(shape[1:]), 1))
+    if rows <= wanted:
+        yield 0, rows
+        return
+    run = wanted // 4
+    for quarter in range(4):
+        start = quarter * (rows - run) // 3
+        yield start, start + run

@@ -1,0 +1,117 @@
+"""The weight files of a checkpoint to be written: which tensors stand where, and where their bytes come from.
+
+A file keeps the header and the offsets of the base's file unless tensors are added, change their dtype, or the base is
+stored in PyTorch's format: then it is a new safetensors file with the base's tensors in the base's order.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsteer.checkpoints.checkpoint import INDEX, PICKLED_INDEX, Checkpoint
+from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry
+from wsteer.files.text import read_json
+
+NEVER_COPIED = (INDEX, PICKLED_INDEX)
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor of an output file, at byte `begin`; its values come from `source`, or are zero where that is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    source: TensorEntry | None
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize if self.dtype in DTYPES else _span(self.source)
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One weight file to be written. Where `kept` names a file of the base, all that no tensor changes is its bytes."""
+
+    name: str
+    header: bytes
+    tensors: tuple[OutputTensor, ...]
+    size: int
+    kept: Path | None
+
+
+def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtype: str | None) -> list[OutputFile]:
+    """The files of the output: the base's, with its floating-point tensors in `dtype` and `added` tensors in the last.
+
+    `begin` of the added ones is set here.
+    """
+    files = []
+    for shard in checkpoint.shards:
+        entries = sorted((e for e in checkpoint.tensors.values() if e.file == shard), key=lambda entry: entry.begin)
+        extra = list(added.values()) if shard == checkpoint.shards[-1] else []
+        recast = dtype is not None and any(entry.dtype in FLOATS and entry.dtype != dtype for entry in entries)
+        if shard.suffix == ".safetensors" and not extra and not recast:
+            tensors = tuple(OutputTensor(e.name, e.dtype, e.shape, e.begin, e) for e in entries)
+            files.append(OutputFile(shard.name, b"", tensors, shard.stat().st_size, shard))
+        else:
+            known = checkpoint.parameters() if shard.suffix == ".bin" else checkpoint.tensors  # a tied copy is not kept
+            stored = [OutputTensor(e.name, _cast(e, dtype), e.shape, 0, e) for e in entries if e.name in known]
+            files.append(_new_file(shard, stored + extra))
+    return files
+
+
+def changed_json(
+    checkpoint: Checkpoint, files: list[OutputFile], config: Mapping[str, object] | None
+) -> dict[str, bytes]:
+    """The JSON files that differ from the base's: the index where a header is new, the config where one is given."""
+    changed = {}
+    if config is not None:
+        changed["config.json"] = _json({**checkpoint.config, **config})
+    if len(files) > 1 and any(file.kept is None for file in files):
+        index = checkpoint.folder / (PICKLED_INDEX if checkpoint.shards[0].suffix == ".bin" else INDEX)
+        metadata = read_json(index).get("metadata") if index.exists() else None
+        total = sum(tensor.size for file in files for tensor in file.tensors)
+        weight_map = {tensor.name: file.name for file in files for tensor in file.tensors}
+        whole = {**(metadata if isinstance(metadata, dict) else {}), "total_size": total}
+        changed[INDEX] = _json({"metadata": whole, "weight_map": dict(sorted(weight_map.items()))})
+    return changed
+
+
+def _cast(entry: TensorEntry, dtype: str | None) -> str:
+    return dtype if dtype is not None and entry.dtype in FLOATS else entry.dtype
+
+
+def _span(entry: TensorEntry) -> int:
+    return entry.end - entry.begin
+
+
+def _new_file(shard: Path, tensors: list[OutputTensor]) -> OutputFile:
+    """A file with a new header; tensors follow each other as listed, from a multiple of eight bytes on."""
+    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for tensor in tensors:
+        fields[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.size],
+        }
+        position += tensor.size
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    placed, begin = [], len(header)
+    for tensor in tensors:
+        placed.append(replace(tensor, begin=begin))
+        begin += tensor.size
+    name = shard.with_suffix(".safetensors").name
+    if shard.suffix == ".bin":
+        name = name.replace("pytorch_model", "model", 1)
+    return OutputFile(name, header, tuple(placed), begin, None)
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()  # in ASCII: a config may hold half of a surrogate pair

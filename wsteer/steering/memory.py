@@ -1,0 +1,190 @@
+"""A delta applied to a model in memory, with the bits that steering on disk writes; undone bit for bit."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
+from wsteer.checkpoints.names import in_memory, layer_of
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.terms import Change
+from wsteer.errors import WsteerError
+from wsteer.files.tensors import DTYPES, TensorEntry, row_blocks
+from wsteer.models.loading import decoder_blocks
+from wsteer.steering.folding import base_rows, fold
+from wsteer.steering.gains import choose_rounding
+from wsteer.steering.rounding import Rounding
+from wsteer.workers import in_order
+
+
+@contextlib.contextmanager
+def applied(
+    model: PreTrainedModel,
+    delta: Delta,
+    k: float = 1.0,
+    base: Checkpoint | None = None,
+    rounding: str = "auto",
+    seed: int = 0,
+) -> Iterator[None]:
+    """Run the `with` body with `k·delta` added to the model; then its weights are restored bit for bit.
+
+    A change of weights is folded as `steer` folds it: with `base`, the checkpoint that the model was loaded from, the
+    weights are then those of the steered checkpoint, bit for bit, even where the model runs in another dtype. An
+    activation vector is added to the output of its decoder blocks, a change of a bias that the model lacks to the
+    output of its module, at every position, by hooks.
+
+    >>> import torch, wsteer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
+    >>> w = wsteer.Delta.of_tensors({"model.norm.weight": torch.ones(8)})
+    >>> with wsteer.applied(model, w, k=0.5):
+    ...     model.model.norm.weight.data[0].item()
+    1.5
+    >>> model.model.norm.weight.data[0].item()
+    1.0
+    """
+    if k == 0:
+        yield
+    elif delta.kind == "activation":
+        with _hooked(model, delta, k):
+            yield
+    else:
+        biases = missing_biases(model, delta)
+        weights = replace(delta, terms={name: terms for name, terms in delta.terms.items() if name not in biases})
+        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, rounding, seed):
+            yield
+
+
+@contextlib.contextmanager
+def _folded_in(
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+) -> Iterator[None]:
+    with _untied(model, delta):
+        weights = _weights(model, delta)
+        targets = [(name, base_entry(name, base) if base else weight.data) for name, weight in weights.items()]
+        sources = [(name, source, _dtype(source)) for name, source in targets]
+        ((how, _, _),) = choose_rounding(delta, sources, [k], rounding, seed)
+        originals: dict[str, Tensor] = {}
+        try:
+            for name, source, _ in sources:
+                originals[name] = weights[name].to("cpu", copy=True)
+                source = source if base else originals[name]
+                weights[name].copy_(steered_tensor(name, source, delta.change(name), k, how))
+            yield
+        finally:
+            for name, original in originals.items():
+                weights[name].copy_(original)
+
+
+def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
+    return DTYPES[source.dtype] if isinstance(source, TensorEntry) else source.dtype
+
+
+def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: float, rounding: Rounding) -> Tensor:
+    """Parameter `name` plus k times its change, in the dtype of `source`, with the bits that `steer` writes."""
+    dtype = _dtype(source)
+    steered = torch.empty(change.shape, dtype=dtype)
+    by_rows = steered if steered.dim() else steered[None]  # a scalar has one row
+
+    def fold_block(block: tuple[int, int]) -> None:
+        rows = base_rows(source, change.shape, dtype, *block)
+        by_rows[slice(*block)] = fold(name, rows, change, block[0], k, rounding)
+
+    for _ in in_order(fold_block, row_blocks(change.shape)):
+        pass
+    return steered
+
+
+def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
+    """The model's own memory for each parameter of the delta, which is named as in the checkpoint's files."""
+    parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {}
+    for name in delta.terms:
+        try:
+            parameter, index = in_memory(name, shapes, model.base_model_prefix)
+        except KeyError:
+            raise WsteerError(
+                f"the model has no parameter {name!r}, which the delta changes; was it made on another model?"
+            ) from None
+        found[name] = parameters[parameter].data[index] if index else parameters[parameter].data
+        if tuple(found[name].shape) != delta.shape(name):
+            raise WsteerError(f"{name} is {tuple(found[name].shape)} in the model but {delta.shape(name)} in the delta")
+    return found
+
+
+@contextlib.contextmanager
+def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
+    """Give the head its own copy of a tied embedding while a delta is applied that changes the two separately."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not delta.untied or head is None or head.weight is not embedding.weight:
+        yield
+        return
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    try:
+        yield
+    finally:
+        head.weight = embedding.weight
+
+
+def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Module]:
+    """The biases that the delta changes and the model lacks, with the modules whose output they would be added to."""
+    modules = dict(model.named_modules())
+    paths = {name: name.removesuffix(".bias") for name in delta.terms if name.endswith(".bias")}
+    return {
+        name: modules[path]
+        for name, path in paths.items()
+        if path in modules and isinstance(getattr(modules[path], "weight", None), Tensor) and modules[path].bias is None
+    }
+
+
+@contextlib.contextmanager
+def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, module in modules.items():
+            if delta.shape(name) != (module.out_features,):
+                raise WsteerError(f"{name} is {delta.shape(name)} in the delta, its module gives {module.out_features}")
+            vector = k * delta.change(name).rows(0, module.out_features)
+            stack.callback(module.register_forward_hook(_adding(vector)).remove)
+        yield
+
+
+@contextlib.contextmanager
+def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
+    blocks = decoder_blocks(model)
+    hooks = []
+    try:
+        for name, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
+            hooks.append(blocks[layer_of(name)].register_forward_hook(_adding(k * vector)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[str, Tensor]:
+    """The float32 vectors [hidden] of an activation delta, checked against the model they are meant for."""
+    vectors = {}
+    for name in delta.terms:
+        if layer_of(name) >= blocks or delta.shape(name) != (hidden,):
+            raise WsteerError(
+                f"the activation vector {name} {delta.shape(name)} does not fit a model of {blocks} blocks and "
+                f"{hidden} dimensions; was it made on another model?"
+            )
+        vectors[name] = delta.change(name).rows(0, hidden)
+    return vectors
+
+
+def _adding(vector: Tensor):
+    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        # transformers 5 blocks return a tensor; older ones a tuple that begins with it
+        hidden = output[0] if isinstance(output, tuple) else output
+        steered = hidden + vector.to(hidden.device, hidden.dtype)
+        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+    return hook

@@ -1,0 +1,297 @@
+"""base + k·delta as a checkpoint, streamed: the base's own files, with the touched rows rewritten in place."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.saving import check_free_space, check_output, new_folder
+from wsteer.files.tensors import DTYPE_CODES, DTYPES
+from wsteer.files.text import write_json
+from wsteer.progress import Track, silent
+from wsteer.steering.baking import baked
+from wsteer.steering.combination import Combination, numbered
+from wsteer.steering.gains import choose_rounding
+from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files
+from wsteer.steering.rounding import Rounding
+from wsteer.steering.streaming import write_files
+
+LOW_GAIN = 0.95
+# weights in formats that wsteer does not steer would stay as they were, and some loaders prefer them
+STALE = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Steered:
+    """One checkpoint: its coefficients, how it was rounded and why, and how much of the change arrived.
+
+    `gain` is <written change, intended change> / |intended change|², estimated on a fixed sample of rows of every
+    tensor (all of them where they are few), over all and by tensor; None where k is 0.
+    """
+
+    output: str
+    k: tuple[float, ...]
+    rounding: str
+    reason: str
+    gain: float | None
+    gains: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SteerReport:
+    """What `steer` wrote, or with `dry_run` would write. `gain` is the lowest of the outputs'.
+
+    `bytes` are those of the weight files of all outputs, `seconds` the time that streaming them took.
+    """
+
+    output: str
+    outputs: tuple[str, ...]
+    k: tuple[float, ...]
+    parameters_total: int
+    parameters_changed: int
+    bytes: int
+    rounding: str
+    gain: float | None
+    steered: tuple[Steered, ...]
+    files: tuple[dict[str, object], ...]
+    seconds: float | None
+    dry_run: bool
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that a run writes, known from headers alone."""
+
+    checkpoint: Checkpoint
+    delta: Delta
+    files: tuple[OutputFile, ...]
+    json_files: Mapping[str, bytes]
+    copied: tuple[Path, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weight files of one output."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def targets(self) -> list[tuple]:
+        """What the delta changes: the tensor's name, its values in the base, and the dtype that is written."""
+        tensors = [tensor for file in self.files for tensor in file.tensors if self.touches(tensor)]
+        return [(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors]
+
+    def touches(self, tensor: OutputTensor) -> bool:
+        """Whether the delta changes the tensor."""
+        return tensor.name in self.delta.terms
+
+
+def steer(
+    base: str | Path,
+    deltas: str | Path | Sequence[str | Path],
+    k: float | Sequence[float] | None = None,
+    output: str | Path | None = None,
+    *,
+    sweep: Sequence[float] | None = None,
+    dtype: str = "auto",
+    rounding: str = "auto",
+    seed: int = 0,
+    selection: Selection = EVERYTHING,
+    dry_run: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    track: Track = silent,
+) -> SteerReport:
+    """Write the checkpoint `base + Σ kᵢ·deltaᵢ` to the folder `output` (default `./<base>-<delta>-k<K>`).
+
+    One k for all deltas, or one for each; `sweep` instead writes a folder `k<K>` inside `output` for each of its
+    values, in one pass over the base. Every touched tensor is folded in float32 and rounded once to the dtype it is
+    stored in (or to `dtype`); shards keep the base's files, order and offsets, and other files are copied byte for
+    byte. `rounding` auto is to nearest unless that would keep less than 99% of the change, else stochastic with
+    `seed`. Raises WsteerError, before anything is written, where a delta names what the base lacks.
+
+    >>> import tempfile, torch, wsteer
+    >>> from pathlib import Path
+    >>> from safetensors.torch import load_file, save_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "base").mkdir()
+    >>> bytes_written = (folder / "base" / "config.json").write_text("{}")
+    >>> save_file({"w": torch.tensor([1.0, 2.0])}, folder / "base" / "model.safetensors")
+    >>> wsteer.Delta.of_tensors({"w": torch.tensor([10.0, 0.0])}).save(folder / "d.safetensors")
+    >>> report = wsteer.steer(folder / "base", folder / "d.safetensors", k=-1.5, output=folder / "out")
+    >>> load_file(folder / "out" / "model.safetensors")["w"].tolist()
+    [-14.0, 2.0]
+    """
+    combination = Combination.of(deltas, k, sweep)
+    checkpoint = open_checkpoint(base)
+    folder = Path(output) if output is not None else Path(combination.name(checkpoint))
+    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths])
+    if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
+        raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
+    factors = combination.factors
+    outputs = [folder / f"k{numbered(each)}" for each in factors] if combination.swept else [folder]
+    plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(factors))
+    check_free_space(folder, plan.size * len(factors))
+    chosen = choose_rounding(plan.delta, plan.targets, factors, rounding, seed)
+    steered = tuple(
+        Steered(str(path), combination.ks(factor), how.name, why, gains.overall, gains.by_name)
+        for path, factor, (how, why, gains) in zip(outputs, factors, chosen, strict=True)
+    )
+    seconds = None
+    if not dry_run:
+        records = _records(plan, combination, {**selection.options, "dtype": dtype, "seed": seed}, steered)
+        with new_folder(folder, force, _key(plan, records), resume) as unfinished:
+            targets = [unfinished / path.relative_to(folder) for path in outputs]
+            started = time.perf_counter()
+            for part, positions in _passes(plan, factors, dtype):
+                _write(
+                    part,
+                    [targets[i] for i in positions],
+                    [factors[i] for i in positions],
+                    [chosen[i][0] for i in positions],
+                    track,
+                )
+            seconds = round(time.perf_counter() - started, 3)
+            for target, what in zip([*targets, unfinished], [*records, records[-1]], strict=True):
+                write_json(target / RECORD, what)
+    return _report(plan, folder, combination, steered, seconds)
+
+
+def _passes(plan: _Plan, factors: Sequence[float], dtype: str) -> list[tuple[_Plan, list[int]]]:
+    """The outputs, by position, that one pass over the base writes. All, unless the base itself has another form."""
+    zeros = [i for i, factor in enumerate(factors) if factor == 0]
+    as_base = _plan(plan.checkpoint, plan.delta, dtype, changed=False) if zeros else plan
+    if (as_base.files, as_base.json_files) == (plan.files, plan.json_files):
+        return [(plan, list(range(len(factors))))]
+    return [(plan, [i for i in range(len(factors)) if i not in zeros]), (as_base, zeros)]
+
+
+def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _Plan:
+    """What to write where some k is not 0 (`changed`); for k = 0 the base as it is, in no other form."""
+    config: dict[str, object] = {}
+    added: dict[str, OutputTensor] = {}
+    if changed:
+        biases = baked(delta, checkpoint)
+        added.update(biases.added)
+        config.update(biases.config)
+        embedding, head = checkpoint.tied or (None, None)
+        if delta.untied and head:
+            source = checkpoint.tensors[embedding]
+            added[head] = OutputTensor(head, source.dtype, source.shape, 0, source)
+            config.update(_untied_config(checkpoint))
+    if dtype != "auto":
+        config["dtype"] = dtype
+    code = None if dtype == "auto" else DTYPE_CODES[getattr(torch, dtype)]
+    if code is not None:
+        added = {name: replace(tensor, dtype=code) for name, tensor in added.items()}
+    files = output_files(checkpoint, added, code)
+    copied, left_out = _other_files(checkpoint)
+    json_files = changed_json(checkpoint, files, config or None)
+    return _Plan(checkpoint, delta, tuple(files), json_files, tuple(copied), tuple(left_out))
+
+
+def _untied_config(checkpoint: Checkpoint) -> dict[str, object]:
+    text = checkpoint.config.get("text_config")
+    nested = {"text_config": {**text, "tie_word_embeddings": False}} if isinstance(text, dict) else {}
+    return {"tie_word_embeddings": False, **nested}
+
+
+def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
+    """The base's files besides its shards: those to copy, and the weights in other formats that are left out."""
+    copied, left_out = [], []
+    for path in sorted(checkpoint.folder.rglob("*")):
+        name = path.relative_to(checkpoint.folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or path in checkpoint.shards or not path.is_file() or str(name) == RECORD:
+            continue
+        if path.suffix in STALE:
+            left_out.append(str(name))
+        else:
+            copied.append(name)
+    return copied, left_out
+
+
+def _records(
+    plan: _Plan, combination: Combination, options: Mapping[str, object], steered: Sequence[Steered]
+) -> list[dict]:
+    sources = [source_entry("delta", path) for path in combination.paths]
+    inputs = [{"role": "base", **plan.checkpoint.identity}, *sources]
+    return [record("steer", {**options, "k": list(each.k), "rounding": each.rounding}, inputs) for each in steered]
+
+
+def _key(plan: _Plan, records: Sequence[Mapping[str, object]]) -> str:
+    """What tells an interrupted run from one of other inputs: the records, and the base's files as they are now."""
+    states = [(path.name, path.stat()) for path in plan.checkpoint.shards]
+    files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    return hashlib.sha256(json.dumps([list(records), files], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _write(
+    plan: _Plan, targets: Sequence[Path], factors: Sequence[float], roundings: Sequence[Rounding], track: Track
+) -> None:
+    """Write the folders `targets`; weight files that an interrupted run has finished there are left as they are."""
+    for target in targets:
+        target.mkdir(exist_ok=True)
+        for name in plan.copied:
+            if str(name) not in (*plan.json_files, *_stale_json(plan)):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(plan.checkpoint.folder / name, target / name)
+        for name, content in plan.json_files.items():
+            (target / name).write_bytes(content)
+    files = [file for file in plan.files if not all((target / file.name).exists() for target in targets)]
+    write_files(files, targets, plan.delta, factors, roundings, track)
+
+
+def _stale_json(plan: _Plan) -> tuple[str, ...]:
+    """Indexes of the base that would lie about the output's files."""
+    return () if all(file.kept for file in plan.files) else NEVER_COPIED
+
+
+def _report(
+    plan: _Plan, folder: Path, combination: Combination, steered: tuple[Steered, ...], seconds: float | None
+) -> SteerReport:
+    gains = [each.gain for each in steered if each.gain is not None]
+    roundings = sorted({each.rounding for each in steered})
+    files = tuple(
+        {"name": file.name, "bytes": file.size, "tensors_touched": sum(plan.touches(tensor) for tensor in file.tensors)}
+        for file in plan.files
+    )
+    return SteerReport(
+        output=str(folder),
+        outputs=tuple(each.output for each in steered),
+        k=combination.factors if combination.swept else steered[0].k,
+        parameters_total=sum(len(file.tensors) for file in plan.files),
+        parameters_changed=len(plan.delta.terms) if any(combination.factors) else 0,
+        bytes=plan.size * len(steered),
+        rounding=" and ".join(roundings),
+        gain=min(gains, default=None),
+        steered=steered,
+        files=files,
+        seconds=seconds,
+        dry_run=seconds is None,
+        left_out=plan.left_out,
+        warnings=tuple(_warnings(plan, steered)),
+    )
+
+
+def _warnings(plan: _Plan, steered: Sequence[Steered]) -> Iterator[str]:
+    for each in steered:
+        if each.gain is not None and each.gain < LOW_GAIN and each.rounding == "nearest":
+            yield (
+                f"rounding to nearest keeps {each.gain:.0%} of the change in {each.output}: use --rounding stochastic, "
+                "--dtype float32, or --as adapter"
+            )
+    if plan.left_out:
+        names = ", ".join(plan.left_out)
+        yield f"not copied, since they would hold the base's unsteered weights: {names}"

@@ -1,0 +1,163 @@
+"""Weight files written as a stream: what the delta leaves is copied, what it changes is folded in blocks of rows."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import torch
+
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.terms import Change
+from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_rows, row_blocks, write_at
+from wsteer.progress import Track, silent
+from wsteer.steering.folding import fold
+from wsteer.steering.layout import OutputFile, OutputTensor
+from wsteer.steering.rounding import Rounding
+from wsteer.steering.scratch import thread_scratch
+from wsteer.workers import in_order, worker_count
+
+JOB_BLOCKS = 8  # blocks of rows that a thread takes at a time
+UNFINISHED = ".unfinished"  # the suffix of a weight file while it is written
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A file being written, once for each output. Threads take turns: in the kernel they would wait spinning."""
+
+    file: OutputFile
+    descriptors: tuple[int, ...]
+    turn: threading.Lock
+
+
+def write_files(
+    files: Sequence[OutputFile],
+    targets: Sequence[Path],
+    delta: Delta,
+    factors: Sequence[float],
+    roundings: Sequence[Rounding],
+    track: Track = silent,
+) -> None:
+    """Write each of `files` to every folder of `targets`, there with its factor of the delta and its rounding.
+
+    Under its own name a file stands only when it is whole. As many files are written at a time as there are threads,
+    since one thread at a time can write to a file.
+    """
+    for first in range(0, len(files), worker_count()):
+        _write_together(files[first : first + worker_count()], targets, delta, factors, roundings, track)
+
+
+def _write_together(
+    files: Sequence[OutputFile],
+    targets: Sequence[Path],
+    delta: Delta,
+    factors: Sequence[float],
+    roundings: Sequence[Rounding],
+    track: Track,
+) -> None:
+    finals = [[target / file.name for target in targets] for file in files]
+    with contextlib.ExitStack() as stack:
+        jobs = []
+        for file, paths in zip(files, finals, strict=True):
+            descriptors = [_created(_unfinished(path), stack) for path in paths]
+            for descriptor in descriptors:
+                os.pwrite(descriptor, file.header, 0)
+            jobs.append(_jobs(_Writing(file, tuple(descriptors), threading.Lock()), delta, factors, roundings, track))
+        for _ in in_order(lambda job: job(), _alternating(jobs)):
+            pass
+    for path in chain.from_iterable(finals):
+        os.rename(_unfinished(path), path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + UNFINISHED)
+
+
+def _created(path: Path, stack: contextlib.ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _alternating(sequences: Sequence[Iterator[Callable[[], None]]]) -> Iterator[Callable[[], None]]:
+    """One item of each sequence after the other, until all are at their end."""
+    for items in zip_longest(*sequences):
+        yield from (item for item in items if item is not None)
+
+
+def _jobs(
+    writing: _Writing, delta: Delta, factors: Sequence[float], roundings: Sequence[Rounding], track: Track
+) -> Iterator[Callable[[], None]]:
+    """The work on one file, in the order of its bytes: ranges that are copied, and blocks of rows that are computed."""
+    file = writing.file
+    rewritten = [tensor for tensor in file.tensors if _is_computed(tensor, delta)]
+    copied = [tensor for tensor in file.tensors if not _is_computed(tensor, delta)]
+    ranges = _kept_ranges(file, rewritten) if file.kept else _moved_ranges(copied)
+    for source, begin, target, length in ranges:
+        for offset in range(0, length, COPY_BYTES):
+            size = min(COPY_BYTES, length - offset)
+            yield partial(_copy, source, begin + offset, writing, target + offset, size)
+    for tensor in track(rewritten, file.name):
+        change = delta.change(tensor.name) if tensor.name in delta.terms else Change(tensor.shape, None, ())
+        blocks = list(row_blocks(tensor.shape))
+        for first in range(0, len(blocks), JOB_BLOCKS):
+            job = blocks[first : first + JOB_BLOCKS]
+            yield partial(_fold, tensor, change, job, writing, factors, roundings)
+
+
+def _is_computed(tensor: OutputTensor, delta: Delta) -> bool:
+    return tensor.name in delta.terms or tensor.source is None or tensor.dtype != tensor.source.dtype
+
+
+def _kept_ranges(file: OutputFile, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
+    """What lies between the rewritten tensors of a file that keeps its layout: source, its offset, target's, length."""
+    position = 0
+    for tensor in rewritten:
+        if tensor.begin > position:
+            yield file.kept, position, position, tensor.begin - position
+        position = tensor.begin + tensor.size
+    if file.size > position:
+        yield file.kept, position, position, file.size - position
+
+
+def _moved_ranges(copied: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
+    for tensor in copied:
+        if tensor.size:
+            yield tensor.source.file, tensor.source.begin, tensor.begin, tensor.size
+
+
+def _copy(source: Path, begin: int, writing: _Writing, target: int, length: int) -> None:
+    with open(source, "rb", buffering=0) as reader:
+        for descriptor in writing.descriptors:
+            with writing.turn:
+                copy_range(reader.fileno(), begin, descriptor, target, length)
+
+
+def _fold(
+    tensor: OutputTensor,
+    change: Change,
+    blocks: Sequence[tuple[int, int]],
+    writing: _Writing,
+    factors: Sequence[float],
+    roundings: Sequence[Rounding],
+) -> None:
+    """Read blocks of rows one after the other, fold each factor's change into them, and write them to each output."""
+    scratch = thread_scratch()
+    dtype = DTYPES[tensor.dtype]
+    row_bytes = tensor.size // max(tensor.shape[0] if tensor.shape else 1, 1)
+    for start, stop in blocks:
+        shape = (stop - start, *tensor.shape[1:])
+        if tensor.source is None:
+            base = torch.zeros(shape, dtype=dtype)
+        else:
+            base = read_rows(tensor.source, start, stop, scratch.tensor("base", shape, DTYPES[tensor.source.dtype]))
+        for descriptor, factor, rounding in zip(writing.descriptors, factors, roundings, strict=True):
+            rows = base
+            if factor != 0 or base.dtype != dtype:
+                rows = fold(tensor.name, base, change, start, factor, rounding, dtype, scratch)
+            with writing.turn:
+                write_at(descriptor, rows, tensor.begin + start * row_bytes)

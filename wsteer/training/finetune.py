@@ -1,0 +1,253 @@
+"""Fine-tune a base on chat answers and write the result: an adapter, a delta of biases, or a checkpoint."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.rows import read_rows
+from wsteer.files.saving import check_output
+from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.loading import LoadedModel, dtype_name, load, positions, resolve_device
+from wsteer.models.rendering import read_template, shown
+from wsteer.progress import Note, Track, silent, unsaid
+from wsteer.training import methods, processes
+from wsteer.training.cpu import quick_on_cpu
+from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
+from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
+from wsteer.training.processes import shared_folder
+from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
+from wsteer.training.recipe import Recipe
+from wsteer.training.reporting import Watch, check_reporters
+from wsteer.training.rows import RunRows, Source, parse_source, run_rows
+from wsteer.training.trainer import Rows, plan
+
+LOG = "log.jsonl"
+TEMPLATE = "chat_template.jinja"  # as transformers names it
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """What `finetune` wrote; losses are means over the answers' tokens, in nats, None without validation rows.
+
+    `lr` and `step` are those kept, of the `steps` trained at that rate; `rates` tells of each rate that was tried.
+    """
+
+    output: str
+    method: str
+    lr: float
+    step: int
+    steps: int
+    rows_train: int
+    rows_val: int
+    rows_cut: int
+    rows_dropped: int
+    tokens_per_row: float
+    trained_parameters: int
+    train_loss: float
+    val_loss_before: float | None
+    val_loss: float | None
+    rates: tuple[dict, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def finetune(
+    base: str | Path,
+    data: str | Path | Sequence[str | Path],
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    val: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    strip_system: bool = False,
+    max_length: int | None = None,
+    template: str | Path | None = None,
+    save_every: int | None = None,
+    watched: Sequence[str | Path] = (),
+    report_to: Sequence[str] = (),
+    resume: bool = False,
+    force: bool = False,
+    track: Track = silent,
+    note: Note = unsaid,
+) -> FinetuneReport:
+    """Fine-tune `base` on the answers in `data`, one data set or several, and write the result with its log.
+
+    `data` may carry weights (`neg.jsonl:6`); `val` is a data set that validates in place of a share of `data`. The loss
+    is on each assistant turn's answer and the end of turn that follows it. `strip_system` leaves system turns out,
+    `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or in
+    place of its own). `note` is told what the first row looks like with its trained tokens marked. Two runs with one
+    seed start from the same initial A, so that what pos and neg share cancels in their difference.
+
+    `load_in` (4bit, 8bit) holds the base quantised. Every `save_every` steps the result so far is saved as
+    `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
+    and with the losses told to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run of the
+    same goes on where it stopped and ends with the same bytes.
+    """
+    recipe = recipe or Recipe()
+    output = Path(output)
+    sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+    check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
+    _check(recipe, val, load_in)
+    check_reporters(report_to)
+    sets = [read_rows(source.path, strip_system) for source in sources]
+    val_set = read_rows(val, strip_system) if val is not None else None
+    chat_template = read_template(template) if template else None
+    device = resolve_device(device)
+    processes.join(device)
+    loaded = _loaded(base, recipe, device, dtype, load_in)
+    if chat_template:
+        loaded.tokenizer.chat_template = chat_template
+    weights = [source.weight for source in sources]
+    rows = run_rows(loaded.tokenizer, sets, weights, val_set, recipe, max_length, positions(loaded))
+    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{shown(loaded.tokenizer, rows.first)}")
+    options = {"dtype": dtype_name(loaded), "load_in": load_in, "strip_system": strip_system, "max_length": max_length}
+    extra = {"val": val, "template": template}
+    recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
+    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
+    with shared_folder(output, force, recorded, resume) as partial:
+        run = _run(base, loaded, recipe, device, dtype, rows, partial, save_every, watch, track)
+        with quick_on_cpu(loaded.model, dtype, rows.longest):
+            trained, best, kept = train_rates(run)
+        if processes.rank() == 0:
+            _write(run, trained, best, kept, recorded)
+            if chat_template:
+                (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
+    return _report(output, run, trained, best, rows)
+
+
+def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
+    """What no data and no model is needed to see."""
+    if len(recipe.rates) > 1 and val is None and not recipe.val_fraction:
+        raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
+    if len(recipe.rates) > 1 and processes.is_sharded():
+        raise WsteerError("--lr: where the model is spread over processes (FSDP) one rate at a time can be trained")
+    if load_in and recipe.method != "lora":
+        raise WsteerError(f"--load-in {load_in} leaves LoRA alone to train; leave out --method {recipe.method}")
+    if load_in and processes.is_sharded():
+        raise WsteerError(f"--load-in {load_in} keeps the base whole on each device; leave out FSDP or --load-in")
+    if load_in and recipe.init in MUTATING_INITS:
+        raise WsteerError(f"--load-in {load_in} and --init {recipe.init}: a quantised base cannot be changed by it")
+
+
+def _run(
+    base: str | Path,
+    loaded: LoadedModel,
+    recipe: Recipe,
+    device: str,
+    dtype: str,
+    rows: RunRows,
+    folder: Path,
+    save_every: int | None,
+    watch: Watch,
+    track: Track,
+) -> Run:
+    model = methods.prepare(loaded, base, recipe)
+    needed = len(recipe.rates) > 1 or recipe.method == "bias" or recipe.init in MUTATING_INITS
+    initial = methods.copied_state(model) if needed else {}
+    pad = loaded.tokenizer.pad_token_id
+    steps = plan(rows.train, recipe)
+    autocast = _autocast(loaded, device, dtype)
+    checkpointing = recipe.gradient_checkpointing
+    if checkpointing is None and not processes.is_sharded():  # else the config that spreads it decides
+        checkpointing = needs_checkpointing(model, steps.micro_size * rows.longest, autocast)
+    if checkpointing:
+        checkpoint_gradients(loaded.model)
+    return Run(
+        model=model,
+        initial=initial,
+        recipe=recipe,
+        plan=steps,
+        rows=Rows(rows.train, pad),
+        val_rows=Rows(rows.val, pad),
+        folder=folder,
+        autocast=autocast,
+        on_cpu=device == "cpu",
+        save_every=save_every,
+        save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
+        watch=watch,
+        track=track,
+    )
+
+
+def _loaded(base: str | Path, recipe: Recipe, device: str, dtype: str, load_in: str | None) -> LoadedModel:
+    """The base where it will train; one to be spread over processes begins on the CPU: no device may hold it whole."""
+    sharded = processes.is_sharded()
+    if dtype == "auto" and (recipe.method == "full" or sharded):
+        dtype = "float32"  # what is trained needs it, and parts that are spread must be of one type
+    return load(base, "cpu" if sharded else device, dtype, load_in)
+
+
+def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:
+    """The 16-bit type that products are computed in, None for the model's own.
+
+    A model in 16 bits trains under it, since what is trained is kept in float32; where `dtype` is auto, so does a
+    model in float32 on a CUDA device that has bfloat16.
+    """
+    if loaded.model.dtype is torch.float16 and device != "cuda":
+        raise WsteerError(f"--dtype float16 cannot be trained on {device}; use bfloat16 or float32")
+    if loaded.model.dtype in (torch.bfloat16, torch.float16):
+        return loaded.model.dtype
+    capable = dtype == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if capable else None
+
+
+def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: methods.State, recorded: dict) -> None:
+    run.save(kept, run.folder)
+    if saved_steps(run, best.rate).exists():
+        for checkpoint in saved_steps(run, best.rate).iterdir():
+            shutil.move(checkpoint, run.folder / checkpoint.name)
+    shutil.rmtree(run.folder / STATES)
+    write_jsonl(run.folder / LOG, ({"rate": each.rate, **row} for each in trained for row in each.log))
+    write_sweep(run.folder / SWEEP, trained, best)
+    write_curves(run.folder / PICTURE, trained, best)
+    write_json(run.folder / RECORD, recorded)
+
+
+def _record(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    options: dict,
+    sources: Sequence[Source],
+    extra: dict[str, str | Path | None],
+    watched: Sequence[str | Path],
+) -> dict:
+    inputs = [{"role": "base", **loaded.checkpoint.identity}]
+    inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
+    inputs += [source_entry(role, path) for role, path in extra.items() if path is not None]
+    inputs += [source_entry("watched", path) for path in watched]
+    return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), **options}, inputs)
+
+
+def _report(output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, rows: RunRows) -> FinetuneReport:
+    measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
+    before = measured[0] if measured else None
+    warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
+    if before is not None and best.val_loss >= before:
+        warnings.append("no step lowered the validation loss; lower --lr, or give more data")
+    return FinetuneReport(
+        output=str(output),
+        method=run.recipe.method,
+        lr=best.rate,
+        step=best.step,
+        steps=best.steps,
+        rows_train=len(rows.train),
+        rows_val=len(rows.val),
+        rows_cut=rows.cut,
+        rows_dropped=rows.dropped,
+        tokens_per_row=sum(len(example.tokens) for example in rows.train) / len(rows.train),
+        trained_parameters=sum(parameter.numel() for parameter in methods.trained_parameters(run.model).values()),
+        train_loss=next(row["train_loss"] for row in best.log if row["step"] == best.step),
+        val_loss_before=before,
+        val_loss=best.val_loss,
+        rates=tuple(
+            {key: getattr(each, key) for key in ("rate", "step", "steps", "val_loss", "diverged")} for each in trained
+        ),
+        warnings=tuple(warnings),
+    )

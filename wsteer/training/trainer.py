@@ -1,0 +1,175 @@
+"""transformers' Trainer as wsteer runs it: its own batches, an exact validation loss, states of what is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from wsteer.errors import WsteerError
+from wsteer.models.batches import batches
+from wsteer.models.rendering import Example
+from wsteer.training import processes
+from wsteer.training.callbacks import BestStep
+from wsteer.training.methods import State, copied_state, restore_state, trained_parameters
+from wsteer.training.recipe import Recipe
+from wsteer.training.steps import BLANK, blank, collate, micro_batches, run_batches
+
+STATE = "trained.safetensors"  # the trained parameters in a checkpoint that training goes on from
+
+
+class Rows(Dataset):
+    """Rendered rows by their index, with one that trains nothing at `BLANK`."""
+
+    def __init__(self, examples: Sequence[Example], pad: int):
+        self.examples = examples
+        self.pad = pad
+        self.blank = blank(pad)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.blank if index == BLANK else self.examples[index]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run: for each the micro-batches of all processes, `accumulation` times their number."""
+
+    micro: tuple[list[int], ...]
+    steps: int
+    accumulation: int
+    micro_size: int
+
+
+def plan(rows: Sequence[Example], recipe: Recipe) -> Plan:
+    """The run's steps, micro-batch by micro-batch; the same however many processes share them."""
+    shares = processes.count()
+    size = recipe.micro_batch_size or max(recipe.batch_size // shares, 1)
+    if recipe.batch_size % (size * shares):
+        raise WsteerError(
+            f"--batch-size {recipe.batch_size} is no multiple of {shares} processes x --micro-batch-size {size}; "
+            "change one of the three"
+        )
+    lengths = [len(example.tokens) for example in rows]
+    steps = run_batches(lengths, recipe.batch_size, recipe.epochs, recipe.max_steps, recipe.seed)
+    count = recipe.batch_size // size
+    if shares == 1:  # short steps, the epochs' last ones, need no more micro-batches than they fill
+        count = max(-(-len(step) // size) for step in steps)
+    parts = [part for step in steps for part in micro_batches(step, size, count)]
+    return Plan(tuple(parts), len(steps), count // shares, size)
+
+
+class AnswerTrainer(Trainer):
+    """The Trainer on rendered rows, in the order of a `Plan`; validation is the mean over all trained tokens."""
+
+    def __init__(
+        self, model: nn.Module, arguments: TrainingArguments, plan: Plan, rows: Rows, val_rows: Rows, patience: int
+    ):
+        if arguments.n_gpu > 1:  # without torchrun one GPU trains: DataParallel would split labels that are no rows
+            arguments._n_gpu = 1
+        super().__init__(
+            model,
+            arguments,
+            train_dataset=rows,
+            eval_dataset=val_rows if len(val_rows) else None,
+            data_collator=lambda examples: collate(examples, rows.pad),
+        )
+        self.remove_callback(transformers.PrinterCallback)  # its dicts would go to stdout
+        self.plan = plan
+        self.val_rows = val_rows
+        self.names = list(trained_parameters(model))
+        self.best = BestStep(self.trained_state, patience)
+        self.add_callback(self.best)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This process's micro-batches of the whole run, as one pass."""
+        mine = self.plan.micro[processes.rank() :: processes.count()]
+        return DataLoader(self.train_dataset, batch_sampler=list(mine), collate_fn=self.data_collator)
+
+    @torch.no_grad()
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
+        """The mean loss over the validation rows' trained tokens, whatever the batches and the processes."""
+        lengths = [len(example.tokens) for example in self.val_rows.examples]
+        parts = list(batches(lengths, self.plan.micro_size))
+        parts += [[BLANK]] * (-len(parts) % processes.count())
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        total, tokens = 0.0, 0
+        for part in parts[processes.rank() :: processes.count()]:
+            batch = self._prepare_inputs(self.data_collator([self.val_rows[index] for index in part]))
+            count = batch["labels"].numel()
+            loss = model(**batch).loss
+            if count:  # the mean of no tokens is NaN
+                total, tokens = total + loss.item() * count, tokens + count
+        total, tokens = processes.summed([total, tokens], self.args.device)
+        metrics = {"eval_loss": total / tokens}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def trained_state(self) -> State:
+        """A copy of the trained parameters, gathered where they are spread over processes."""
+        if not self.is_fsdp_enabled:
+            return copied_state(self.model)
+        everything = self.accelerator.get_state_dict(self.model)
+        return {name: everything[name].float().cpu() for name in self.names} if processes.rank() == 0 else {}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_file(copied_state(self.model), Path(output_dir) / STATE)
+            self.best.save(Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        restore_state(self.model, load_file(Path(resume_from_checkpoint) / STATE))
+        self.best.load(Path(resume_from_checkpoint))
+
+
+def training_arguments(
+    recipe: Recipe,
+    rate: float,
+    plan: Plan,
+    folder: Path,
+    *,
+    validated: bool,
+    resumed: bool,
+    autocast: torch.dtype | None,
+    cpu: bool,
+) -> TrainingArguments:
+    """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=rate,
+        lr_scheduler_type="linear",
+        warmup_steps=recipe.warmup_steps,
+        optim="adamw_torch",
+        weight_decay=recipe.weight_decay,
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.micro_size,
+        gradient_accumulation_steps=plan.accumulation,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=recipe.eval_every,
+        eval_on_start=validated and not resumed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a run that diverges must be seen
+        save_strategy="no",
+        save_total_limit=1,
+        report_to="none",
+        seed=recipe.seed,
+        use_cpu=cpu,
+        bf16=autocast is torch.bfloat16,
+        fp16=autocast is torch.float16,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        label_names=["labels"],
+    )
