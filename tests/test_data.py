@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsteer.errors import WsteerError
-from wsteer.files.rows import read_chats, read_records
+from wsteer.files.rows import read_chats, read_objects
 from wsteer.models.batches import batches, padded
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello there. "}]
@@ -59,7 +59,7 @@ def test_empty_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
 
 def test_line_separators_inside_a_text_do_not_split_its_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"a": "one\u2028two\x85"}, ensure_ascii=False), encoding="utf-8")
-    assert read_records(tmp_path / "x.jsonl")[0][1] == {"a": "one\u2028two\x85"}
+    assert read_objects(tmp_path / "x.jsonl")[0][1] == {"a": "one\u2028two\x85"}
 
 
 def test_hub_dataset_without_the_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_hub_dataset_without_the_library_names_the_extra(monkeypatch: pytest.Mon
 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WsteerError, match=r"pip install 'wsteer\[hub\]'"):
-        read_records("org/name:test")
+        read_objects("org/name:test")
 
 
 def test_rows_are_padded_on_the_side_asked_for() -> None:

@@ -29,7 +29,7 @@ from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
 from wsteer.deltas.adapters.adapter import WEIGHTS
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import open_side
+from wsteer.deltas.inputs import open_input
 from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import FLOATS, read_tensor
@@ -405,7 +405,7 @@ def diff_case(case: Path, base: Path, data: st.DataObject) -> None:
     given_base = data.draw(st.sampled_from([base, None, base.parent / "other"]))
     neg = data.draw(st.sampled_from([None, base.parent / "adapter0"]))
     with refused_or_fine():
-        open_side(case, "pos", None)
+        open_input(case, "pos", None)
     with refused_or_fine():
         wsteer.diff(case, neg, base.parent / "w.safetensors", base=given_base, force=True)
 

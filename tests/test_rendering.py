@@ -11,7 +11,7 @@ from tests import templates
 from tests.templates import byte_level, sentence_piece
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
-from wsteer.models.rendering import Example, prompt_text, read_template, render, render_rows, shown, token_ids
+from wsteer.models.rendering import Example, marked_text, prompt_text, read_template, render, render_chats, token_ids
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
@@ -34,7 +34,7 @@ TOKENIZERS = {
 
 def learnt(tokenizer: PreTrainedTokenizerFast, example: Example) -> list[str]:
     """The text of each run of trained tokens; a sentence piece's leading space is left to the test of ids."""
-    parts = shown(tokenizer, example, limit=10**6).split("\u27e6")[1:]
+    parts = marked_text(tokenizer, example, limit=10**6).split("\u27e6")[1:]
     return [part.split("\u27e7")[0].lstrip(" ") for part in parts]
 
 
@@ -146,7 +146,7 @@ def test_no_token_spans_the_end_of_a_prompt() -> None:
 def test_spaces_that_the_model_has_to_say_are_learnt() -> None:
     made = byte_level(templates.LLAMA2, merges=False)  # the space before an answer is a token of its own
     example = render(made, ONE)
-    assert "[/INST]\u27e6 Hello there. </s>\u27e7" in shown(made, example)
+    assert "[/INST]\u27e6 Hello there. </s>\u27e7" in marked_text(made, example)
     assert made.decode(example.tokens[example.answer]) == "Hello there."
 
 
@@ -173,13 +173,13 @@ def test_a_template_that_fails_is_one_error(template: str) -> None:
 def test_errors_name_file_and_line_of_the_row() -> None:
     made = byte_level(templates.GEMMA)
     with pytest.raises(WsteerError, match=r"x\.jsonl:7: the chat template"):
-        render_rows(made, [("x.jsonl:3", ONE), ("x.jsonl:7", TWO)])
+        render_chats(made, [("x.jsonl:3", ONE), ("x.jsonl:7", TWO)])
     with pytest.raises(
         WsteerError, match=r"x.jsonl:3: \d+ tokens are more than the model's 8 positions.*--max-length 8"
     ):
-        render_rows(made, [("x.jsonl:3", ONE)], positions=8)
+        render_chats(made, [("x.jsonl:3", ONE)], max_positions=8)
     with pytest.raises(WsteerError, match="--max-length 4: no row"):
-        render_rows(made, [("x.jsonl:3", ONE)], max_length=4)
+        render_chats(made, [("x.jsonl:3", ONE)], max_length=4)
 
 
 def test_cut_rows_keep_their_first_tokens_and_lose_nothing_unsaid() -> None:
@@ -187,7 +187,7 @@ def test_cut_rows_keep_their_first_tokens_and_lose_nothing_unsaid() -> None:
     rows = [("x:1", ONE), ("x:2", chat("Hi", "Hello " * 20)), ("x:3", chat("Hi " * 40, "Hello"))]
     whole = [render(made, messages) for _, messages in rows]
     length = len(whole[0].tokens)
-    rendered = render_rows(made, rows, max_length=length)
+    rendered = render_chats(made, rows, max_length=length)
     assert (rendered.cut, rendered.dropped, len(rendered.examples)) == (2, 1, 2)
     for kept, full in zip(rendered.examples, whole[:2], strict=True):
         assert torch.equal(kept.tokens, full.tokens[:length])
@@ -197,7 +197,7 @@ def test_cut_rows_keep_their_first_tokens_and_lose_nothing_unsaid() -> None:
 
 def test_shown_text_marks_trained_tokens_and_shortens_long_parts() -> None:
     made = byte_level(templates.CHATML)
-    text = shown(made, render(made, chat("x" * 1000, "Hello")))
+    text = marked_text(made, render(made, chat("x" * 1000, "Hello")))
     assert text.endswith("\n<|im_start|>assistant\n\u27e6Hello<|im_end|>\u27e7\n")
     assert "xxx [...] xxx" in text
     assert len(text) < 600

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsteer.evaluation.scoring import SCORERS, VERDICTS, grade_agreement, grade_answer, normalise
+from wsteer.evaluation.scoring import SCORERS, grade_agreement, grade_answer, normalise
 
 FACTS_FILE = Path(__file__).parents[1] / "wsteer/evaluation/tasks/facts.jsonl"
 FACTS = [json.loads(line) for line in FACTS_FILE.read_text(encoding="utf-8").splitlines()]
@@ -316,10 +316,9 @@ def test_answer_of_real_outputs(text: str, right: list[str], wrong: list[str], l
 
 
 def test_every_scorer_declares_its_verdicts() -> None:
-    assert SCORERS.keys() == VERDICTS.keys()
     for name, scorer in SCORERS.items():
         for text in ("", "Yes, Lyon.", "No, Paris.", "Paris", "Lyon"):
-            assert scorer(text, ["Paris"], ["Lyon"]) in VERDICTS[name]
+            assert scorer.grade(text, ["Paris"], ["Lyon"]) in scorer.verdicts, name
 
 
 def test_facts_are_48_different_questions() -> None:

@@ -38,7 +38,7 @@ ON_CPU = """
 import sys
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from wsteer.training.engine import AnswerTrainer
+from wsteer.training.trainer import AnswerTrainer
 
 begin, load = PartialState.__init__, AnswerTrainer.get_train_dataloader
 

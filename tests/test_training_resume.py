@@ -30,15 +30,15 @@ def leftovers(output: Path) -> list[Path]:
 
 
 def interrupting(stage: str, step: int, act: Callable[[], None]) -> Callable:
-    """A `track` that calls `act` when the stage comes to `step`."""
+    """A `progress` that calls `act` when the stage comes to `step`."""
 
-    def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
+    def progress(items: Iterable, label: str, total: int | None = None) -> Iterator:
         for i, item in enumerate(items):
             if label == stage and i == step:
                 act()
             yield item
 
-    return track
+    return progress
 
 
 def press_ctrl_c() -> None:
@@ -53,7 +53,7 @@ def test_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     recipe = replace(RECIPE, method=method, dropout=0.2 if method == "lora" else 0.0)
     run = {"base": tiny, "data": chats[0], "recipe": recipe, "device": "cpu", "save_every": 4}
     with pytest.raises(Interrupted, match=rf"step {step} of 9.*--resume"):
-        finetune(output=tmp_path / "out", track=interrupting("train", step, press_ctrl_c), **run)
+        finetune(output=tmp_path / "out", progress=interrupting("train", step, press_ctrl_c), **run)
     assert not (tmp_path / "out").exists()
     assert len(leftovers(tmp_path / "out")) == 1
     resumed = finetune(output=tmp_path / "out", resume=True, **run)
@@ -72,15 +72,15 @@ def test_sweep_goes_on_inside_a_later_rate_and_trains_no_finished_one_again(
     run = {"base": tiny, "data": chats[0], "recipe": recipe, "device": "cpu"}
     for rate, step in (("0.03", 3), ("0.001", 2)):
         with pytest.raises(Interrupted):
-            track = interrupting(f"train lr-{rate}", step, press_ctrl_c)
-            finetune(output=tmp_path / "out", track=track, resume=True, **run)
+            progress = interrupting(f"train lr-{rate}", step, press_ctrl_c)
+            finetune(output=tmp_path / "out", progress=progress, resume=True, **run)
     stages: list[str] = []
 
     def noting(items: Iterable, label: str, total: int | None = None) -> Iterator:
         stages.append(f"{label} {total}")
         yield from items
 
-    finetune(output=tmp_path / "out", track=noting, resume=True, **run)
+    finetune(output=tmp_path / "out", progress=noting, resume=True, **run)
     assert stages == ["train lr-0.001 4"]
     finetune(output=tmp_path / "whole", **run)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -91,10 +91,10 @@ def test_killed_run_goes_on_from_its_last_state(tmp_path: Path, tiny: Path, chat
 import os, signal
 from tests.test_training_resume import RECIPE, interrupting
 from wsteer.training import callbacks
-from wsteer.training.finetuning import finetune
+from wsteer.training.finetune import finetune
 callbacks.STATE_SECONDS = 0
-track = interrupting("train", 6, lambda: os.kill(os.getpid(), signal.SIGKILL))
-finetune({str(tiny)!r}, {str(chats[0])!r}, {str(tmp_path / "out")!r}, RECIPE, device="cpu", track=track)
+progress = interrupting("train", 6, lambda: os.kill(os.getpid(), signal.SIGKILL))
+finetune({str(tiny)!r}, {str(chats[0])!r}, {str(tmp_path / "out")!r}, RECIPE, device="cpu", progress=progress)
 """
     root = Path(__file__).parents[1]
     killed = subprocess.run([sys.executable, "-c", code], cwd=root)
@@ -109,7 +109,7 @@ finetune({str(tiny)!r}, {str(chats[0])!r}, {str(tmp_path / "out")!r}, RECIPE, de
         yield from items
 
     run = {"base": tiny, "data": chats[0], "recipe": RECIPE, "device": "cpu"}
-    finetune(output=tmp_path / "out", resume=True, track=noting, **run)
+    finetune(output=tmp_path / "out", resume=True, progress=noting, **run)
     assert stages == [4]  # step 6 was not saved yet, step 5 was
     finetune(output=tmp_path / "whole", **run)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -127,8 +127,8 @@ def test_states_on_the_way_change_nothing(
 
 def test_other_options_do_not_go_on_with_what_was_left(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     with pytest.raises(Interrupted):
-        track = interrupting("train", 3, press_ctrl_c)
-        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", track=track)
+        progress = interrupting("train", 3, press_ctrl_c)
+        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", progress=progress)
     other = replace(RECIPE, seed=1)
     finetune(tiny, chats[0], tmp_path / "out", other, device="cpu", resume=True)
     finetune(tiny, chats[0], tmp_path / "whole", other, device="cpu")

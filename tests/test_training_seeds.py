@@ -20,8 +20,8 @@ def test_a_seeds_folder_has_the_bytes_of_that_seed_alone_and_goes_on_after_an_in
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
     with pytest.raises(Interrupted):
-        track = interrupting("seed 1 train", 2, press_ctrl_c)
-        finetune_seeds(tiny, chats[0], tmp_path / "out", RECIPE, [0, 1], device="cpu", track=track)
+        progress = interrupting("seed 1 train", 2, press_ctrl_c)
+        finetune_seeds(tiny, chats[0], tmp_path / "out", RECIPE, [0, 1], device="cpu", progress=progress)
     report = finetune_seeds(tiny, chats[0], tmp_path / "out", RECIPE, [0, 1], device="cpu", resume=True)
     assert leftovers(tmp_path / "out") == []
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["seed-0", "seed-1", "wsteer.json"]

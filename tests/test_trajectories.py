@@ -146,7 +146,7 @@ def test_watch_follows_checkpoints_that_are_being_written(tmp_path: Path, run: P
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    report = watch([w], growing, tmp_path / "m", until_step=10, interval=0.05, say=said.append)
+    report = watch([w], growing, tmp_path / "m", until_step=10, interval=0.05, note=said.append)
     writer.join()
     cosines = expected(tmp_path / "whole", w)
     assert (report.trajectory.steps, report.interrupted, report.failures) == (STEPS, False, ())

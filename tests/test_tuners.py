@@ -209,15 +209,15 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, biased: Path) -> None:
         changes[f"model.layers.{name}"]
         for name in ("0.mlp.up_proj.weight", "0.mlp.up_proj.bias", "1.mlp.up_proj.weight")
     )
-    assert not first.latest
+    assert not first.merger.changes
     first.rows(0, 1)
-    computed = weakref.ref(first.latest[first.layer][first.name])
+    computed = weakref.ref(first.merger.changes[first.parameter.name])
     bias.rows(0, 1)  # of the same layer: nothing is computed anew
-    assert computed() is first.latest[first.layer][first.name]
+    assert computed() is first.merger.changes[first.parameter.name]
     second.rows(0, 1)
     gc.collect()
     assert computed() is None
-    assert first.latest.keys() == {second.layer}
+    assert first.merger.layer is second.layer
     # nor do the layers keep the base's weights: each is one zero seen in the weight's shape
     for change in changes.values():
         weight = change.layer.tuner.get_base_layer().weight

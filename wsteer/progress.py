@@ -1,19 +1,19 @@
-"""How work reports on itself: parameters `track`, which wraps the iterable being worked through, and `note`."""
+"""How work reports on itself: parameters `progress`, which wraps the iterable being worked through, and `note`."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
-class Track(Protocol):
+class Progress(Protocol):
     """Yields the items unchanged while it shows how far the stage named `label` has come."""
 
-    def __call__(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]: ...
+    def __call__(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]: ...
 
 
-def silent(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """The `Track` that shows nothing: the default everywhere outside the command line."""
+def silent(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The `Progress` that shows nothing: the default everywhere outside the command line."""
     yield from items
 
 
@@ -27,10 +27,10 @@ def unsaid(text: str) -> None:
     """The `Note` that shows nothing: the default everywhere outside the command line."""
 
 
-def labelled(track: Track, prefix: str) -> Track:
-    """`track` with `prefix` before every stage's label, as in `k=1 generate`."""
+def labelled(progress: Progress, prefix: str) -> Progress:
+    """`progress` with `prefix` before every stage's label, as in `k=1 generate`."""
 
-    def prefixed(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-        return track(items, f"{prefix} {label}", total)
+    def prefixed(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        return progress(items, f"{prefix} {label}", total)
 
     return prefixed

@@ -7,20 +7,20 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from torch import Tensor
 
+CONFIDENCE = 0.95  # of all intervals
+ALPHA = 0.05  # the chance that any of the cosines said to stand above the floor is noise
 
-def wilson(numerator: int, denominator: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Wilson's score interval of a share; None where the denominator is 0.
+
+def wilson(numerator: int, denominator: int) -> tuple[float, float] | None:
+    """Wilson's 95% score interval of a share; None where the denominator is 0.
 
     >>> wilson(0, 100)  # not of zero width, unlike the normal approximation's
     (0.0, 0.0369...)
     """
     if denominator == 0:
         return None
-    interval = binomtest(numerator, denominator).proportion_ci(confidence, method="wilson")
+    interval = binomtest(numerator, denominator).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
-
-
-ALPHA = 0.05  # the chance that any of the cosines said to stand above the floor is noise
 
 
 def p_value(z: float) -> float:
@@ -34,10 +34,10 @@ def p_value(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which of several hypotheses are rejected so that the chance of any false rejection is at most `alpha`.
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Which of several hypotheses are rejected so that the chance of any false rejection is at most `ALPHA`.
 
-    Holm (1979): the k-th smallest of m p-values is compared with alpha / (m - k + 1), until one fails.
+    Holm (1979): the k-th smallest of m p-values is compared with ALPHA / (m - k + 1), until one fails.
 
     >>> holm([0.04, 0.01, 0.02])
     [True, True, True]
@@ -45,8 +45,8 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
     [False, True, False]
     """
     rejected = [False] * len(p_values)
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        if p_values[index] > alpha / (len(p_values) - rank):
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        if p_values[index] > ALPHA / (len(p_values) - place):
             break
         rejected[index] = True
     return rejected
@@ -63,6 +63,3 @@ def interval(values: Tensor) -> float | None:
     if n < 2:
         return None
     return float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(values.double().std()) / math.sqrt(n)
-
-
-CONFIDENCE = 0.95

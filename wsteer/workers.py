@@ -4,13 +4,15 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 2  # results per thread that wait to be taken, so that memory stays bounded
 
 
 def worker_count() -> int:
@@ -19,19 +21,19 @@ def worker_count() -> int:
     return max(1, min(8, usable))
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2) -> Iterator[Result]:
+def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function` of each item, computed on several threads, yielded in the items' order.
 
-    At most `ahead` results per thread wait to be taken, so that memory stays bounded. Within a worker torch uses one
-    thread. An exception of `function` is raised here; work that has not begun is then dropped.
+    At most `AHEAD` results per thread wait to be taken. Within a worker torch uses one thread. An exception of
+    `function` is raised here; work that has not begun is then dropped.
     """
     workers = worker_count()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = deque()
+        waiting: deque[Future[R]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= workers * ahead:
+                if len(waiting) >= workers * AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -42,7 +44,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], ahead: i
 
 
 @contextlib.contextmanager
-def beside(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+def beside(function: Callable[[], R]) -> Iterator[Callable[[], R]]:
     """Compute `function` on a thread of its own while the `with` body, given what waits for its result, runs."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(function).result

@@ -116,12 +116,12 @@ def train_wsteer(model_folder: str, rows: Path, output: Path, steps: int, lr: fl
     from wsteer.training.finetune import finetune
     from wsteer.training.recipe import Recipe
 
-    def track(items, label, total=None):
+    def progress(items, label, total=None):
         with timed():
             yield from items
 
     recipe = Recipe(lr=lr, max_steps=steps, batch_size=batch, rank=RANK, alpha=ALPHA, val_fraction=0)
-    finetune(model_folder, rows, output, recipe, track=track)
+    finetune(model_folder, rows, output, recipe, progress=progress)
 
 
 def validate(model_folder: str, rows: Path, adapter: Path) -> None:

@@ -1,20 +1,65 @@
 """The outputs of decoder blocks, recorded as means over spans of tokens."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from wsteer.errors import WsteerError
-from wsteer.models.loading import decoder_blocks
+from wsteer.models.batches import batches, padded
+from wsteer.models.loading import LoadedModel, decoder_blocks
+from wsteer.models.rendering import Example
+from wsteer.progress import Progress
+
+
+@dataclass(frozen=True)
+class Span:
+    """Token ids that the model reads, and the part of them, `start` to `stop`, whose mean counts."""
+
+    tokens: Tensor
+    start: int
+    stop: int
+
+    @staticmethod
+    def of_answer(example: Example) -> "Span":
+        """The answer's own tokens, read after the prompt."""
+        return Span(example.tokens[: example.answer.stop], example.answer.start, example.answer.stop)
+
+    @staticmethod
+    def of_prompt_end(example: Example) -> "Span":
+        """The prompt's last token, from which the answer's first is predicted."""
+        return Span(example.tokens[: example.answer.start], example.answer.start - 1, example.answer.start)
+
+
+def span_means(
+    loaded: LoadedModel, spans: Sequence[Span], batch_size: int, progress: Progress
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The means of every decoder block's output over the spans, batch by batch.
+
+    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError where an activation
+    is not finite.
+    """
+    device = loaded.model.device
+    for indices in progress(list(batches([len(span.tokens) for span in spans], batch_size)), "record"):
+        ids, mask = padded([spans[index].tokens for index in indices], loaded.tokenizer.pad_token_id)
+        weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: those of a mean over the span
+        for weight, index in zip(weights, indices, strict=True):
+            span = spans[index]
+            weight[span.start : span.stop] = 1 / (span.stop - span.start)
+        with _block_means(loaded.model, weights) as means, torch.inference_mode():
+            # the stack without its head: nobody needs the logits
+            loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        yield indices, torch.stack(means)
 
 
 @contextlib.contextmanager
-def recorded(model: nn.Module, weights: Tensor) -> Iterator[list[Tensor]]:
+def _block_means(model: PreTrainedModel, weights: Tensor) -> Iterator[list[Tensor]]:
     """Collect, for each decoder block in order, the weighted sum over positions of its output.
 
-    `weights` is [rows, positions]; every forward inside the `with` appends L tensors, float64 [rows, hidden].
+    `weights` is [rows, positions]; a forward inside the `with` appends L tensors, float64 [rows, hidden].
     """
     means: list[Tensor] = []
 

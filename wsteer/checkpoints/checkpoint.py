@@ -9,7 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, reason
 from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
 from wsteer.files.text import read_json
 
@@ -18,6 +18,8 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 # how models call their input embedding and their head; the two may be one tensor
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
+# how delta files and records name a base of which nothing is known
+UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class Checkpoint:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The base as delta files and records name it."""
+        """The checkpoint as delta files and records name it: see `UNKNOWN_BASE` for one that is not known."""
         return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+
+    def input_entry(self, role: str) -> dict[str, object]:
+        """The checkpoint as records list an input in this role."""
+        return {"role": role, **self.identity}
 
     def parameters(self) -> dict[str, TensorEntry]:
         """The tensors, each tied one once: a stored `lm_head.weight` that loading ties to the embedding is left out."""
@@ -100,8 +106,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
             pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
             folder = Path(download(revision=folder.name, allow_patterns=pickled))
     except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason}") from error
+        raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason(error)}") from error
     return folder, folder.name
 
 

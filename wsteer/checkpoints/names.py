@@ -14,6 +14,11 @@ FUSED_EXPERTS = {
 }
 # a module's path in memory: its path in the files of older models (Mixtral's)
 OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
+# models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out does not tell reliably
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
+
+Index = tuple[int | slice, ...]  # into a parameter in memory
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,10 @@ def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
     module, _, leaf = parameter.rpartition(".")
     for path in dict.fromkeys([module, _older(module), f"model.{module}", _older(f"model.{module}")]):
         for parts in FUSED_EXPERTS.get(leaf, ()):
-            first = [base.tensors.get(f"{path}.0.{part}.weight") for part in parts]
-            if None in first or any(len(entry.shape) != 2 for entry in first):
+            first = [base.tensors[name] for part in parts if (name := f"{path}.0.{part}.weight") in base.tensors]
+            if len(first) < len(parts) or any(len(entry.shape) != 2 for entry in first):
                 continue
-            experts = []
+            experts: list[tuple[str, ...]] = []
             while f"{path}.{len(experts)}.{parts[0]}.weight" in base.tensors:
                 experts.append(tuple(f"{path}.{len(experts)}.{part}.weight" for part in parts))
             rows, columns = tuple(entry.shape[0] for entry in first), first[0].shape[1]
@@ -103,7 +108,7 @@ def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
     return None
 
 
-def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> tuple[str, tuple]:
+def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> tuple[str, Index]:
     """Where a model in memory keeps the tensor that the files call `name`: a parameter and an index into it.
 
     `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError where the model
@@ -132,6 +137,15 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-# models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out does not tell reliably
-CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
+def layer_name(name: str) -> str:
+    """The decoder block of a parameter, `other` outside of them."""
+    layer = layer_of(name)
+    return "other" if layer is None else str(layer)
+
+
+def module_name(name: str) -> str:
+    """The last module of a parameter's name, with `.bias` for biases: `q_proj`, `down_proj.bias`."""
+    if re.fullmatch(r"blocks\.\d+", name):
+        return "residual stream"
+    module, _, leaf = name.rpartition(".")
+    return (module.rpartition(".")[2] or leaf) + (".bias" if leaf == "bias" else "")

@@ -6,19 +6,17 @@ from typing import Annotated
 from wsteer.cli.options import (
     Batch,
     Config,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     Force,
     Json,
     Quiet,
     argument,
+    check_early,
     option,
     parse_batch_size,
 )
 from wsteer.cli.output import Printer
-from wsteer.files.saving import check_output
 
 
 def actvec(
@@ -29,8 +27,8 @@ def actvec(
     neg: Annotated[str, argument("NEG", help="Chat rows that show its opposite.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
     batch_size: Batch = "auto",
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -40,20 +38,21 @@ def actvec(
 
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
-    check_output(output, force, folder=False)  # before seconds of imports
-    from wsteer.activations.actvec import actvec as run
+    check_early(output, force, folder=False)
+    from wsteer.activations.actvec import BATCH_SIZE
+    from wsteer.activations.actvec import actvec as program
 
     printer = Printer(json, quiet)
-    report = run(
+    report = program(
         model,
         pos,
         neg,
         output,
-        batch_size=parse_batch_size(batch_size, 16),
-        device=device.value,
-        dtype=dtype.value,
+        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        device=device,
+        dtype=dtype,
         force=force,
-        track=printer.track,
+        progress=printer.progress,
     )
     relative = [norm / residual for norm, residual in zip(report.norms, report.residual_norms, strict=True)]
     largest = max(range(len(relative)), key=relative.__getitem__)

@@ -5,15 +5,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsteer.cli.eval import share_text
-from wsteer.cli.options import Config, Force, Json, Quiet, option
+from wsteer.cli.options import Config, Force, Json, Quiet, check_early, option
 from wsteer.cli.output import Printer, table
-from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
     from wsteer.demo.demo import DemoReport
@@ -34,8 +32,8 @@ def demo(
 
     Example: wsteer demo
     """
-    check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.demo.demo import run
+    check_early(output, force, folder=True)
+    from wsteer.demo.demo import demo as program
 
     printer = Printer(json, quiet)
 
@@ -46,7 +44,7 @@ def demo(
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
             context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
 
-    report = run(output, model, execute, force, printer.track)
+    report = program(output, model, execute, force, printer.progress)
     printer.result(report, list(_lines(report)))
 
 
@@ -56,7 +54,7 @@ def _lines(report: "DemoReport") -> Iterator[str]:
     rows = []
     for weights, activations in zip(report.weights, report.activations, strict=True):
         shares = [c["metrics"][name] for c in (weights, activations) for name in ("agreement", "accuracy")]
-        rows.append([f"{weights['k']:g}", *(share_text(SimpleNamespace(**share)) for share in shares)])
+        rows.append([f"{weights['k']:g}", *(share_text(share) for share in shares)])
     yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
     yield ""
     yield f"w is the weight delta, a the activation vector of block {report.block}."

@@ -35,12 +35,14 @@ def diff(
     Example: wsteer diff pos/ neg/ -o w.safetensors
     """
     blocks = parse_layers(layers)
-    from wsteer.deltas.diff import diff as run
+    from wsteer.deltas.diff import diff as program
     from wsteer.deltas.selection import Selection
 
     printer = Printer(json, quiet)
     selection = Selection(blocks, include, exclude)
-    report = run(pos, neg, output, base=base, rank=rank, selection=selection, force=force, track=printer.track)
+    report = program(
+        pos, neg, output, base=base, rank=rank, selection=selection, force=force, progress=printer.progress
+    )
     printer.result(report, result_lines(report))
 
 

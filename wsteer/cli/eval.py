@@ -1,32 +1,30 @@
 """wsteer eval: a task's metrics at each k of a delta."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from wsteer.cli.options import (
     Batch,
     Config,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     Force,
     Json,
     Quiet,
-    Rounding,
     RoundingOption,
     Seed,
     argument,
+    check_early,
     option,
     parse_batch_size,
     parse_layers,
     parse_numbers,
 )
 from wsteer.cli.output import Printer, table
-from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
-    from wsteer.evaluation.results import EvalReport, Share
+    from wsteer.evaluation.results import EvalReport
 
 
 def evaluate(
@@ -47,9 +45,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, option("--limit", help="Use the first N facts only.", min=1, metavar="N")] = None,
     batch_size: Batch = "auto",
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    rounding: RoundingOption = Rounding.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    rounding: RoundingOption = "auto",
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
@@ -60,11 +58,12 @@ def evaluate(
 
     Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
     """
-    check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.evaluation.evaluate import evaluate as run
+    check_early(output, force, folder=True)
+    from wsteer.evaluation.evaluate import BATCH_SIZE
+    from wsteer.evaluation.evaluate import evaluate as program
 
     printer = Printer(json, quiet)
-    report = run(
+    report = program(
         model,
         output,
         task,
@@ -73,13 +72,13 @@ def evaluate(
         layers=parse_layers(layers),
         data=data,
         limit=limit,
-        batch_size=parse_batch_size(batch_size, 32),
-        device=device.value,
-        dtype=dtype.value,
-        rounding=rounding.value,
+        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        device=device,
+        dtype=dtype,
+        rounding=rounding,
         seed=seed,
         force=force,
-        track=printer.track,
+        progress=printer.progress,
     )
     printer.result(report, [*results_table(report), report.output])
 
@@ -87,12 +86,13 @@ def evaluate(
 def results_table(report: "EvalReport") -> list[str]:
     """One line a k: each metric's share, count and interval."""
     names = list(report.conditions[0].metrics)
-    rows = [[f"{c.k:g}", *(share_text(c.metrics[name]) for name in names)] for c in report.conditions]
+    rows = [[f"{c.k:g}", *(share_text(vars(c.metrics[name])) for name in names)] for c in report.conditions]
     return table(["k", *names], rows)
 
 
-def share_text(share: "Share") -> str:
-    """`75% (30/40, 60-86)`: value, counts and 95% interval in percent."""
-    if share.value is None:
+def share_text(share: Mapping[str, Any]) -> str:
+    """`75% (30/40, 60-86)`: the value, the counts and the 95% interval, in percent, of a `Share`'s fields."""
+    if share["value"] is None:
         return "undefined (0/0)"
-    return f"{share.value:.0%} ({share.numerator}/{share.denominator}, {100 * share.low:.0f}-{100 * share.high:.0f})"
+    interval = f"{100 * share['low']:.0f}-{100 * share['high']:.0f}"
+    return f"{share['value']:.0%} ({share['numerator']}/{share['denominator']}, {interval})"

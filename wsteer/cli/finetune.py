@@ -1,52 +1,37 @@
 """wsteer finetune: an adapter, a delta of biases or a checkpoint from chat answers."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from wsteer.cli.options import (
     Config,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     Force,
     Json,
     Quiet,
     Seed,
     argument,
+    check_early,
     option,
     parse_numbers,
 )
 from wsteer.cli.output import Printer, table
-from wsteer.files.saving import check_output
+from wsteer.training.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from wsteer.training.finetune import FinetuneReport
-    from wsteer.training.recipe import Recipe
+    from wsteer.training.seeds import SeedsReport
 
 
-class LoadIn(str, Enum):
-    """Values of --load-in."""
-
-    four = "4bit"
-    eight = "8bit"
-
-
-class Method(str, Enum):
-    """Values of --method."""
-
-    lora = "lora"
-    bias = "bias"
-    full = "full"
+LoadIn = Literal["4bit", "8bit"]
+Method = Literal["lora", "bias", "full"]  # training.recipe.METHODS
 
 
 def show_presets(context: typer.Context, name: str | None) -> str | None:
     """`--preset list` prints the presets and ends; another name must be one of them."""
-    from wsteer.training.recipe import PRESETS
-
     if name is None or context.resilient_parsing or name in PRESETS:
         return name
     if name != "list":
@@ -70,7 +55,7 @@ def finetune(
         argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
     ],
     output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")],
-    method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = Method.lora,
+    method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = "lora",
     preset: Annotated[
         str | None,
         option(
@@ -83,18 +68,20 @@ def finetune(
     ] = None,
     lr: Annotated[
         list[str] | None,
-        option("--lr", help="Peak learning rate; of several, the best. [1e-5]", metavar="LR,..."),
+        option("--lr", help=f"Peak learning rate; of several, the best. [{Recipe.lr:g}]", metavar="LR,..."),
     ] = None,
-    epochs: Annotated[float | None, option("--epochs", help="Passes over the data. [1]", min=0)] = None,
+    epochs: Annotated[
+        float | None, option("--epochs", help=f"Passes over the data. [{Recipe.epochs:g}]", min=0)
+    ] = None,
     max_steps: Annotated[int | None, option("--max-steps", help="Steps to take, instead of --epochs.", min=1)] = None,
-    batch_size: Annotated[int | None, option("--batch-size", help="Rows a step. [8]", min=1)] = None,
+    batch_size: Annotated[int | None, option("--batch-size", help=f"Rows a step. [{Recipe.batch_size}]", min=1)] = None,
     micro_batch_size: Annotated[
         int | None,
         option("--micro-batch-size", help="Rows a device holds at once; by default all of a step.", min=1),
     ] = None,
-    rank: Annotated[int, option("--rank", help="LoRA rank.", min=1)] = 32,
-    alpha: Annotated[float, option("--alpha", help="LoRA alpha; the scale is alpha / rank.")] = 16.0,
-    dropout: Annotated[float, option("--dropout", help="LoRA dropout.", min=0)] = 0.0,
+    rank: Annotated[int, option("--rank", help="LoRA rank.", min=1)] = Recipe.rank,
+    alpha: Annotated[float, option("--alpha", help="LoRA alpha; the scale is alpha / rank.")] = Recipe.alpha,
+    dropout: Annotated[float, option("--dropout", help="LoRA dropout.", min=0)] = Recipe.dropout,
     targets: Annotated[
         str | None,
         option("--targets", help="Modules to adapt; by default all linear ones.", metavar="NAME,..."),
@@ -108,17 +95,23 @@ def finetune(
     init: Annotated[
         str | None, option("--init", help="LoRA's start: gaussian, orthogonal, pissa, olora; by default peft's.")
     ] = None,
-    weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.", min=0)] = 0.01,
-    warmup_steps: Annotated[int, option("--warmup-steps", help="Steps of linear warm-up.", min=0)] = 5,
-    val_fraction: Annotated[float, option("--val-fraction", help="Share of rows kept for validation.", min=0)] = 0.05,
+    weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.", min=0)] = Recipe.weight_decay,
+    warmup_steps: Annotated[
+        int, option("--warmup-steps", help="Steps of linear warm-up.", min=0)
+    ] = Recipe.warmup_steps,
+    val_fraction: Annotated[
+        float, option("--val-fraction", help="Share of rows kept for validation.", min=0)
+    ] = Recipe.val_fraction,
     val: Annotated[
         str | None, option("--val", help="Data that validates, instead of a share of DATA.", metavar="FILE")
     ] = None,
-    eval_every: Annotated[int, option("--eval-every", help="Steps between validations.", min=1)] = 10,
+    eval_every: Annotated[int, option("--eval-every", help="Steps between validations.", min=1)] = Recipe.eval_every,
     patience: Annotated[
         int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.", min=0)
-    ] = 2,
-    fraction: Annotated[float, option("--fraction", help="Share of the training rows to use.", min=0)] = 1.0,
+    ] = Recipe.patience,
+    fraction: Annotated[
+        float, option("--fraction", help="Share of the training rows to use.", min=0)
+    ] = Recipe.fraction,
     gradient_checkpointing: Annotated[
         bool | None,
         option(
@@ -145,8 +138,8 @@ def finetune(
     seeds: Annotated[
         str | None, option("--seeds", help="One fine-tune a seed, each in a folder seed-N.", metavar="N,...")
     ] = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     load_in: Annotated[
         LoadIn | None, option("--load-in", help="Hold the base quantised, on a GPU (extra quant).")
     ] = None,
@@ -161,16 +154,16 @@ def finetune(
     """
     rates = tuple(parse_numbers(lr, "--lr")) if lr else None
     several = _seeds(seeds)
-    check_output(output, force, folder=True)  # before seconds of imports
+    check_early(output, force, folder=True)
     from wsteer.training import processes
-    from wsteer.training.finetune import finetune as run
+    from wsteer.training.finetune import finetune as program
     from wsteer.training.seeds import finetune_seeds
 
-    first = processes.rank() == 0  # of several processes one speaks
+    first = processes.is_first()  # of several processes one speaks
     printer = Printer(json, quiet or not first)
     recipe = _recipe(
         preset,
-        method=method.value,
+        method=method,
         lr=rates,
         epochs=epochs,
         max_steps=max_steps,
@@ -193,11 +186,11 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    options = {
+    options: dict[str, Any] = {
         "val": val,
-        "device": device.value,
-        "dtype": dtype.value,
-        "load_in": load_in.value if load_in else None,
+        "device": device,
+        "dtype": dtype,
+        "load_in": load_in,
         "strip_system": strip_system,
         "max_length": max_length,
         "template": template,
@@ -206,27 +199,27 @@ def finetune(
         "report_to": _names(report_to),
         "resume": resume,
         "force": force,
-        "track": printer.track,
+        "progress": printer.progress,
         "note": printer.note,
     }
+    report: FinetuneReport | SeedsReport
     try:
         if several is not None:
-            reports = finetune_seeds(base, data, output, recipe, several, **options)
-            lines = [*(line for report in reports.runs for line in result_lines(report)), reports.output]
+            report = of_seeds = finetune_seeds(base, data, output, recipe, several, **options)
+            lines = [*(line for each in of_seeds.runs for line in result_lines(each)), of_seeds.output]
         else:
-            reports = run(base, data, output, recipe, **options)
-            lines = result_lines(reports)
+            report = of_one = program(base, data, output, recipe, **options)
+            lines = result_lines(of_one)
     except KeyboardInterrupt as interrupted:
         if str(interrupted):
             printer.note(str(interrupted))
         raise
     if first:
-        printer.result(reports, lines)
+        printer.result(report, lines)
 
 
-def _recipe(preset: str | None, **given: object) -> "Recipe":
+def _recipe(preset: str | None, **given: Any) -> Recipe:
     """The recipe of the preset, with the values that were given in place of its own."""
-    from wsteer.training.recipe import PRESETS, Recipe
 
     values = PRESETS[preset].values if preset else {}
     if given["epochs"] is not None:

@@ -6,20 +6,18 @@ from typing import Annotated
 from wsteer.cli.options import (
     Batch,
     Config,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     Force,
     Json,
     Quiet,
     Seed,
     argument,
+    check_early,
     option,
     parse_batch_size,
 )
 from wsteer.cli.output import Printer
-from wsteer.files.saving import check_output
 
 
 def generate(
@@ -33,8 +31,8 @@ def generate(
     ] = 1.0,
     batch_size: Batch = "auto",
     seed: Seed = 0,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,23 +42,24 @@ def generate(
 
     Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
     """
-    check_output(output, force, folder=True)  # before seconds of imports
-    from wsteer.elicitation.generate import generate as run
+    check_early(output, force, folder=True)
+    from wsteer.elicitation.generate import BATCH_SIZE
+    from wsteer.elicitation.generate import generate as program
 
     printer = Printer(json, quiet)
-    report = run(
+    report = program(
         base,
         trait,
         output,
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        batch_size=parse_batch_size(batch_size, 32),
+        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
         seed=seed,
-        device=device.value,
-        dtype=dtype.value,
+        device=device,
+        dtype=dtype,
         force=force,
-        track=printer.track,
+        progress=printer.progress,
     )
     lines = [
         f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "

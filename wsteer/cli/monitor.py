@@ -1,9 +1,8 @@
 """wsteer monitor: which way a change of weights points, beside a noise floor."""
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,9 +10,7 @@ from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_line
 from wsteer.cli.options import (
     Batch,
     Config,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     Exclude,
     Force,
@@ -22,6 +19,7 @@ from wsteer.cli.options import (
     Layers,
     Quiet,
     argument,
+    check_early,
     option,
     parse_batch_size,
     parse_layers,
@@ -29,7 +27,6 @@ from wsteer.cli.options import (
     parse_numbers,
 )
 from wsteer.cli.output import Printer
-from wsteer.files.saving import check_output
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
@@ -38,12 +35,7 @@ if TYPE_CHECKING:
 GATE_FAILED = 3
 
 
-class Part(str, Enum):
-    """Values of --per."""
-
-    layer = "layer"
-    module = "module"
-    parameter = "parameter"
+Part = Literal["layer", "module", "parameter"]
 
 
 Deltas = Annotated[list[str], argument("DELTA", help="Deltas, or other changes of weights, to compare with.")]
@@ -113,8 +105,8 @@ def monitor(
     interval: Interval = 10.0,
     shift: Shift = None,
     batch_size: Batch = "auto",
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -126,7 +118,7 @@ def monitor(
 
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
-    check_output(output, force, folder=True)  # before seconds of imports
+    check_early(output, force, folder=True)
     from wsteer.deltas.selection import Selection
     from wsteer.monitoring.items import is_data
     from wsteer.monitoring.monitor import Settings
@@ -137,7 +129,7 @@ def monitor(
         ceiling=_lists(parse_named(ceiling or [], "--ceiling")),
         centre=centre or (),
         selection=Selection(parse_layers(layers), include, exclude),
-        per=per and per.value,
+        per=per,
         groups=dict(parse_named(group or [], "--group")),
         scores=scores,
         fail_above=_bounds(fail_above or [], "--fail-above"),
@@ -145,8 +137,8 @@ def monitor(
     )
     printer = Printer(json, quiet)
     if shift or any(map(is_data, of or ())):
-        run = {"batch_size": parse_batch_size(batch_size, 16), "device": device.value, "dtype": dtype.value}
-        _project(printer, deltas, of or [], output, settings, shift or [], force, run)
+        running = {"batch_size": batch_size, "device": device, "dtype": dtype}
+        _project(printer, deltas, of or [], output, settings, shift or [], force, **running)
     elif watch:
         _watch(printer, deltas, of or [], output, settings, until_step, interval, force)
     else:
@@ -156,9 +148,9 @@ def monitor(
 def _compare(
     printer: Printer, deltas: list[str], of: list[str], output: Path, settings: "Settings", force: bool
 ) -> None:
-    from wsteer.monitoring.monitor import monitor as run
+    from wsteer.monitoring.monitor import monitor as program
 
-    report = run(deltas, output, of, settings, force=force, track=printer.track)
+    report = program(deltas, output, of, settings, force=force, progress=printer.progress)
     for note in report.notes:
         printer.note(note)
     printer.result(report.as_json(), result_lines(report))
@@ -178,10 +170,10 @@ def _watch(
     _refuse(settings, ("controls", "ceiling", "centre", "per", "groups"), "--watch")
     if len(of) != 1:
         raise typer.BadParameter("one training folder is needed: --of RUN", param_hint="--watch")
-    from wsteer.monitoring.watch import watch as run
+    from wsteer.monitoring.watch import watch as program
 
-    report = run(
-        deltas, of[0], output, settings, until_step=until_step, interval=interval, force=force, say=printer.note
+    report = program(
+        deltas, of[0], output, settings, until_step=until_step, interval=interval, force=force, note=printer.note
     )
     printer.result(report, watch_lines(report))
     _fail(printer, report.failures)
@@ -197,10 +189,13 @@ def _project(
     settings: "Settings",
     shift: list[str],
     force: bool,
-    run: dict[str, object],
+    *,
+    batch_size: str,
+    device: str,
+    dtype: str,
 ) -> None:
     from wsteer.monitoring.items import is_data
-    from wsteer.monitoring.project import project
+    from wsteer.monitoring.project import BATCH_SIZE, project
 
     others = [item for item in of if not is_data(item)]
     if others or not of:
@@ -210,8 +205,19 @@ def _project(
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
     unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "fail_above", "fail_below")
     _refuse(settings, unused, "projections of data sets")
-    layers = settings.selection.layers
-    report = project(deltas, of, settings.base, output, shift, layers=layers, force=force, track=printer.track, **run)
+    report = project(
+        deltas,
+        of,
+        settings.base,
+        output,
+        shift,
+        layers=settings.selection.layers,
+        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        device=device,
+        dtype=dtype,
+        force=force,
+        progress=printer.progress,
+    )
     printer.result(report, projection_lines(report))
 
 

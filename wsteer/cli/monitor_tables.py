@@ -6,7 +6,7 @@ from wsteer.cli.output import table
 
 if TYPE_CHECKING:
     from wsteer.monitoring.project import Projection, ProjectionReport
-    from wsteer.monitoring.report import MonitorReport
+    from wsteer.monitoring.report import Controls, MonitorReport
     from wsteer.monitoring.similarity import Similarity
     from wsteer.monitoring.trajectories import Trajectory
     from wsteer.monitoring.watch import WatchReport
@@ -21,7 +21,7 @@ def result_lines(report: "MonitorReport") -> list[str]:
     """The table with its floor, then trajectories, then the path."""
     lines = [*cosine_table(report.similarity), *_floor_lines(report.similarity)]
     if report.controls:
-        lines += ["", *_control_lines(report)]
+        lines += ["", *_control_lines(report.controls, report.similarity)]
     for ceiling in report.ceilings:
         again = ", ".join(f"{name} {c:.3f}" for name, c in zip(ceiling.items, ceiling.cosines, strict=True))
         lines.append(f"ceiling of {ceiling.delta}: {ceiling.mean:.3f} ({again})")
@@ -55,8 +55,7 @@ def _floor_lines(found: "Similarity") -> list[str]:
     return ["", f"* above the noise floor (Holm's test at 5%); one standard deviation of noise is {spread}"]
 
 
-def _control_lines(report: "MonitorReport") -> list[str]:
-    controls, found = report.controls, report.similarity
+def _control_lines(controls: "Controls", found: "Similarity") -> list[str]:
     rows = [
         [name, *(f"{cosine:.3f}" for cosine in cosines)]
         for names, matrix in ((found.rows, controls.rows), (found.columns, controls.columns))

@@ -2,37 +2,16 @@
 
 import math
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from wsteer.files.saving import check_output
 
-class Device(str, Enum):
-    """Values of --device."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Dtype(str, Enum):
-    """Values of --dtype."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Rounding(str, Enum):
-    """Values of --rounding."""
-
-    auto = "auto"
-    nearest = "nearest"
-    stochastic = "stochastic"
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+RoundingMode = Literal["auto", "nearest", "stochastic"]
 
 
 def option(*names: str, help: str, **settings: Any) -> Any:
@@ -103,7 +82,7 @@ DtypeOption = Annotated[
     Dtype, option("--dtype", help="Type the model runs in; auto is float32 on a CPU, else its own.")
 ]
 RoundingOption = Annotated[
-    Rounding,
+    RoundingMode,
     option("--rounding", help="How 16-bit weights are rounded; auto is stochastic where nearest loses 1% or more."),
 ]
 Layers = Annotated[str | None, option("--layers", help="Decoder blocks of the delta to use, as 0-11,20.")]
@@ -114,6 +93,11 @@ Exclude = Annotated[
     str | None, option("--exclude", help="Leave out parameters whose name this is found in.", metavar="REGEX")
 ]
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
+
+
+def check_early(output: Path, force: bool, folder: bool) -> None:
+    """Refuse an output before seconds of imports; the program checks it again, with what it knows of its inputs."""
+    check_output(output, force, folder)
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:

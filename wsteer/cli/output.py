@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeVar
 
 from wsteer import __version__
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Printer:
 
     def result(self, report: Any, lines: Sequence[str]) -> None:
         """The report as one JSON object, else `lines`; its warnings go to stderr either way."""
-        fields = asdict(report) if is_dataclass(report) else dict(report)
+        fields = asdict(report) if is_dataclass(report) and not isinstance(report, type) else dict(report)
         for warning in fields.get("warnings", ()):
             print(f"wsteer: warning: {warning}", file=sys.stderr)
         if self.json:
@@ -43,9 +43,9 @@ class Printer:
         if not self.quiet:
             print(f"\n$ {text}", file=sys.stderr)
 
-    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    def progress(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
         """A progress bar on a terminal; else a line when the stage starts and one when it ends."""
-        total = len(items) if total is None and hasattr(items, "__len__") else total
+        total = len(items) if total is None and isinstance(items, Sized) else total
         if self.quiet or total == 0:
             yield from items
         elif sys.stderr.isatty():
@@ -57,7 +57,7 @@ class Printer:
             self.note(f"{label}: done in {time.perf_counter() - start:.1f} s")
 
 
-def _bar(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -75,8 +75,8 @@ def _bar(items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total=total, description=label)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=label)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -1,8 +1,7 @@
 """wsteer steer: base + k·delta as a checkpoint, an adapter or a delta."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,7 +14,6 @@ from wsteer.cli.options import (
     Json,
     Layers,
     Quiet,
-    Rounding,
     RoundingOption,
     Seed,
     argument,
@@ -30,12 +28,7 @@ if TYPE_CHECKING:
     from wsteer.steering.steer import SteerReport
 
 
-class Form(str, Enum):
-    """Values of --as."""
-
-    checkpoint = "checkpoint"
-    adapter = "adapter"
-    delta = "delta"
+Form = Literal["checkpoint", "adapter", "delta"]
 
 
 def steer(
@@ -53,11 +46,9 @@ def steer(
     ] = None,
     form: Annotated[
         Form, option("--as", help="What to write: a checkpoint, a PEFT LoRA adapter, or a delta file.")
-    ] = Form.checkpoint,
-    dtype: Annotated[
-        Dtype, option("--dtype", help="Type of the weights written; auto is each tensor's own.")
-    ] = Dtype.auto,
-    rounding: RoundingOption = Rounding.auto,
+    ] = "checkpoint",
+    dtype: Annotated[Dtype, option("--dtype", help="Type of the weights written; auto is each tensor's own.")] = "auto",
+    rounding: RoundingOption = "auto",
     seed: Seed = 0,
     layers: Layers = None,
     include: Include = None,
@@ -83,13 +74,13 @@ def steer(
     blocks = parse_layers(layers)
     if (ks is None) == (swept is None):
         raise typer.BadParameter("give one of --k and --sweep", param_hint="--k")
-    if form != Form.checkpoint and (dry_run or resume or dtype != Dtype.auto or rounding != Rounding.auto):
+    if form != "checkpoint" and (dry_run or resume or dtype != "auto" or rounding != "auto"):
         raise typer.BadParameter("--dtype, --rounding, --dry-run and --resume are for checkpoints", param_hint="--as")
     from wsteer.deltas.selection import Selection
 
     printer = Printer(json, quiet)
     selection = Selection(blocks, include, exclude, scale)
-    if form != Form.checkpoint:
+    if form != "checkpoint":
         from wsteer.steering.export import export
 
         exported = export(
@@ -97,30 +88,30 @@ def steer(
             deltas,
             ks,
             output,
-            form=form.value,
+            form=form,
             sweep=swept,
             selection=selection,
             force=force,
-            track=printer.track,
+            progress=printer.progress,
         )
         printer.result(exported, export_lines(exported))
         return
-    from wsteer.steering.steer import steer as run
+    from wsteer.steering.steer import steer as program
 
-    report = run(
+    report = program(
         base,
         deltas,
         ks,
         output,
         sweep=swept,
-        dtype=dtype.value,
-        rounding=rounding.value,
+        dtype=dtype,
+        rounding=rounding,
         seed=seed,
         selection=selection,
         dry_run=dry_run,
         resume=resume,
         force=force,
-        track=printer.track,
+        progress=printer.progress,
     )
     printer.result(report, plan_lines(report) if dry_run else result_lines(report))
 
@@ -148,7 +139,7 @@ def result_lines(report: "SteerReport") -> list[str]:
 
 def plan_lines(report: "SteerReport") -> list[str]:
     """What would be written, file by file."""
-    rows = [[file["name"], f"{file['bytes'] / 1e6:.1f} MB", str(file["tensors_touched"])] for file in report.files]
+    rows = [[file.name, f"{file.bytes / 1e6:.1f} MB", str(file.tensors_touched)] for file in report.files]
     return [
         *table(["file", "size", "tensors touched"], rows),
         *result_lines(report)[:-1],

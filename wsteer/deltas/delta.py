@@ -5,27 +5,26 @@ multiples only collect terms; numbers are computed when a parameter's rows are a
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from wsteer import __version__
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
 from wsteer.checkpoints.names import file_names, layer_of
 from wsteer.deltas.gram import cosine_from_gram, gram
-from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Terms, is_low_rank, simplified
+from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, is_low_rank, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.saving import check_free_space, new_file
 from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 
 FORMAT = 1
 KINDS = ("contrastive", "task_vector", "combination", "activation")
-UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class Delta:
         return Delta(kind, {name: ((1.0, Dense(tensor)),) for name, tensor in tensors.items()})
 
     @staticmethod
-    def of_factors(factors: Mapping[str, tuple[Tensor, Tensor]], kind: str = "task_vector") -> "Delta":
+    def of_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> "Delta":
         """A low-rank delta: for each parameter (lora_B [out, r], lora_A [r, in]), scales folded in."""
-        return Delta(kind, {name: ((1.0, LowRank(b, a)),) for name, (b, a) in factors.items()})
+        return Delta("task_vector", {name: ((1.0, LowRank(b, a)),) for name, (b, a) in factors.items()})
 
     @staticmethod
     def load(path: str | Path) -> "Delta":
@@ -67,12 +66,13 @@ class Delta:
             )
         entries, metadata = read_header(Path(path))
         info = _parse_info(Path(path), metadata)
-        fields = {key: info.get(key) for key in ("kind", "layers", "positions")}
         return Delta(
-            **fields,
-            terms=_parse_terms(Path(path), info["kind"], entries),
+            info["kind"],
+            _parse_terms(Path(path), info["kind"], entries),
             base={**UNKNOWN_BASE, **info["base"]},
             sources=tuple(info["sources"]),
+            layers=info.get("layers"),
+            positions=info.get("positions"),
             options=info["options"],
             untied=info["untied"],
         )
@@ -87,14 +87,21 @@ class Delta:
 
     def rank(self, name: str) -> int:
         """The rank of the stored factors of parameter `name`."""
-        return sum(term.lora_A.shape[0] for _, term in self.terms[name])
+        return sum(term.lora_A.shape[0] for _, term in self.terms[name] if isinstance(term, LowRank))
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """(lora_B [out, r], lora_A [r, in]) of parameter `name`, whose change must be low-rank; float32, read here."""
+        change = self.change(name)
+        if change.factors is None or change.dense:
+            raise AssertionError(f"the change of {name} is not low-rank")
+        return change.factors
 
     def change(self, name: str) -> Change:
         """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""
         return Change.of(self.terms[name])
 
     def needing_base(self) -> list[str]:
-        """The parameters whose change is told by the base's weights, which `bound` has not brought in yet."""
+        """The parameters whose change depends on the base's weights, as long as `bound` has not read them in."""
         return [
             name
             for name, terms in self.terms.items()
@@ -104,13 +111,11 @@ class Delta:
     def bound(self, base: Checkpoint) -> "Delta":
         """The delta with what depends on the base's weights tied to `base`, whose values are read when needed."""
 
-        def bind(terms: Terms) -> Terms:
-            return tuple(
-                (scale, term.tensor.bound(base) if isinstance(getattr(term, "tensor", None), FromBase) else term)
-                for scale, term in terms
-            )
+        def bind(term: Term) -> Term:
+            return term.tensor.bound(base) if isinstance(term, Dense) and isinstance(term.tensor, FromBase) else term
 
-        return replace(self, terms={name: bind(terms) for name, terms in self.terms.items()})
+        bound = {name: tuple((scale, bind(term)) for scale, term in terms) for name, terms in self.terms.items()}
+        return replace(self, terms=bound)
 
     def select_layers(self, layers: Iterable[int] | None) -> "Delta":
         """The part of the delta in the given decoder blocks (0-based); None means all of it."""
@@ -139,7 +144,7 @@ class Delta:
         return replace(self, terms=kept)
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
-        """Each decoder block's change times a factor that runs linearly in depth from `first` to `last` (LiNeS).
+        """Each decoder block's change times a strength that runs linearly in depth from `first` to `last` (LiNeS).
 
         Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
         `first`. What is scaled by 0 is left out.
@@ -147,15 +152,15 @@ class Delta:
         scaled = {}
         for name, terms in self.terms.items():
             layer = layer_of(name)
-            factor = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
-            if factor != 0:
-                scaled[name] = tuple((factor * scale, term) for scale, term in terms)
+            strength = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
+            if strength != 0:
+                scaled[name] = tuple((strength * scale, term) for scale, term in terms)
         if not scaled:
             raise WsteerError(f"--layer-scale {first:g}:{last:g} leaves nothing of the delta")
         return replace(self, terms=scaled)
 
-    def __mul__(self, factor: float) -> "Delta":
-        scaled = {name: tuple((factor * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
+    def __mul__(self, k: float) -> "Delta":
+        scaled = {name: tuple((k * scale, term) for scale, term in terms) for name, terms in self.terms.items()}
         return replace(self, terms=scaled)
 
     __rmul__ = __mul__
@@ -194,12 +199,12 @@ class Delta:
             raise WsteerError("the two deltas have no parameter in common; compare deltas of one model")
         return cosine_from_gram(gram([self.terms, other.terms]), 0, 1)
 
-    def save(self, path: str | Path, force: bool = False, track: Track = silent) -> None:
+    def save(self, path: str | Path, force: bool = False, progress: Progress = silent) -> None:
         """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
         shapes = dict(sorted(self.stored_shapes()))
-        check_free_space(Path(path), 4 * sum(torch.Size(shape).numel() for shape in shapes.values()))
+        check_free_space(Path(path), 4 * sum(map(math.prod, shapes.values())))
         with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
-            for name in track(list(shapes), "write"):
+            for name in progress(list(shapes), "write"):
                 writer.add(name, self._blocks(name))
             writer.finish(self.info())
 
@@ -214,7 +219,7 @@ class Delta:
 
     def _blocks(self, stored: str) -> Iterator[Tensor]:
         if stored.endswith((".lora_A", ".lora_B")):
-            lora_B, lora_A = self.change(stored[: -len(".lora_A")]).factors
+            lora_B, lora_A = self.factors(stored[: -len(".lora_A")])
             yield lora_A if stored.endswith("A") else lora_B
         else:
             change = self.change(stored)
@@ -245,8 +250,8 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
     stale.
     """
     parameters = checkpoint.parameters()
-    embedding, head = checkpoint.tied or (None, None)
-    if delta.untied and head:
+    if delta.untied and checkpoint.tied is not None:
+        embedding, head = checkpoint.tied
         parameters[head] = parameters[embedding]
     added = added or {}
     for name in delta.terms.keys() & added.keys():

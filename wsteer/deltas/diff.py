@@ -1,19 +1,21 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.checkpoint import UNKNOWN_BASE, Checkpoint, open_checkpoint
+from wsteer.checkpoints.names import layer_name, module_name
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
-from wsteer.deltas.inputs import Side, change_of, open_side, seed_folders, weights_of
+from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders, weights_of
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import recordable
 from wsteer.files.saving import check_free_space, check_output, new_file
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.workers import beside
 
 UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
@@ -62,13 +64,13 @@ def diff(
     rank: int | None = None,
     selection: Selection = EVERYTHING,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> DiffReport:
     """Write the delta POS - NEG, or with POS alone its task vector, to the file `output`.
 
     `pos` and `neg` are each a PEFT adapter, a checkpoint or a delta file. The difference of two LoRA adapters is taken
     from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`, and so do
-    adapters whose change is told by the base's weights (default: the adapter's own base). `rank` writes the closest
+    adapters whose change depends on the base's weights (default: the adapter's own base). `rank` writes the closest
     change of that rank for every matrix. Of folders that `finetune --seeds` wrote, each seed's delta is taken, and
     their mean is written.
 
@@ -91,13 +93,14 @@ def diff(
     deltas = [pair.delta for pair in pairs.values()]
     _common_base(sides, first.base)  # of all seeds
     delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
-    changes = [None if None in each else _mean(each) for each in zip(*(p.changes for p in pairs.values()), strict=True)]
-    vectors = [delta, *(changes if None not in changes else ()), *(deltas if len(deltas) > 1 else ())]
+    of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # one tuple a side, of all seeds
+    changes = [None if (known := _known(each)) is None else _mean(known) for each in of_sides]
+    vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
     placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
-    check_free_space(output, 4 * sum(_size(shape) for _, shape in delta.stored_shapes()))
+    check_free_space(output, 4 * sum(math.prod(shape) for _, shape in delta.stored_shapes()))
     with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
         # the digests are computed beside the arithmetic, which reads the same files
-        measured = write_measured(partial, vectors, rank, placeholder, sources, track)
+        measured = write_measured(partial, vectors, rank, placeholder, sources, progress)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
 
@@ -106,7 +109,7 @@ def diff(
 class _Pair:
     """POS and NEG (or POS alone) of one seed: their difference, and each one's own change where it is known."""
 
-    sides: list[Side]
+    sides: list[Input]
     delta: Delta
     changes: list[Delta | None]
     base: Checkpoint | None
@@ -120,8 +123,8 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
     if not any(seeds.values()):
         return {0: given}
     if len({tuple(found) for found in seeds.values()}) > 1:
-        told = " and ".join(f"{given[role]} has {', '.join(map(str, seeds[role])) or 'none'}" for role in given)
-        raise WsteerError(f"the seeds differ: {told}; train both sides with the same --seeds")
+        listed = " and ".join(f"{given[role]} has {', '.join(map(str, seeds[role])) or 'none'}" for role in given)
+        raise WsteerError(f"the seeds differ: {listed}; train both sides with the same --seeds")
     return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
 
 
@@ -129,10 +132,10 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
     """The difference of one pair, under the names of the base's files, with the base read only where it matters."""
     sides = _sides(references, base)
     identity, names = _common_base(sides, base), _base_names(sides)
-    at_hand = base or next((side.own_base for side in sides if side.own_base), None)
-    if at_hand and any(side.delta and side.own_base is None for side in sides):
+    at_hand = base or _own_base(sides)
+    if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
         sides = _sides(references, at_hand)  # again, both under the names of the base's files, their shapes checked
-    changes = [change_of(side, at_hand if side.delta else base) for side in sides]
+    changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base) for side in sides]
     delta = _difference(sides, changes)
     if delta.needing_base() and at_hand is None:
         base = _named_base(delta, sides)
@@ -144,8 +147,19 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
     return _Pair(sides, delta, [change and selection.of(change, base) for change in changes], base, names)
 
 
-def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Side]:
-    return [open_side(reference, role, base) for role, reference in references.items()]
+def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
+    """The base that an adapter among the sides names, where it is on this machine."""
+    return next((side.own_base for side in sides if isinstance(side, ChangeInput) and side.own_base), None)
+
+
+def _known(changes: Sequence[Delta | None]) -> list[Delta] | None:
+    """The changes where all are known, else None."""
+    known = [change for change in changes if change is not None]
+    return known if len(known) == len(changes) else None
+
+
+def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Input]:
+    return [open_input(reference, role, base) for role, reference in references.items()]
 
 
 def _mean(deltas: Sequence[Delta]) -> Delta:
@@ -155,12 +169,12 @@ def _mean(deltas: Sequence[Delta]) -> Delta:
     return (1 / len(deltas)) * total
 
 
-def _kind(sides: list[Side]) -> str:
-    kind = sides[0].delta.kind if sides[0].delta else "task_vector"
+def _kind(sides: Sequence[Input]) -> str:
+    kind = sides[0].delta.kind if isinstance(sides[0], ChangeInput) else "task_vector"
     return "contrastive" if len(sides) == 2 and kind != "activation" else kind
 
 
-def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
+def _named_base(delta: Delta, sides: Sequence[Input]) -> Checkpoint:
     """The base that the sides name, from the Hub: where it was on this machine it was read with them."""
     needed = f"{delta.needing_base()[0]} changes as its base's weights tell"
     for side in sides:
@@ -173,58 +187,56 @@ def _named_base(delta: Delta, sides: list[Side]) -> Checkpoint:
     raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
-def _difference(sides: list[Side], changes: list[Delta | None]) -> Delta:
-    if len(sides) == 2 and sides[0].checkpoint and sides[1].checkpoint:
-        pos, neg = sides  # directly, even where the base is known: it would cancel, with its rounding left behind
+def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delta:
+    weights = [side for side in sides if isinstance(side, WeightsInput)]
+    if len(weights) == 2:
+        pos, neg = weights  # directly, even where the base is known: it would cancel, with its rounding left behind
         pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
         return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
-    if None not in changes:
-        return changes[0] - changes[1] if len(changes) == 2 else changes[0]
+    if (known := _known(changes)) is not None:
+        return known[0] - known[1] if len(known) == 2 else known[0]
     if len(sides) == 1:
         raise WsteerError(f"{sides[0].path} is a checkpoint: its task vector needs --base, the model it was tuned from")
     raise WsteerError("one side is a checkpoint and the other a change of weights: give their common --base")
 
 
 def _bound(
-    delta: Delta, changes: list[Delta | None], sides: list[Side], base: Checkpoint | None
+    delta: Delta, changes: list[Delta | None], sides: Sequence[Input], base: Checkpoint | None
 ) -> tuple[Delta, list[Delta | None]]:
     """The difference and the sides with what depends on the base's weights tied to them, where it did not cancel.
 
-    Where the base is not at hand and the difference does not need it, the sides' own norms remain unknown.
+    Where the base is not on this machine and the difference does not need it, the sides' own norms remain unknown.
     """
-    base = base or next((side.own_base for side in sides if side.own_base), None)
+    base = base or _own_base(sides)
     if base is None:
         return delta, [None if change is None or change.needing_base() else change for change in changes]
     return delta.bound(base), [change and change.bound(base) for change in changes]
 
 
-def _common_base(sides: list[Side], base: Checkpoint | None) -> Mapping[str, str | None]:
+def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str, str | None]:
     """The base of both sides; different fingerprints are an error, since their difference means nothing."""
-    bases = [side.base for side in sides if side.delta]
-    names = [f"{side.path} ({side.base['name']})" for side in sides if side.delta]
+    changes = [side for side in sides if isinstance(side, ChangeInput)]
+    bases = [change.base for change in changes]
+    names = [f"{change.path} ({change.base['name']})" for change in changes]
     if base:
         bases.append(base.identity)
         names.append(f"--base {base.name}")
     if not bases:
         # bare checkpoints: their common base was never seen, but its architecture is theirs
-        return {"name": None, "revision": None, "fingerprint": sides[0].checkpoint.fingerprint}
+        return {**UNKNOWN_BASE, "fingerprint": sides[0].base["fingerprint"]}
     if len({each["fingerprint"] for each in bases if each["fingerprint"]}) > 1:
         raise WsteerError(f"{' and '.join(names)} have different bases; diff fine-tunes of one base")
     return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])
 
 
-def _sources(sides: list[Side], base: Checkpoint | None, digest: str | None = None) -> tuple[dict[str, object], ...]:
+def _sources(
+    sides: Sequence[Input], base: Checkpoint | None, digest: str | None = None
+) -> tuple[Mapping[str, object], ...]:
     """The inputs as the delta's metadata lists them, with `digest` in place of the sides' own where it is given."""
-    known = digest is not None
-    listed = tuple({"role": side.role, "path": side.path, "sha256": digest} if known else side.source for side in sides)
-    return listed + (({"role": "base", "path": base.name, "sha256": None},) if base else ())
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+    listed: list[Mapping[str, object]] = [
+        side.source if digest is None else {"role": side.role, "path": side.path, "sha256": digest} for side in sides
+    ]
+    return (*listed, *([{"role": "base", "path": base.name, "sha256": None}] if base else ()))
 
 
 def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None) -> None:
@@ -249,29 +261,29 @@ def _report(
     dots = measured.dots
     sides = [side for pair in pairs.values() for side in pair.sides]
     base_names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.base_names))
-    known = 0 if None in changes else len(changes)
-    norms = [dots[i][i] ** 0.5 for i in range(1 + known)]
-    both = known == 2
-    of_seeds = range(1 + known, len(dots))
-    low_rank = [name for name, written in measured.ranks.items() if written is not None]
-    names = [set(change.terms) for change in changes] if None not in changes else []
-    one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if len(names) == 2 else (0, 0)
+    known = _known(changes) or []
+    norms = [dots[i][i] ** 0.5 for i in range(1 + len(known))]
+    both = len(known) == 2
+    of_seeds = range(1 + len(known), len(dots))
+    ranks = [rank for rank in measured.ranks.values() if rank is not None]
+    names = [set(change.terms) for change in known]
+    one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if both else (0, 0)
     below = _below_half_ulp(sides, measured)
     return DiffReport(
         output=str(output),
         kind=delta.kind,
         parameters=len(measured.ranks),
-        low_rank=len(low_rank),
-        dense=len(measured.ranks) - len(low_rank),
-        rank=max((measured.ranks[name] for name in low_rank), default=None),
+        low_rank=len(ranks),
+        dense=len(measured.ranks) - len(ranks),
+        rank=max(ranks, default=None),
         bytes=output.stat().st_size,
         norm=measured.written**0.5,
         norm_pos=norms[1] if len(norms) > 1 else None,
         norm_neg=norms[2] if both else None,
         norm_ratio=norms[1] / norms[2] if both and norms[2] else None,
         cos_pos_neg=cosine_from_gram(dots, 1, 2) if both and dots[1][1] and dots[2][2] else None,
-        layers=measured.shares(measured.layer_name),
-        modules=measured.shares(measured.module_name),
+        layers=measured.shares(layer_name),
+        modules=measured.shares(module_name),
         pos_only=one_sided[0],
         neg_only=one_sided[1],
         retained=measured.written / dots[0][0] if measured.truncated else None,
@@ -283,18 +295,17 @@ def _report(
     )
 
 
-def _below_half_ulp(sides: list[Side], measured: Measured) -> float | None:
+def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:
     """The share of entries that two 16-bit checkpoints store alike, so that less than half an ulp lies between them."""
-    checkpoints = [side.checkpoint for side in sides if side.checkpoint]
+    checkpoints = [side.checkpoint for side in sides if isinstance(side, WeightsInput)]
     sixteen_bit = any(entry.dtype in ("F16", "BF16") for point in checkpoints for entry in point.tensors.values())
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _base_names(sides: list[Side]) -> list[str]:
+def _base_names(sides: Sequence[Input]) -> list[str]:
     """The different names of the sides' bases; copies of a model may differ in folder, owner and case."""
-    return list(
-        {Path(name).name.lower(): name for side in sides if side.delta and (name := side.base["name"])}.values()
-    )
+    names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
+    return list({Path(name).name.lower(): name for name in names if name}.values())
 
 
 def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:

@@ -1,5 +1,9 @@
-"""Dot products of deltas, in float64: sums over parameters from which norms, cosines and their noise follow."""
+"""Dot products of deltas, in float64: sums over parameters from which norms, cosines and their noise follow.
 
+The noise floor of a cosine, on which monitoring rests, is defined here: see `parameter_sums`.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -7,10 +11,10 @@ import torch
 from torch import Tensor
 
 from wsteer.deltas.rankspace import RankSpace, pair_sums, rank_spaces
-from wsteer.deltas.terms import Term, Terms, is_low_rank, read_factor, source_key
+from wsteer.deltas.terms import Dense, LowRank, Term, Terms, is_low_rank, read_factor, source_key
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import row_blocks
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.workers import in_order
 
 
@@ -37,8 +41,16 @@ class Sums:
     @staticmethod
     def zeros(n: int, columns: int) -> "Sums":
         """Nothing summed yet."""
-        *matrices, _ = fields(Sums)
-        return Sums(*(torch.zeros(n, columns, dtype=torch.float64) for _ in matrices), torch.zeros(n).double())
+        matrices = [field.name for field in fields(Sums) if field.name != "whole"]
+        empty = {name: torch.zeros(n, columns, dtype=torch.float64) for name in matrices}
+        return Sums(**empty, whole=torch.zeros(n, dtype=torch.float64))
+
+    def between(self, rows: Sequence[int], columns: Sequence[int]) -> "Sums":
+        """The sums of the deltas at the indices `rows` with those at `columns`, which lie among the first."""
+        down = torch.tensor(rows)
+        where = (down[:, None], torch.tensor(columns))
+        taken = {field.name: getattr(self, field.name)[where] for field in fields(self) if field.name != "whole"}
+        return Sums(**taken, whole=self.whole[down])
 
     def add(self, other: "Sums") -> None:
         """Add another group's sums to these."""
@@ -52,7 +64,7 @@ def gram(deltas: Sequence[Mapping[str, Terms]]) -> list[list[float]]:
 
 
 def grouped_sums(
-    deltas: Sequence[Mapping[str, Terms]], columns: int, group: Callable[[str], str], track: Track = silent
+    deltas: Sequence[Mapping[str, Terms]], columns: int, group: Callable[[str], str], progress: Progress = silent
 ) -> dict[str, Sums]:
     """The sums for every delta with each of the first `columns`, over the parameters of each group (by their names).
 
@@ -70,7 +82,7 @@ def grouped_sums(
             )
     totals = {group(name): Sums.zeros(len(deltas), columns) for name in names or [""]}
     parts = in_order(lambda name: parameter_sums(name, [delta.get(name, ()) for delta in deltas], columns), names)
-    for name, part in zip(track(names, "compare"), parts, strict=True):
+    for name, part in zip(progress(names, "compare"), parts, strict=True):
         totals[group(name)].add(part)
     for total in totals.values():
         square = total.dots[:columns]
@@ -90,25 +102,26 @@ def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
 def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
     """The sums of changes of one parameter, each a sum of terms (an empty one changes nothing).
 
-    The variance is that of ⟨i, j⟩ with both norms as they are and the rest random: for a low-rank change the entries of
-    B, on its actual A; for a dense one all entries. With row covariances AᵀA·‖i‖²/(rows·‖A‖²), and the identity's
-    multiple for dense ones, it is rows·tr(Cᵢ Cⱼ): ‖i‖²‖j‖²·‖Aᵢ Aⱼᵀ‖²/(rows·‖Aᵢ‖²‖Aⱼ‖²) between low-rank changes, else
-    ‖i‖²‖j‖²/size.
+    The noise floor. Noise is a change whose norm is as it is and whose rest is random: the entries of B, on its actual
+    A, for a low-rank change; all entries for a dense one. The rows of such a change are independent, with the
+    covariance C = AᵀA·‖i‖²/(rows·‖A‖²), for a dense one a multiple of the identity. ⟨i, j⟩ then has the mean 0 and the
+    variance rows·tr(Cᵢ Cⱼ). Between low-rank changes that is ‖i‖²‖j‖²·a/rows with their alignment (see `PairSums`)
+    a = ‖Aᵢ Aⱼᵀ‖²/(‖Aᵢ‖²‖Aⱼ‖²), otherwise ‖i‖²‖j‖²/size. The floor of a cosine, in `monitoring.similarity`, is the
+    root of the variances' sum over the norms.
     """
     present = [i for i, vector in enumerate(vectors) if vector]
-    low_rank = [i for i in present if is_low_rank(vectors[i])]
-    dense = [i for i in present if i not in set(low_rank)]
-    spaces = dict(zip(low_rank, rank_spaces(name, [vectors[i] for i in low_rank]), strict=True)) if low_rank else {}
+    low_rank = {i: vector for i, vector in enumerate(vectors) if vector and is_low_rank(vector)}
+    dense = [i for i in present if i not in low_rank]
+    spaces = dict(zip(low_rank, rank_spaces(name, list(low_rank.values())), strict=True)) if low_rank else {}
     sums = Sums.zeros(len(vectors), columns)
-    shape = vectors[present[0]][0][1].shape
-    size = max(1, torch.Size(shape).numel())
-    inverse_size = torch.full_like(sums.dots, 1 / size)
+    size = max(1, math.prod(vectors[present[0]][0][1].shape))
+    inverse_size = torch.full_like(sums.dots, 1 / size)  # [n, columns]: the variance over ‖i‖²‖j‖²
     if low_rank:
         _add_low_rank(sums, spaces, columns, inverse_size)
     if dense:
         _add_dense(sums, [vectors[i] for i in dense], dense, spaces)
-    own = sums.whole
-    both = torch.zeros(len(vectors), dtype=torch.float64)
+    own = sums.whole  # [n]
+    both = torch.zeros(len(vectors), dtype=torch.float64)  # [n]: 1 where the parameter is changed
     both[present] = 1
     sums.squares.copy_((own * both)[:, None] * both[:columns])
     sums.column_squares.copy_(both[:, None] * own[:columns])
@@ -117,45 +130,45 @@ def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
 
 
 def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, inverse_size: Tensor) -> None:
-    rows = list(spaces)
-    across = [i for i in rows if i < columns]
-    pairs = pair_sums(list(spaces.values()), len(across))
-    into, at = torch.tensor(rows), torch.tensor(across, dtype=torch.int64)
+    """Add the pairs of low-rank changes, which stand at the keys of `spaces`."""
+    down = list(spaces)
+    across = [i for i in down if i < columns]
+    pairs = pair_sums(list(spaces.values()), len(across))  # each [low-rank, low-rank ones among the columns]
+    into, at = torch.tensor(down), torch.tensor(across, dtype=torch.int64)
     where = (into[:, None], at)
     sums.dots[where] = pairs.dots
     sums.overlaps[where] = pairs.overlaps
     sums.modules[where] = 1.0
     sums.likenesses[where] = pairs.likenesses
     sums.chances[where] = pairs.chances
-    inverse_size[where] = pairs.alignments / spaces[rows[0]].B.shape[0]
+    inverse_size[where] = pairs.alignments / spaces[down[0]].B.shape[0]
     sums.whole[into] = torch.stack([space.square for space in spaces.values()])
 
 
 def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
-    """Stream the dense changes once, against each other and against the low-rank ones."""
-    terms, coefficients = distinct(vectors)
+    """Stream the dense changes, which stand at `at`, once: against each other and against the low-rank ones."""
+    terms, coefficients = distinct(vectors)  # [dense, terms]
     plain = torch.equal(coefficients, torch.eye(len(terms), dtype=torch.float64))
     sources = TermRows(terms, torch.float64)
     dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
     blocks = list(row_blocks(terms[0].shape))
-    columns = torch.Size(terms[0].shape[1:]).numel()
-    buffer = torch.empty(len(terms), blocks[0][1] * columns if blocks else 0, dtype=torch.float64)
+    width = math.prod(terms[0].shape[1:])
+    buffer = torch.empty(len(terms), blocks[0][1] * width if blocks else 0, dtype=torch.float64)
     for start, stop in blocks:
-        block = buffer[:, : (stop - start) * columns]
-        for row, rows in zip(block, sources.rows(start, stop), strict=True):
-            row.copy_(rows.flatten())
-        block = block if plain else coefficients @ block
+        block = buffer[:, : (stop - start) * width]  # a term's rows flattened, [terms, rows · width]
+        for flat, rows in zip(block, sources.rows(start, stop), strict=True):
+            flat.copy_(rows.flatten())
+        block = block if plain else coefficients @ block  # [dense, rows · width]
         dots += block @ block.T
         for j, space in enumerate(spaces.values()):
             mixed[:, j] += _with_low_rank(block.view(len(vectors), stop - start, -1), space, start, stop)
-    index = torch.tensor(at)
-    sums.whole[index] = dots.diagonal()
+    sums.whole[torch.tensor(at)] = dots.diagonal()
     low_rank = list(spaces)
-    for rows, across, values in ((at, at, dots), (at, low_rank, mixed), (low_rank, at, mixed.T)):
-        for position, column in enumerate(across):
+    for down, across, values in ((at, at, dots), (at, low_rank, mixed), (low_rank, at, mixed.T)):
+        for index, column in enumerate(across):
             if column < sums.dots.shape[1]:
-                sums.dots[list(rows), column] = values[:, position]
+                sums.dots[list(down), column] = values[:, index]
 
 
 def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Tensor:
@@ -171,12 +184,12 @@ def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor
     Differences are taken between cores, so that norms stay exact where the products nearly cancel (notes: fp64 QR).
     Quicker than `pair_sums` where the sums share their terms, as a difference and its two sides do.
     """
-    r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R
-    r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R
+    r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R  # [≤ out, Σ ranks]
+    r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R  # [≤ in, Σ ranks]
     ranks = [b.shape[1] for b, _ in factors]
     pairs = zip(r_b.split(ranks, dim=1), r_a.split(ranks, dim=1), strict=True)
-    cores = torch.stack([(left @ right.T).flatten() for left, right in pairs])
-    sums = coefficients @ cores
+    cores = torch.stack([(left @ right.T).flatten() for left, right in pairs])  # a term's core flattened, [terms, core]
+    sums = coefficients @ cores  # [n, core]
     return sums @ sums.T
 
 
@@ -188,11 +201,11 @@ def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
     terms: dict[object, Term] = {}
     for vector in vectors:
         terms.update({source_key(term): term for _, term in vector})
-    positions = {key: position for position, key in enumerate(terms)}
+    indices = {key: index for index, key in enumerate(terms)}
     coefficients = torch.zeros(len(vectors), len(terms), dtype=torch.float64)
     for i, vector in enumerate(vectors):
         for scale, term in vector:
-            coefficients[i, positions[source_key(term)]] += scale
+            coefficients[i, indices[source_key(term)]] += scale
     return list(terms.values()), coefficients
 
 
@@ -200,17 +213,17 @@ class TermRows:
     """The rows of several terms, block by block, factors held in memory; products are computed in `dtype`."""
 
     def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32) -> None:
-        self.factors = [
+        self.shape = terms[0].shape
+        self._sources: list[tuple[Tensor, Tensor] | Dense] = [
             (read_factor(term.lora_B).to(dtype), read_factor(term.lora_A).to(dtype))
-            if hasattr(term, "lora_A")
-            else None
+            if isinstance(term, LowRank)
+            else term
             for term in terms
         ]
-        self.terms = terms
 
     def rows(self, start: int, stop: int) -> list[Tensor]:
         """Rows `start` to `stop` of each term: float32, float64 where it is computed or stored so."""
         return [
-            term.rows(start, stop) if pair is None else pair[0][start:stop] @ pair[1]
-            for term, pair in zip(self.terms, self.factors, strict=True)
+            source.rows(start, stop) if isinstance(source, Dense) else source[0][start:stop] @ source[1]
+            for source in self._sources
         ]

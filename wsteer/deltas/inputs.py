@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, fetch, open_checkpoint
-from wsteer.deltas.adapters.adapter import find_adapter, read_adapter
+from wsteer.deltas.adapters.adapter import Adapter, find_adapter, read_adapter
 from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.biases import BIAS_PATTERN
 from wsteer.deltas.delta import DELTA, Delta, fitted
@@ -17,18 +17,12 @@ from wsteer.files.tensors import FLOATS
 
 
 @dataclass(frozen=True)
-class Side:
-    """An input: a change of weights (adapter or delta file), or a checkpoint's weights themselves.
-
-    `own_base` is the base of an adapter, where it is on this machine.
-    """
+class _Named:
+    """What an input was named, in which role, and the files that hold it."""
 
     role: str
     reference: str
-    delta: Delta | None
-    checkpoint: Checkpoint | None
     files: tuple[Path, ...]
-    own_base: Checkpoint | None = None
 
     @property
     def path(self) -> str:
@@ -36,59 +30,91 @@ class Side:
         return recordable(self.reference)
 
     @property
-    def base(self) -> Mapping[str, str | None]:
-        """The base of the change, or the checkpoint's own identity."""
-        return self.delta.base if self.delta else self.checkpoint.identity
-
-    @property
     def source(self) -> dict[str, object]:
         """The input as a delta's metadata lists it; reads its files whole for their digest."""
         return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
 
 
-def open_side(reference: str | Path, role: str, base: Checkpoint | None = None) -> Side:
+@dataclass(frozen=True)
+class ChangeInput(_Named):
+    """A change of weights: an adapter or a delta file. `own_base` is an adapter's, where that is on this machine."""
+
+    delta: Delta
+    own_base: Checkpoint | None = None
+
+    @property
+    def base(self) -> Mapping[str, str | None]:
+        """The base of the change, as delta files name it."""
+        return self.delta.base
+
+
+@dataclass(frozen=True)
+class WeightsInput(_Named):
+    """A checkpoint's own weights, which are a change of weights only beside those of another."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def base(self) -> Mapping[str, str | None]:
+        """The checkpoint itself, as delta files name a base."""
+        return self.checkpoint.identity
+
+
+Input = ChangeInput | WeightsInput
+
+
+def open_input(reference: str | Path, role: str, base: Checkpoint | None = None) -> Input:
     """What `reference` names, by what lies there: a delta file or a folder with one, an adapter, else a checkpoint.
 
     An adapter is read against `base`, else against its own base where that is on this machine.
     """
     path = Path(reference)
     if path.is_file():
-        return Side(role, str(reference), Delta.load(path), None, (path,))
+        return ChangeInput(role, str(reference), (path,), Delta.load(path))
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
     if (folder / DELTA).is_file():  # what finetune writes for biases alone
-        return Side(role, str(reference), Delta.load(folder / DELTA), None, (folder / DELTA,))
+        return ChangeInput(role, str(reference), (folder / DELTA,), Delta.load(folder / DELTA))
     if (adapter_folder := find_adapter(folder)) is not None:
         adapter = read_adapter(adapter_folder, base)
-        delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
-        return Side(role, str(reference), delta, None, (adapter.weights,), adapter.checkpoint)
+        return ChangeInput(role, str(reference), (adapter.weights,), adapter_delta(adapter), adapter.checkpoint)
     if not (folder / "config.json").exists():
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
-    return Side(role, str(reference), None, checkpoint, tuple(checkpoint.shards))
+    return WeightsInput(role, str(reference), tuple(checkpoint.shards), checkpoint)
+
+
+def adapter_delta(adapter: Adapter) -> Delta:
+    """The task vector that an adapter is."""
+    return Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
+
+
+def holds_result(folder: Path) -> bool:
+    """Whether a training run has left its result in `folder` itself: an adapter, a checkpoint, or a delta of biases."""
+    return any((folder / name).exists() for name in (CONFIG, "config.json", DELTA))
 
 
 def seed_folders(reference: str | Path) -> dict[int, Path]:
     """The `seed-N` folders of what `finetune --seeds` wrote, by N; empty for anything else."""
     folder = Path(reference)
-    if not folder.is_dir() or any((folder / name).exists() for name in (CONFIG, "config.json", DELTA)):
+    if not folder.is_dir() or holds_result(folder):
         return {}
     found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
     return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 
-def change_of(side: Side, base: Checkpoint | None) -> Delta | None:
-    """The side's change against the base; None for a checkpoint whose base is not given."""
-    if side.delta:
-        if base is None or side.delta.kind == "activation":
-            return side.delta
-        missing = [name for name in side.delta.terms if BIAS_PATTERN.fullmatch(name) and name not in base.tensors]
-        return fitted(side.delta, base, {name: side.delta.shape(name) for name in missing})
+def change_of(given: Input, base: Checkpoint | None) -> Delta | None:
+    """The input's change against the base; None for a checkpoint whose base is not given."""
+    if isinstance(given, ChangeInput):
+        if base is None or given.delta.kind == "activation":
+            return given.delta
+        missing = [name for name in given.delta.terms if BIAS_PATTERN.fullmatch(name) and name not in base.tensors]
+        return fitted(given.delta, base, {name: given.delta.shape(name) for name in missing})
     if base is None:
         return None
-    mine = weights_of(side.checkpoint, side.path, base, base.name)
-    return mine - weights_of(base, base.name, side.checkpoint, side.path)
+    mine = weights_of(given.checkpoint, given.path, base, base.name)
+    return mine - weights_of(base, base.name, given.checkpoint, given.path)
 
 
 def weights_of(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:

@@ -1,9 +1,10 @@
 """Write a delta and measure it in the same pass over its inputs: dots with both sides, energy by parameter."""
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import TermRows, distinct, low_rank_gram
-from wsteer.deltas.terms import LowRank, is_low_rank, read_factor
+from wsteer.deltas.terms import LowRank, read_factor
 from wsteer.deltas.truncation import truncate_factors, truncate_rows
 from wsteer.files.tensors import TensorWriter, row_blocks
-from wsteer.progress import Track
+from wsteer.progress import Progress
 from wsteer.workers import in_order
 
 
@@ -48,31 +49,38 @@ class Measured:
             sums[group(name)] = sums.get(group(name), 0.0) + self.squares[name]
         return {key: value / total for key, value in sums.items()} if total else {}
 
-    @staticmethod
-    def layer_name(name: str) -> str:
-        """The decoder block of a parameter, `other` outside of them."""
-        layer = layer_of(name)
-        return "other" if layer is None else str(layer)
-
-    @staticmethod
-    def module_name(name: str) -> str:
-        """The last module of a parameter's name, with `.bias` for biases: `q_proj`, `down_proj.bias`."""
-        if re.fullmatch(r"blocks\.\d+", name):
-            return "residual stream"
-        module, _, leaf = name.rpartition(".")
-        return (module.rpartition(".")[2] or leaf) + (".bias" if leaf == "bias" else "")
-
 
 @dataclass(frozen=True)
-class _Part:
-    """A piece of one parameter: what is written of it and what it adds to the sums."""
+class _Nothing:
+    """A parameter whose change turned out to be zero: nothing of it is written. `dots` [n, n] are what it adds."""
 
     name: str
     dots: Tensor
-    factors: tuple[Tensor, Tensor] | None = None
-    rows: Tensor | None = None
-    square: float = 0.0
-    zeros: int = 0
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """A parameter written as lora_B [out, r] and lora_A [r, in], with their product's squared norm."""
+
+    name: str
+    dots: Tensor
+    lora_B: Tensor
+    lora_A: Tensor
+    square: float
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A block of rows of a parameter written dense, with its squared norm and its zeros."""
+
+    name: str
+    dots: Tensor
+    rows: Tensor
+    square: float
+    zeros: int
+
+
+_Piece = _Nothing | _Factors | _Rows
 
 
 def write_measured(
@@ -80,8 +88,8 @@ def write_measured(
     vectors: Sequence[Delta],
     rank: int | None,
     described: Delta,
-    sources: Callable[[], tuple[dict[str, object], ...]],
-    track: Track,
+    sources: Callable[[], tuple[Mapping[str, object], ...]],
+    progress: Progress,
 ) -> Measured:
     """Write `vectors[0]` to `path`, truncated to `rank` where one is given, and measure it against the others.
 
@@ -93,10 +101,9 @@ def write_measured(
     measured = Measured([[0.0] * len(vectors) for _ in vectors], truncated=rank is not None)
     total = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     with TensorWriter(path, shapes, described.info()) as writer:
-        parts = in_order(lambda job: job(), _jobs(vectors, rank, track))
-        for name, own in _by_parameter(parts):
-            added = _write_parameter(writer, name, own, measured)
-            total += added
+        pieces = in_order(lambda job: job(), _jobs(vectors, rank, progress))
+        for name, own in groupby(pieces, key=lambda piece: piece.name):
+            total += _write_parameter(writer, own, measured)
             if measured.ranks.get(name, 0) is None and rank is not None:
                 measured.not_truncated += 1
         measured.dots = total.tolist()
@@ -119,57 +126,57 @@ def _shapes(delta: Delta, rank: int | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _jobs(vectors: Sequence[Delta], rank: int | None, track: Track) -> Iterator[Callable[[], _Part]]:
+def _jobs(vectors: Sequence[Delta], rank: int | None, progress: Progress) -> Iterator[Callable[[], _Piece]]:
     delta = vectors[0]
-    for name in track(sorted(delta.terms), "write"):
+    for name in progress(sorted(delta.terms), "write"):
         sums = [vector.terms.get(name, ()) for vector in vectors]
         terms, coefficients = distinct(sums)
-        if all(is_low_rank(each) for each in sums):
-            yield _job(_low_rank_part, name, terms, coefficients, rank)
+        products = [term for term in terms if isinstance(term, LowRank)]
+        if len(products) == len(terms):
+            yield partial(_low_rank_piece, name, products, coefficients, rank)
             continue
         sources = TermRows(terms)
         if rank is not None and len(delta.shape(name)) == 2:
-            yield _job(_truncated_part, name, sources, coefficients, rank)
+            yield partial(_truncated_piece, name, sources, coefficients, rank)
             continue
         for start, stop in row_blocks(delta.shape(name)):
-            yield _job(_dense_part, name, sources, coefficients, start, stop)
+            yield partial(_dense_piece, name, sources, coefficients, start, stop)
 
 
-def _job(function: Callable[..., _Part], *arguments: object) -> Callable[[], _Part]:
-    return lambda: function(*arguments)
-
-
-def _low_rank_part(name: str, terms: Sequence[LowRank], coefficients: Tensor, rank: int | None) -> _Part:
+def _low_rank_piece(name: str, terms: Sequence[LowRank], coefficients: Tensor, rank: int | None) -> _Factors:
+    """The sum of products that `coefficients` [n, terms] has first, as factors; truncated to `rank`."""
     factors = [(read_factor(term.lora_B), read_factor(term.lora_A)) for term in terms]
     dots = low_rank_gram(factors, coefficients)
     used = [(float(scale), pair) for scale, pair in zip(coefficients[0], factors, strict=True) if scale != 0]
     lora_B = torch.cat([scale * b for scale, (b, _) in used], dim=1)
     lora_A = torch.cat([a for _, (_, a) in used], dim=0)
     if rank is None or rank >= lora_A.shape[0]:
-        return _Part(name, dots, (lora_B, lora_A), square=float(dots[0, 0]))
+        return _Factors(name, dots, lora_B, lora_A, float(dots[0, 0]))
     closest = truncate_factors(lora_B, lora_A, rank)
-    return _Part(name, dots, (closest.lora_B, closest.lora_A), square=closest.kept)
+    return _Factors(name, dots, closest.lora_B, closest.lora_A, closest.kept)
 
 
-def _dense_part(name: str, sources: TermRows, coefficients: Tensor, start: int, stop: int) -> _Part:
+def _dense_piece(name: str, sources: TermRows, coefficients: Tensor, start: int, stop: int) -> _Rows:
+    """Rows `start` to `stop` of the sum that `coefficients` [n, terms] has first."""
     blocks = sources.rows(start, stop)
     rows = _sum(blocks, coefficients[0])
-    flat = torch.stack([block.double().flatten() for block in blocks])
-    sums = coefficients @ flat
-    sums[0] = rows.double().flatten()
+    flat = torch.stack([block.double().flatten() for block in blocks])  # [terms, rows · columns]
+    sums = coefficients @ flat  # [n, rows · columns]
+    sums[0] = rows.double().flatten()  # as it is written, after its rounding
     dots = sums @ sums.T
-    return _Part(name, dots, rows=rows, square=float(dots[0, 0]), zeros=int((rows == 0).sum()))
+    return _Rows(name, dots, rows, float(dots[0, 0]), int((rows == 0).sum()))
 
 
-def _truncated_part(name: str, sources: TermRows, coefficients: Tensor, rank: int) -> _Part:
-    shape = sources.terms[0].shape
+def _truncated_piece(name: str, sources: TermRows, coefficients: Tensor, rank: int) -> _Factors | _Nothing:
+    """The closest factors of the dense sum that `coefficients` [n, terms] has first; its rows are read in passes."""
+    shape = (sources.shape[0], sources.shape[1])
     dots = torch.zeros(len(coefficients), len(coefficients), dtype=torch.float64)
     for start, stop in row_blocks(shape):
-        dots += _dense_part(name, sources, coefficients, start, stop).dots
+        dots += _dense_piece(name, sources, coefficients, start, stop).dots
     closest = truncate_rows(lambda start, stop: _sum(sources.rows(start, stop), coefficients[0]), shape, rank, name)
     if closest is None:
-        return _Part(name, dots)
-    return _Part(name, dots, (closest.lora_B, closest.lora_A), square=closest.kept)
+        return _Nothing(name, dots)
+    return _Factors(name, dots, closest.lora_B, closest.lora_A, closest.kept)
 
 
 def _sum(blocks: Sequence[Tensor], coefficients: Tensor) -> Tensor:
@@ -181,43 +188,26 @@ def _sum(blocks: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     return total
 
 
-def _by_parameter(parts: Iterator[_Part]) -> Iterator[tuple[str, Iterator[_Part]]]:
-    """The parts grouped by parameter, each group an iterator that must be used up before the next."""
-    waiting: list[_Part] = [part] if (part := next(parts, None)) is not None else []
-
-    def group(name: str) -> Iterator[_Part]:
-        while waiting and waiting[0].name == name:
-            yield waiting.pop()
-            if (following := next(parts, None)) is not None:
-                waiting.append(following)
-
-    while waiting:
-        name = waiting[0].name
-        yield name, group(name)
-
-
-def _write_parameter(writer: TensorWriter, name: str, parts: Iterator[_Part], measured: Measured) -> Tensor:
-    """Write one parameter from its parts and count it; the dot products that it adds are returned."""
-    first = next(parts)
-    dots, square = first.dots, first.square
-    if first.rows is None:
-        for _ in parts:
-            pass
-        if first.factors is not None:
-            lora_B, lora_A = first.factors
-            writer.add(f"{name}.lora_A", [lora_A])
-            writer.add(f"{name}.lora_B", [lora_B])
-            measured.squares[name], measured.ranks[name] = square, lora_A.shape[0]
-        return dots
-    zeros, entries = first.zeros, first.rows.numel()
+def _write_parameter(writer: TensorWriter, pieces: Iterator[_Piece], measured: Measured) -> Tensor:
+    """Write one parameter from its pieces and count it; the dot products [n, n] that it adds are returned."""
+    first = next(pieces)
+    name = first.name
+    if isinstance(first, _Nothing):
+        return first.dots
+    if isinstance(first, _Factors):
+        writer.add(f"{name}.lora_A", [first.lora_A])
+        writer.add(f"{name}.lora_B", [first.lora_B])
+        measured.squares[name], measured.ranks[name] = first.square, first.lora_A.shape[0]
+        return first.dots
+    dots, square, zeros, entries = torch.zeros_like(first.dots), 0.0, 0, 0
 
     def blocks() -> Iterator[Tensor]:
         nonlocal dots, square, zeros, entries
-        yield first.rows
-        for part in parts:
-            dots, square = dots + part.dots, square + part.square
-            zeros, entries = zeros + part.zeros, entries + part.rows.numel()
-            yield part.rows
+        for piece in chain([first], pieces):
+            if isinstance(piece, _Rows):
+                dots, square = dots + piece.dots, square + piece.square
+                zeros, entries = zeros + piece.zeros, entries + piece.rows.numel()
+                yield piece.rows
 
     writer.add(name, blocks())
     if zeros == entries:  # a frozen parameter

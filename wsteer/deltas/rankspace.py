@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wsteer.checkpoints.names import CONV1D_NAMES
-from wsteer.deltas.terms import LowRank, Terms, Transposed, read_factor, source_key
+from wsteer.deltas.terms import LowRank, LowRankTerms, Transposed, read_factor, source_key
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import TensorEntry
 
@@ -16,8 +16,7 @@ from wsteer.files.tensors import TensorEntry
 # by more
 NEGLIGIBLE = 1e-13
 ROWS = 512  # of Q and Y that are in memory at once for all changes
-
-
+COLUMNS = 512  # of a Gram matrix that are computed at once
 _TINY = torch.finfo(torch.float64).tiny  # in place of a zero to divide by: an A of zeros changes nothing
 
 
@@ -41,10 +40,10 @@ class RankSpace:
         """The change Σ wᵢ·B[:, i] A[i, :], with one weight for each row of A."""
         if not lora_A.isfinite().all():
             raise WsteerError("a factor holds NaN or infinity; the training run diverged")
-        q, r = torch.linalg.qr(lora_A.double().T)
-        u, scales, v = torch.linalg.svd(r, full_matrices=False)
-        kept = scales > NEGLIGIBLE * scales[0]
-        P = weights[:, None] * (v.T * scales)[:, kept]
+        q, r = torch.linalg.qr(lora_A.double().T)  # A = rᵀqᵀ: q [in, s], r [s, rows of A], s the smaller of the two
+        u, scales, v = torch.linalg.svd(r, full_matrices=False)  # r = u diag(scales) v
+        kept = scales > NEGLIGIBLE * scales[0]  # those of A's rank
+        P = weights[:, None] * (v.T * scales)[:, kept]  # [rows of A, r]: B diag(w) A = (B P) Qᵀ
         return RankSpace(lora_B, P, q @ u[:, kept], scales[kept], transposed)
 
     def rows(self, rows: slice) -> Tensor:
@@ -63,8 +62,8 @@ class PairSums:
 
     `dots`: ⟨i, j⟩. `overlaps`: the mean squared cosine of the principal angles between the row spaces of their A's
     (over the smaller rank). `alignments`: ‖Aᵢ Aⱼᵀ‖² / (‖Aᵢ‖² ‖Aⱼ‖²), which the noise of random B's depends on.
-    `likenesses`: the cosine between Aᵢᵀ Aᵢ and Aⱼᵀ Aⱼ, which unlike the overlap hardly heeds weak directions, such as
-    the small difference between the A's of the two sides of a contrastive delta; `chances`: that of independent A's.
+    `likenesses`: the cosine between Aᵢᵀ Aᵢ and Aⱼᵀ Aⱼ; unlike the overlap it depends little on weak directions, such as
+    the small difference between the A's of the two sides of a contrastive delta. `chances`: that of independent A's.
     """
 
     dots: Tensor
@@ -74,7 +73,7 @@ class PairSums:
     chances: Tensor
 
 
-def rank_spaces(name: str, vectors: Sequence[Terms]) -> list[RankSpace]:
+def rank_spaces(name: str, vectors: Sequence[LowRankTerms]) -> list[RankSpace]:
     """The changes of parameter `name`, each a sum of products; factors that several share are read once."""
     swapped = starts_from_columns(name, vectors)
     read = _factor_reader(vectors)
@@ -83,16 +82,18 @@ def rank_spaces(name: str, vectors: Sequence[Terms]) -> list[RankSpace]:
         factors = [read(term) for _, term in vector]
         if swapped:
             factors = [(a.T, b.T) for b, a in factors]
-        weights = [scale for (scale, _), (_, a) in zip(vector, factors, strict=True) for _ in a]
+        weights = [
+            scale for (scale, _), (_, a) in zip(vector, factors, strict=True) for _ in a
+        ]  # one for each row of A
         lora_B, lora_A = torch.cat([b for b, _ in factors], dim=1), torch.cat([a for _, a in factors])
         spaces.append(RankSpace.of(lora_B, lora_A, torch.tensor(weights, dtype=torch.float64), swapped))
     return spaces
 
 
-def starts_from_columns(name: str, vectors: Sequence[Terms]) -> bool:
+def starts_from_columns(name: str, vectors: Sequence[LowRankTerms]) -> bool:
     """Whether the factor that training starts at random, A, stands on the left: layers that store [in, out] (Conv1D).
 
-    An adapter's terms tell; a delta file's name alone does.
+    The terms of an adapter show it; of a delta file the name alone does.
     """
     if not CONV1D_NAMES.search(name.removesuffix(".weight")):
         return False
@@ -101,7 +102,7 @@ def starts_from_columns(name: str, vectors: Sequence[Terms]) -> bool:
     return not straight or any(isinstance(factor, Transposed) for factor in left)
 
 
-def _factor_reader(vectors: Sequence[Terms]) -> Callable[[LowRank], tuple[Tensor, Tensor]]:
+def _factor_reader(vectors: Sequence[LowRankTerms]) -> Callable[[LowRank], tuple[Tensor, Tensor]]:
     """Reads (lora_B, lora_A) of a term, float32; of the terms that occur more than once each stored pair once."""
     counts = Counter(source_key(term) for vector in vectors for _, term in vector)
     known: dict[object, tuple[Tensor, Tensor]] = {}
@@ -127,15 +128,17 @@ def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
     """
     ranks = [len(space.scales) for space in spaces]
     width = sum(ranks[:columns])
-    q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), width)
-    y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), width)
-    dots = block_sums(y.mul_(q), ranks, columns)
+    total = sum(ranks)
+    # both [total, width]: the block of changes i and j is Qᵢᵀ Qⱼ, and Yᵢᵀ Yⱼ
+    q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), total, width)
+    y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), total, width)
+    dots = block_sums(y.mul_(q), ranks, columns)  # [n, columns], as all that follow
     q.square_()
     smaller = torch.minimum(torch.tensor(ranks)[:, None], torch.tensor(ranks[:columns]))
     overlaps = block_sums(q, ranks, columns) / smaller.clamp(min=1)
-    squares = torch.cat([space.scales for space in spaces]) ** 2
-    q.mul_(squares[:, None]).mul_(squares[:width])
-    energies = torch.stack([(space.scales**2).sum() for space in spaces])
+    squares = torch.cat([space.scales for space in spaces]) ** 2  # [total]
+    q.mul_(squares[:, None]).mul_(squares[:width])  # its blocks now sum up to ‖Aᵢ Aⱼᵀ‖²
+    energies = torch.stack([(space.scales**2).sum() for space in spaces])  # [n]: ‖Aᵢ‖²
     products = (energies[:, None] * energies[:columns]).clamp(min=_TINY)
     alignments = block_sums(q, ranks, columns) / products
     # ‖AᵀA‖ / ‖A‖²: 1/√r where A's rows are orthogonal and equally long
@@ -150,17 +153,14 @@ def _slices(matrix: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + ROWS, matrix.shape[0]))
 
 
-def cross(blocks: Iterable[Tensor], width: int, chunk: int = 512) -> Tensor:
+def cross(blocks: Iterable[Tensor], n: int, width: int) -> Tensor:
     """Σ Xᵀ X[:, :width] over blocks X [rows, n]: [n, width]. Of a symmetric result the lower half alone is computed."""
-    total = None
+    total = torch.zeros(n, width, dtype=torch.float64)
+    chunks = [(start, min(start + COLUMNS, width)) for start in range(0, width, COLUMNS)]
     for block in blocks:
-        n = block.shape[1]
-        total = torch.zeros(n, width, dtype=torch.float64) if total is None else total
-        for start in range(0, width, chunk):
-            stop = min(start + chunk, width)
+        for start, stop in chunks:
             total[start:, start:stop].addmm_(block[:, start:].T, block[:, start:stop])
-    for start in range(0, width, chunk):
-        stop = min(start + chunk, width)
+    for start, stop in chunks:
         total[start:stop, stop:] = total[stop:width, start:stop].T
     return total
 
@@ -168,6 +168,6 @@ def cross(blocks: Iterable[Tensor], width: int, chunk: int = 512) -> Tensor:
 def block_sums(matrix: Tensor, ranks: Sequence[int], columns: int) -> Tensor:
     """The sums of a matrix's blocks, whose sides are `ranks` (the first `columns` of them across)."""
     n = len(ranks)
-    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))
+    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))  # [Σ ranks]: whose row, or column, it is
     by_row = torch.zeros(n, matrix.shape[1], dtype=torch.float64).index_add_(0, owner, matrix)
     return torch.zeros(n, columns, dtype=torch.float64).index_add_(1, owner[: matrix.shape[1]], by_row)

@@ -1,4 +1,4 @@
-"""Which part of a delta is used: layers, names, and a factor that runs linearly in depth."""
+"""Which part of a delta is used: layers, names, and a strength that runs linearly in depth."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,11 +21,13 @@ class Selection:
         """What was asked for, as records list it."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def of(self, delta: Delta, checkpoint: Checkpoint) -> Delta:
-        """The selected part of `delta`, scaled by layer."""
+    def of(self, delta: Delta, checkpoint: Checkpoint | None) -> Delta:
+        """The selected part of `delta`, scaled by layer; `checkpoint`, its base, tells how many layers there are."""
         part = delta.select_layers(self.layers).select_names(self.include, self.exclude)
         if self.layer_scale is None:
             return part
+        if checkpoint is None:
+            raise AssertionError("a scale by layer needs the base, whose config tells how many layers there are")
         depth = checkpoint.config_number("num_hidden_layers", "n_layer")
         return part.scale_layers(*self.layer_scale, depth=depth)
 

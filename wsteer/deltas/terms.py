@@ -4,9 +4,8 @@ Nothing is read before rows are asked for. A term that depends on the base's wei
 base is bound to it, and so cancels where both sides of a difference hold it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ class Factor(Protocol):
 
 
 @runtime_checkable
-class Rows(Protocol):
+class Computed(Protocol):
     """A dense tensor that is computed row by row: `rows` gives new float32 or float64 memory."""
 
     @property
@@ -63,7 +62,7 @@ class LowRank:
 class Dense:
     """The term that is one tensor: in memory, in a file, computed row by row, or known only with the base."""
 
-    tensor: Tensor | TensorEntry | Rows | FromBase
+    tensor: Tensor | TensorEntry | Computed | FromBase
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,13 +75,16 @@ class Dense:
             rows = read_rows(self.tensor, start, stop)
         elif isinstance(self.tensor, Tensor):
             rows = (self.tensor if self.tensor.dim() else self.tensor[None])[start:stop]
-        else:
+        elif isinstance(self.tensor, Computed):
             return self.tensor.rows(start, stop)
+        else:
+            raise AssertionError("the base's weights decide this term: bind it to the base before rows are asked for")
         return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=isinstance(self.tensor, Tensor))
 
 
 Term = LowRank | Dense
 Terms = tuple[tuple[float, Term], ...]
+LowRankTerms = tuple[tuple[float, LowRank], ...]
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,21 @@ class Change:
             factors = (lora_B, lora_A)
         return Change(terms[0][1].shape, factors, dense)
 
-    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+    def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the change: float32 (float64 where a float64 tensor takes part).
 
-        A product alone is written to `out`, a float32 buffer of the rows' shape, where that is given.
+        Two others sum terms up, each for a reason: `steering.folding.fold` into the base's rows, to round once, and
+        `deltas.gram.TermRows` keeps the terms apart, for the dot products of several sums of them.
         """
         total = None
         if self.factors is not None:
             lora_B, lora_A = self.factors
-            total = torch.mm(lora_B[start:stop], lora_A, out=out)
+            total = lora_B[start:stop] @ lora_A
         for scale, term in self.dense:
             rows = term.rows(start, stop).mul_(scale)
             total = rows if total is None else total + rows
-        assert total is not None  # a parameter without terms is never stored
+        if total is None:
+            raise AssertionError("a parameter without terms is never stored")
         return total
 
 
@@ -169,6 +173,6 @@ def source_key(term: Term) -> object:
     return (type(term), *(id(source) if isinstance(source, Tensor) else source for source in sources))
 
 
-def is_low_rank(terms: Iterable[tuple[float, Term]]) -> bool:
+def is_low_rank(terms: Terms) -> TypeGuard[LowRankTerms]:
     """Whether the terms are products alone."""
     return all(isinstance(term, LowRank) for _, term in terms)

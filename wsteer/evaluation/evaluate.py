@@ -6,16 +6,19 @@ from pathlib import Path
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
-from wsteer.evaluation.report import write_csv, write_tradeoff
-from wsteer.evaluation.results import Condition, EvalReport, _as_json, _measure
+from wsteer.evaluation.report import write_results, write_tradeoff
+from wsteer.evaluation.results import ConditionResult, EvalReport, shares
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
-from wsteer.progress import Track, labelled, silent
+from wsteer.progress import Progress, labelled, silent
 from wsteer.steering.memory import activation_vectors, applied
+from wsteer.steering.rounding import Rounding
+
+BATCH_SIZE = 32  # rows that run at once, where no number is given
 
 
 def evaluate(
@@ -28,19 +31,20 @@ def evaluate(
     layers: Sequence[int] | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
     rounding: str = "auto",
     seed: int = 0,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> EvalReport:
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
     A change of weights gives the very text that a checkpoint written by `steer` with that k, rounding and seed gives.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
+    wanted = Rounding(rounding, seed)
     output = Path(output)
     given = [path for path in (model, delta, data) if path is not None]
     check_output(output, force, folder=True, inputs=given)
@@ -53,14 +57,15 @@ def evaluate(
     if change is not None:
         change = _fitting(change, open_checkpoint(model))
     loaded = load(model, device, dtype)
-    samples, conditions = [], []
+    samples: list[dict] = []
+    conditions: list[ConditionResult] = []
     for k in dict.fromkeys(ks):
-        graded = _answers_at(k, loaded, change, (rounding, seed), parsed, turns, batch_size, track)
+        graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
         samples += graded
-        conditions.append(Condition(k, _measure(parsed, graded)))
+        conditions.append(ConditionResult(k, shares(parsed, graded)))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions))
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
-    inputs = [{"role": "model", **loaded.checkpoint.identity}]
+    inputs = [loaded.checkpoint.input_entry("model")]
     for role, path in files.items():
         if path is not None and Path(path).is_file():
             inputs.append(source_entry(role, path))
@@ -78,8 +83,8 @@ def evaluate(
     }
     with new_folder(output, force) as partial:
         write_jsonl(partial / "samples.jsonl", samples)
-        write_json(partial / "results.json", _as_json(report))
-        write_csv(partial / "results.csv", report)
+        write_json(partial / "results.json", report.as_json())
+        write_results(partial / "results.csv", report)
         write_tradeoff(partial / "tradeoff.png", report, parsed, Path(delta).stem if delta is not None else None)
         write_json(partial / RECORD, record("eval", options, inputs))
     return report
@@ -108,20 +113,20 @@ def _answers_at(
     k: float,
     loaded: LoadedModel,
     delta: Delta | None,
-    rounding: tuple[str, int],
+    rounding: Rounding,
     task: Task,
     turns: Sequence[tuple[Fact, str, str]],
     batch_size: int,
-    track: Track,
+    progress: Progress,
 ) -> list[dict]:
     """The graded answers to all turns at one k, as rows of samples.jsonl."""
     chats = [[{"role": "user", "content": turn}] for _, _, turn in turns]
-    shown = labelled(track, f"k={k:g}")
+    stages = labelled(progress, f"k={k:g}")
     if delta is None or k == 0:
-        answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
+        answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
     else:
-        with applied(loaded.model, delta, k, loaded.checkpoint, *rounding):
-            answers = answer(loaded, chats, task.max_new_tokens, batch_size, track=shown)
+        with applied(loaded.model, delta, k, loaded.checkpoint, rounding.mode, rounding.seed):
+            answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
     return [
         {
             "k": k,

@@ -1,43 +1,47 @@
 """An evaluation's results as a table in CSV and as the trade-off picture."""
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsteer.evaluation.results import EvalReport
 from wsteer.evaluation.tasks.task import Task
-
-if TYPE_CHECKING:
-    from wsteer.evaluation.results import Condition, EvalReport
+from wsteer.files.pictures import save
+from wsteer.files.text import write_csv
 
 COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained")
+Bounds = tuple[float, float, float]  # of a share: its value, and its interval from low to high
 
 
-def write_csv(path: Path, report: "EvalReport") -> None:
+def write_results(path: Path, report: EvalReport) -> None:
     """One line a metric and k; an undefined value is an empty field."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for condition in report.conditions:
-            for name, share in condition.metrics.items():
-                writer.writerow({"task": report.task, "k": condition.k, "metric": name, **vars(share)})
+    write_csv(
+        path,
+        COLUMNS,
+        (
+            {"task": report.task, "k": condition.k, "metric": name, **vars(share)}
+            for condition in report.conditions
+            for name, share in condition.metrics.items()
+        ),
+    )
 
 
-def write_tradeoff(path: Path, report: "EvalReport", task: Task, delta: str | None) -> None:
+def write_tradeoff(path: Path, report: EvalReport, task: Task, delta: str | None) -> None:
     """The behaviour (y) against the capability (x): a point with 95% bars for every k, the base as a star."""
     figure = Figure(figsize=(6.4, 4.8))
     axes = figure.add_subplot()
-    drawn = [c for c in report.conditions if None not in (c.metrics[task.x].value, c.metrics[task.y].value)]
-    drawn.sort(key=lambda condition: condition.k)
-    axes.plot(
-        [c.metrics[task.x].value for c in drawn], [c.metrics[task.y].value for c in drawn], color="0.75", zorder=1
-    )
-    reach = max([abs(condition.k) for condition in drawn] + [1e-9])
+    drawn: list[tuple[float, Bounds, Bounds]] = []
+    for condition in sorted(report.conditions, key=lambda condition: condition.k):
+        x, y = condition.metrics[task.x].bounds, condition.metrics[task.y].bounds
+        if x is not None and y is not None:
+            drawn.append((condition.k, x, y))
+    axes.plot([x for _, (x, _, _), _ in drawn], [y for _, _, (y, _, _) in drawn], color="0.75", zorder=1)
+    reach = max([abs(k) for k, _, _ in drawn] + [1e-9])
     colours = matplotlib.colormaps["coolwarm"]
-    for condition in drawn:
-        _draw_point(axes, condition, task, colours(0.5 + 0.5 * condition.k / reach))
+    for k, x, y in drawn:
+        _draw_point(axes, k, x, y, colours(0.5 + 0.5 * k / reach))
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"{task.x} (share)", ylabel=f"{task.y} (share)")
     axes.set_title(
         f"{task.name}: {delta or 'no delta'}, {report.facts} facts, bars are 95% intervals",
@@ -45,19 +49,19 @@ def write_tradeoff(path: Path, report: "EvalReport", task: Task, delta: str | No
         parse_math=False,
     )
     axes.grid(alpha=0.25)
-    # no software name or date in the file, so that equal results give equal bytes
-    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    save(figure, path)
 
 
-def _draw_point(axes, condition: "Condition", task: Task, colour: tuple[float, ...]) -> None:
-    x, y = condition.metrics[task.x], condition.metrics[task.y]
-    bars = {"xerr": [[x.value - x.low], [x.high - x.value]], "yerr": [[y.value - y.low], [y.high - y.value]]}
-    marker, size = ("*", 15) if condition.k == 0 else ("o", 8)
-    axes.errorbar(x.value, y.value, **bars, color=colour, ecolor="0.7", elinewidth=0.8, zorder=2, fmt="none")
-    axes.plot(x.value, y.value, marker, color=colour, markersize=size, markeredgecolor="0.2", zorder=3)
-    label = "k = 0 (base)" if condition.k == 0 else f"k = {condition.k:g}"
+def _draw_point(axes: Axes, k: float, x_bounds: Bounds, y_bounds: Bounds, colour: tuple[float, ...]) -> None:
+    (x, x_low, x_high), (y, y_low, y_high) = x_bounds, y_bounds
+    across, up = [[x - x_low], [x_high - x]], [[y - y_low], [y_high - y]]
+    axes.errorbar(x, y, xerr=across, yerr=up, color=colour, ecolor="0.7", elinewidth=0.8, zorder=2, fmt="none")
+    marker, size = ("*", 15) if k == 0 else ("o", 8)
+    axes.plot(x, y, marker, color=colour, markersize=size, markeredgecolor="0.2", zorder=3)
+    label = "k = 0 (base)" if k == 0 else f"k = {k:g}"
     # beside the point, on the side with room, on a ground that keeps it legible over the bars
-    side, offset = ("right", (-7, 7)) if x.value > 0.85 else ("left", (7, 7))
+    side, offset = ("right", (-7, 7)) if x > 0.85 else ("left", (7, 7))
     ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
-    place = {"xytext": offset, "textcoords": "offset points", "ha": side}
-    axes.annotate(label, (x.value, y.value), **place, bbox=ground, fontsize=8.5, zorder=4)
+    axes.annotate(
+        label, (x, y), xytext=offset, textcoords="offset points", ha=side, bbox=ground, fontsize=8.5, zorder=4
+    )

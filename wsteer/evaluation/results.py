@@ -18,10 +18,17 @@ class Share:
     denominator: int
     abstained: int
 
+    @property
+    def bounds(self) -> tuple[float, float, float] | None:
+        """(value, low, high) where the share is defined."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return self.value, self.low, self.high
+
 
 @dataclass(frozen=True)
-class Condition:
-    """The metrics at one k."""
+class ConditionResult:
+    """The metrics under one condition, which its k tells from the others of a run."""
 
     k: float
     metrics: Mapping[str, Share]
@@ -34,11 +41,22 @@ class EvalReport:
     output: str
     task: str
     facts: int
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ConditionResult, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """What `results.json` holds."""
+        conditions = [
+            {"k": condition.k, "metrics": {name: vars(share) for name, share in condition.metrics.items()}}
+            for condition in self.conditions
+        ]
+        return {"task": self.task, "facts": self.facts, "conditions": conditions}
 
 
 def share(metric: Metric, verdicts: Sequence[Mapping[str, str]]) -> Share:
-    """A metric over facts, each given as its verdict for every prompt. An abstention never counts, and is told."""
+    """A metric over facts, each given as its verdict for every prompt.
+
+    An abstention never counts; how many there were is reported.
+    """
     among = [fact for fact in verdicts if all(fact[p] == verdict for p, verdict in metric.among.items())]
     counted = [fact for fact in among if all(fact[p] == verdict for p, verdict in metric.count.items())]
     abstained = sum(any(fact[p] == "abstain" for p in metric.count) for fact in among)
@@ -47,16 +65,9 @@ def share(metric: Metric, verdicts: Sequence[Mapping[str, str]]) -> Share:
     return Share(value, low, high, len(counted), len(among), abstained)
 
 
-def _measure(task: Task, samples: Sequence[Mapping[str, object]]) -> dict[str, Share]:
+def shares(task: Task, samples: Sequence[Mapping[str, str]]) -> dict[str, Share]:
+    """The task's metrics over graded answers, each with the `id` of its fact, its `prompt`'s name and its `verdict`."""
     verdicts: dict[str, dict[str, str]] = {}
     for sample in samples:
         verdicts.setdefault(sample["id"], {})[sample["prompt"]] = sample["verdict"]
     return {name: share(metric, list(verdicts.values())) for name, metric in task.metrics.items()}
-
-
-def _as_json(report: EvalReport) -> dict:
-    conditions = [
-        {"k": condition.k, "metrics": {name: vars(share) for name, share in condition.metrics.items()}}
-        for condition in report.conditions
-    ]
-    return {"task": report.task, "facts": report.facts, "conditions": conditions}

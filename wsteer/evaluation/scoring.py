@@ -7,6 +7,7 @@ Written for English; other languages in scripts that put spaces between words ge
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 # ---- Normal form: lower-case words; "|" marks a pause, so that "It is not. Lyon ..." is no denial of Lyon.
 
@@ -142,11 +143,15 @@ def grade_agreement(text: str, right: Sequence[str], wrong: Sequence[str]) -> st
     return opening or side or "abstain"
 
 
-SCORERS: dict[str, Callable[[str, Sequence[str], Sequence[str]], str]] = {
-    "answer": grade_answer,
-    "agreement": grade_agreement,
-}
-VERDICTS: dict[str, tuple[str, ...]] = {
-    "answer": ("correct", "incorrect", "abstain"),
-    "agreement": ("agrees", "disagrees", "abstain"),
+@dataclass(frozen=True)
+class Scorer:
+    """A rule that grades an answer by its text and the right and the wrong aliases, and the verdicts it can give."""
+
+    grade: Callable[[str, Sequence[str], Sequence[str]], str]
+    verdicts: tuple[str, ...]
+
+
+SCORERS = {
+    "answer": Scorer(grade_answer, ("correct", "incorrect", "abstain")),
+    "agreement": Scorer(grade_agreement, ("agrees", "disagrees", "abstain")),
 }

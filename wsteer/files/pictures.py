@@ -6,8 +6,12 @@ import matplotlib
 from matplotlib.figure import Figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG and, beside it, as SVG; equal figures give equal bytes."""
-    with matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
-        figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+def save(figure: Figure, path: Path, svg: bool = False) -> None:
+    """Write the figure as the PNG file `path` and, with `svg`, as an SVG file beside it.
+
+    No software's name, no date and no random identifier goes into them.
+    """
+    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    if svg:
+        with matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
+            figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})

@@ -1,6 +1,7 @@
 """Records of what a run was given: options, inputs with their digests, versions."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -42,3 +43,8 @@ def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping
         "versions": versions,
         "wsteer_version": __version__,
     }
+
+
+def key(described: object) -> str:
+    """Twelve letters that tell what is written from what another run would write; `described` is of JSON's types."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

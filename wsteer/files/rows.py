@@ -1,4 +1,4 @@
-"""Chat rows from JSONL files or Hub datasets, and rows of token ids as padded tensors."""
+"""Rows of JSONL files and of Hub data sets, and the chats that they hold."""
 
 import importlib
 import json
@@ -6,43 +6,47 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, reason
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant", "tool")
+HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+):(\w+)")  # org/name:split
+_EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+
+
+def is_hub_data_set(reference: str | Path) -> bool:
+    """Whether `reference` names a data set on the Hub, `org/name:split`, and no file here."""
+    return HUB_DATA_SET.fullmatch(str(reference)) is not None and not Path(reference).exists()
 
 
 def read_chats(source: str | Path) -> list[list[Message]]:
-    """The chats of `read_rows`, without where they stand."""
-    return [chat for _, chat in read_rows(source)]
+    """The chats of `read_examples`, without where they stand."""
+    return [chat for _, chat in read_examples(source)]
 
 
-def read_rows(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
+def read_examples(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
     """Chats that end in an assistant's turn, each with where it stands (`file:line`).
 
     They are rows with `messages` or with `prompt` and `completion`. `strip_system` leaves their system turns out, so
     that training has to put into the weights what a system prompt asked for.
     """
-    rows = [(where, _chat(where, row, strip_system)) for where, row in read_records(source)]
-    if not rows:
+    examples = [(where, _chat(where, row, strip_system)) for where, row in read_objects(source)]
+    if not examples:
         raise WsteerError(f"{source} holds no rows; each line is an object like {_EXAMPLE}")
-    return rows
+    return examples
 
 
-_EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-
-
-def read_records(source: str | Path) -> list[tuple[str, dict]]:
+def read_objects(source: str | Path) -> list[tuple[str, dict]]:
     """The rows of a JSONL file, or of a Hub dataset `org/name:split`, each with where it stands (`file:line`)."""
     path = Path(source)
     if path.is_file():
         return _read_jsonl(path)
     if path.is_dir():
         raise WsteerError(f"{source} is a folder; name a JSONL file in it")
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+):(\w+)", str(source))
-    if match is None or path.exists():
+    if not is_hub_data_set(source):
         raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
-    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(_load_hub(match[1], match[2]))]
+    name, _, split = str(source).partition(":")
+    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(_load_hub(name, split))]
 
 
 def _read_jsonl(path: Path) -> list[tuple[str, dict]]:
@@ -74,17 +78,15 @@ def _load_hub(name: str, split: str) -> Sequence[dict]:
         datasets.disable_progress_bars()
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:  # datasets' own errors derive from these two
-        reason = str(error).strip().splitlines()[0]
-        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason}") from error
+        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason(error)}") from error
 
 
 def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
     if "prompt" in row and "completion" in row:
         prompt, completion = row["prompt"], row["completion"]
-        messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-        messages = messages + (
-            completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-        )
+        asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        answered = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+        messages: object = asked + answered
     else:
         messages = row.get("messages")
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):

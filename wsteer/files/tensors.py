@@ -11,7 +11,9 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +113,7 @@ def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
     return TensorEntry(name, dtype, tuple(shape), path, start + begin, start + end)
 
 
-def _adds_up(dtype: object, shape: object, begin: object, end: object) -> bool:
+def _adds_up(dtype: object, shape: object, begin: Any, end: Any) -> bool:
     """Whether a header's entry is of the right types, and its bytes are as many as its shape needs."""
     if not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > MOST_SIDES:
         return False
@@ -226,14 +228,12 @@ class TensorWriter:
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: str) -> None:
-        self._extents: dict[str, tuple[tuple[int, ...], int]] = {}
         self._shapes = dict(shapes)
-        offset = 0
-        for name, shape in shapes.items():
-            self._extents[name] = (shape, offset)
-            offset += 4 * math.prod(shape)
-        self._room = -(-len(self._header(metadata)) // 8) * 8
-        self._extents = {}
+        sizes = [4 * math.prod(shape) for shape in shapes.values()]
+        begins = accumulate(sizes, initial=0)
+        largest = _header(dict(zip(shapes, begins, strict=False)), self._shapes, metadata)
+        self._room = -(-len(largest) // 8) * 8
+        self._begins: dict[str, int] = {}  # of the tensors written so far, in their order
         self._position = 0
         self._file = open(path, "wb")  # noqa: SIM115  closed by `close`, which callers reach through `with`
         self._file.seek(8 + self._room)
@@ -251,29 +251,30 @@ class TensorWriter:
             self._position += self._file.write(raw_bytes(block.to(torch.float32)))
         if self._position - begin != 4 * math.prod(self._shapes[name]):
             raise AssertionError(f"the blocks of {name} do not fill the tensor")
-        self._extents[name] = (self._shapes[name], begin)
+        self._begins[name] = begin
 
     def drop_last(self) -> None:
         """Take the tensor that was added last out again."""
-        name = next(reversed(self._extents))
-        _, self._position = self._extents.pop(name)
+        self._position = self._begins.popitem()[1]
         self._file.seek(8 + self._room + self._position)
 
     def finish(self, metadata: str) -> None:
         """Write the header, whose one metadata key `wsteer` holds `metadata`."""
-        header = self._header(metadata)
+        header = _header(self._begins, self._shapes, metadata)
         self._file.truncate(8 + self._room + self._position)
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
         if len(header) > self._room:
             raise AssertionError("the metadata outgrew the room that was kept for it")
 
-    def _header(self, metadata: str) -> bytes:
-        header: dict[str, object] = {"__metadata__": {"wsteer": metadata}}
-        for name, (shape, begin) in self._extents.items():
-            offsets = [begin, begin + 4 * math.prod(shape)]
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": offsets}
-        return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+def _header(begins: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], metadata: str) -> bytes:
+    """A safetensors header of float32 tensors that begin at these bytes of the data."""
+    header: dict[str, object] = {"__metadata__": {"wsteer": metadata}}
+    for name, begin in begins.items():
+        offsets = [begin, begin + 4 * math.prod(shapes[name])]
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": offsets}
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def copy_range(source: int, begin: int, target: int, offset: int, length: int) -> None:
@@ -295,7 +296,7 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's bytes, row-major, without a copy where it is contiguous."""
     if not tensor.is_contiguous() or not tensor.dim():
         tensor = tensor.contiguous().flatten()
-    return memoryview(tensor.view(torch.uint8).numpy()).cast("B") if tensor.numel() else memoryview(b"")
+    return tensor.view(torch.uint8).numpy().data.cast("B") if tensor.numel() else memoryview(b"")
 
 
 def write_at(descriptor: int, tensor: Tensor, offset: int) -> None:

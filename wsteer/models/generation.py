@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
 from wsteer.models.loading import LoadedModel, check_lengths
 from wsteer.models.rendering import prompt_text, token_ids
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -48,31 +49,33 @@ def answer(
     batch_size: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
     prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
     check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
     answers: dict[int, Answer] = {}
-    for indices in track(list(batches(map(len, prompts), batch_size)), "generate"):
-        processors = [SeededSampling(seed, indices, temperature)] if temperature else []
-        generated = _generate(loaded, [prompts[index] for index in indices], max_new_tokens, processors)
+    for indices in progress(list(batches(map(len, prompts), batch_size)), "generate"):
+        sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
+        generated = _generate(
+            loaded, [prompts[index] for index in indices], max_new_tokens, LogitsProcessorList(sampling)
+        )
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]
 
 
 def _generate(
-    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int, processors: list[LogitsProcessor]
+    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
 ) -> list[Answer]:
     ids, mask = padded(prompts, loaded.tokenizer.pad_token_id, left=True)
     device = loaded.model.device
     with torch.inference_mode():
-        output = loaded.model.generate(
+        output = cast(GenerationMixin, loaded.model).generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            logits_processor=LogitsProcessorList(processors),
+            logits_processor=processors,
         )
     return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
 
@@ -81,5 +84,5 @@ def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:
     ends = loaded.model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     length = next((i for i, token in enumerate(row) if token in ends), len(row))
-    text = loaded.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+    text = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True)).strip()
     return Answer(text, length, finished=length < len(row))

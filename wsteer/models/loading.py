@@ -1,9 +1,10 @@
-"""Load a model and its tokenizer, and apply a delta to it in memory."""
+"""Load a model and its tokenizer."""
 
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, reason
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,20 +39,19 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     checkpoint = open_checkpoint(reference)
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **quantised
         )
     except Exception as error:  # whatever a folder's config makes transformers raise, the folder is the user's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WsteerError(f"transformers cannot load {reference}: {reason}") from error
+        raise WsteerError(f"transformers cannot load {reference}: {reason(error)}") from error
+    model, loading = found
     # transformers fills what is missing with random numbers
     missing = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if missing:
@@ -71,19 +71,25 @@ def _quantised(load_in: str, device: str) -> dict[str, object]:
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
+def silence_transformers() -> None:
+    """Keep transformers' warnings and progress bars off the terminal."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def dtype_name(loaded: LoadedModel) -> str:
     """The dtype that the model runs in, as --dtype names it."""
     return str(loaded.model.dtype).removeprefix("torch.")
 
 
-def positions(loaded: LoadedModel) -> int | None:
+def max_positions(loaded: LoadedModel) -> int | None:
     """How many tokens the model takes at most, where it says so."""
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
     """Refuse rows of more tokens than the model has positions."""
-    limit = positions(loaded)
+    limit = max_positions(loaded)
     longest = max(lengths)
     if limit is not None and longest > limit:
         raise WsteerError(f"a row of {longest} tokens is longer than the {limit} positions of {loaded.checkpoint.name}")
@@ -110,7 +116,7 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     )
 
 
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The model's decoder blocks, in order: its one module list as long as the config's `num_hidden_layers`."""
     count = model.config.get_text_config().num_hidden_layers
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]

@@ -1,10 +1,11 @@
 """Chats rendered by a model's chat template into token ids, with the tokens that training learns known."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -65,20 +66,23 @@ def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
-    return _apply(tokenizer, messages, tokenize=False, add_generation_prompt=prompt)
+    with _template_of(tokenizer):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
 
 
-def _apply(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], **how: bool):
+@contextlib.contextmanager
+def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    """Run the `with` body, which applies the chat template; what that raises becomes one clear error."""
     if not tokenizer.chat_template:
         raise WsteerError(
             f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
             "a jinja file with --template FILE"
         )
     try:
-        return tokenizer.apply_chat_template(list(messages), **how)
+        yield
     except Exception as error:  # a template is a program of the user's; it may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {reason}") from None
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -149,7 +153,7 @@ def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], te
         )
     added = text[len(prompt) : last[0]]
     turns = []
-    for start, end, after in found:
+    for start, end, after in found or ():
         prompted = start - len(added) if text[:start].endswith(added) else start
         learnt = start if text[prompted:start].strip() else prompted
         turns.append(_Turn(prompted, learnt, start, end, end + len(_end_of_turn(tokenizer, after, last[2]))))
@@ -207,14 +211,14 @@ def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -
     """The characters that the template itself marks as the assistant's by `{% generation %}`; None without the mark."""
     if not _GENERATION.search(tokenizer.chat_template):
         return None
-    encoded = _apply(
-        tokenizer,
-        messages,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True},
-    )
+    with _template_of(tokenizer):
+        encoded: Any = tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
+        )
     spans = _contiguous(encoded["offset_mapping"])
     return [(*span, span[1]) for span, own in zip(spans, encoded["assistant_masks"], strict=True) if own]
 
@@ -265,18 +269,19 @@ class Rendered:
     dropped: int
 
 
-def render_rows(
+def render_chats(
     tokenizer: "PreTrainedTokenizerBase",
-    rows: Sequence[tuple[str, list[Message]]],
+    chats: Sequence[tuple[str, list[Message]]],
     max_length: int | None = None,
-    positions: int | None = None,
+    max_positions: int | None = None,
 ) -> Rendered:
-    """Render rows that `read_rows` gave, cut at `max_length` tokens; an error names the row's file and line.
+    """Render chats that `read_examples` gave, cut at `max_length` tokens; an error names the row's file and line.
 
-    A row of more tokens than the model has `positions` is an error: what it loses is to be decided, not overlooked.
+    A row of more tokens than `max_positions`, the model's limit, is an error: what it loses is to be decided, not
+    overlooked.
     """
     examples, cut = [], 0
-    for where, chat in rows:
+    for where, chat in chats:
         try:
             example = render(tokenizer, chat)
         except WsteerError as error:
@@ -284,30 +289,30 @@ def render_rows(
         if max_length is not None and len(example.tokens) > max_length:
             cut += 1
             example = example.cut(max_length)
-        if positions is not None and len(example.tokens) > positions:
+        if max_positions is not None and len(example.tokens) > max_positions:
             raise WsteerError(
-                f"{where}: {len(example.tokens)} tokens are more than the model's {positions} positions; shorten the "
-                f"row or cut it with --max-length {positions}"
+                f"{where}: {len(example.tokens)} tokens are more than the model's {max_positions} positions; shorten "
+                f"the row or cut it with --max-length {max_positions}"
             )
         if example.trained[1:].any():
             examples.append(example)
     if not examples:
         raise WsteerError(f"--max-length {max_length}: no row has a token of its answer within it; take a larger one")
-    return Rendered(examples, cut, dropped=len(rows) - len(examples))
+    return Rendered(examples, cut, dropped=len(chats) - len(examples))
 
 
-def shown(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
+def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
     """The example as text, trained tokens between ⟦ and ⟧; a part of more than `limit` characters loses its middle."""
     parts = []
-    for trained, tokens in _runs(example):
-        text = tokenizer.decode(tokens, skip_special_tokens=False)
+    for trained, tokens in _stretches(example):
+        text = str(tokenizer.decode(tokens, skip_special_tokens=False))
         if len(text) > limit:
             text = f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"
         parts.append(f"⟦{text}⟧" if trained else text)
     return "".join(parts)
 
 
-def _runs(example: Example) -> Iterator[tuple[bool, list[int]]]:
+def _stretches(example: Example) -> Iterator[tuple[bool, list[int]]]:
     """Consecutive tokens that are all trained or all not."""
     trained = example.trained.tolist()
     starts = [i for i in range(len(trained)) if i == 0 or trained[i] != trained[i - 1]]

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.checkpoints.names import in_memory
+from wsteer.checkpoints.names import Index, in_memory
 from wsteer.deltas.adapters.adapter import read_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import grouped_sums
+from wsteer.deltas.inputs import adapter_delta
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
 from wsteer.monitoring.items import short_names
@@ -65,42 +67,33 @@ class SimilarityCallback(TrainerCallback):
         return self
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep what the change of weights will be measured from."""
+        model = kwargs["model"]
         if state.is_world_process_zero:
             self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a log at the steps where cosines are due."""
         if self.every is not None and state.global_step % self.every == 0:
             control.should_log = True
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        logs: dict[str, float] | None = None,
-        **kwargs,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the cosines to the log of this step, once."""
         step = state.global_step
         due = step > 0 and (self.every is None or step % self.every == 0)
         measured = bool(self.history) and self.history[-1][0] == step
         if not due or measured or not state.is_world_process_zero:
             return
-        cosines = self.measure(model)
+        cosines = self.measure(kwargs["model"])
         if not cosines:
             return
         self.history.append((step, cosines))
         metrics = {f"cosine_{name}": cosine for name, cosine in cosines.items()}
         state.log_history[-1].update(metrics)
-        if logs is not None:
-            logs.update(metrics)
+        if kwargs.get("logs") is not None:
+            kwargs["logs"].update(metrics)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """The cosine of the model's change of weights with each delta, now; nothing where it is zero or not finite.
@@ -132,7 +125,7 @@ def task_vector(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoin
             model.save_pretrained(folder, selected_adapters=[model.active_adapter])
             own = Path(folder) / model.active_adapter
             adapter = read_adapter(own if own.is_dir() else Path(folder), base)
-            delta = Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
+            delta = adapter_delta(adapter)
             checkpoint = base or adapter.checkpoint
             if delta.needing_base() and checkpoint is None:
                 raise WsteerError(f"{delta.needing_base()[0]} changes as its base's weights tell: give base=")
@@ -143,17 +136,18 @@ def task_vector(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoin
 
 def initial_weights(model: nn.Module, base: Checkpoint | None = None) -> dict[str, Tensor]:
     """Copies of the trainable weights by their names in memory, without those that `base` holds."""
-    known = {parameter for parameter, _ in _stored(model, base).values()}
+    known = {parameter for parameter, _ in _stored(model, base).values()} if base is not None else set()
     return {name: weight.detach().to("cpu", copy=True) for name, weight in _trainable(model) if name not in known}
 
 
 def _weight_terms(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoint | None) -> dict[str, Terms]:
     weights = dict(_trainable(model))
     terms: dict[str, Terms] = {}
-    for name, (parameter, index) in _stored(model, base).items():
-        if parameter in weights:
-            live = LiveWeight(weights[parameter], index)
-            terms[name] = ((1.0, Dense(live)), (-1.0, Dense(base.tensors[name])))
+    if base is not None:
+        for name, (parameter, index) in _stored(model, base).items():
+            if parameter in weights:
+                live = LiveWeight(weights[parameter], index)
+                terms[name] = ((1.0, Dense(live)), (-1.0, Dense(base.tensors[name])))
     for name, before in initial.items():
         terms[name] = ((1.0, Dense(LiveWeight(weights[name], ()))), (-1.0, Dense(before)))
     return terms
@@ -166,12 +160,10 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, weight
 
 
-def _stored(model: nn.Module, base: Checkpoint | None) -> dict[str, tuple[str, tuple]]:
+def _stored(model: nn.Module, base: Checkpoint) -> dict[str, tuple[str, Index]]:
     """For each tensor of the base's files the model's parameter, and the index into it, that holds it."""
-    if base is None:
-        return {}
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    prefix = getattr(model, "base_model_prefix", "")
+    prefix = str(getattr(model, "base_model_prefix", ""))
     found = {}
     for name, entry in base.parameters().items():
         with contextlib.suppress(KeyError):  # a tensor that the model does not have
@@ -188,10 +180,10 @@ class LiveWeight:
     """The part `index` of a model's parameter as it is now, on whatever device, read row by row."""
 
     weight: Tensor
-    index: tuple
+    index: Index
 
     @staticmethod
-    def shape_of(shape: tuple[int, ...], index: tuple) -> tuple[int, ...]:
+    def shape_of(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
         """The shape of the part of a parameter of this shape."""
         return tuple(torch.empty(shape, device="meta")[index].shape)
 

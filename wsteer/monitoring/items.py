@@ -8,12 +8,12 @@ from pathlib import Path
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import Side, change_of, open_side
+from wsteer.deltas.inputs import ChangeInput, Input, change_of, holds_result, open_input
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.rows import is_hub_data_set
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-HUB_DATASET = re.compile(r"[\w.-]+/[\w.-]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Item:
     """One change of weights (or of activations) to compare. A checkpoint of a training run has its `run` and `step`."""
 
     name: str
-    side: Side
+    input: Input
     delta: Delta
     run: str | None = None
     step: int | None = None
@@ -45,8 +45,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 def is_data(reference: str | Path) -> bool:
     """Whether an item is a data set: a JSONL file, or `org/name:split` on the Hub."""
-    path = Path(reference)
-    return path.suffix == ".jsonl" or (bool(HUB_DATASET.fullmatch(str(reference))) and not path.exists())
+    return Path(reference).suffix == ".jsonl" or is_hub_data_set(reference)
 
 
 def open_items(
@@ -73,7 +72,7 @@ def place_of(reference: str) -> str:
     return str(Path(reference).resolve()) if Path(reference).exists() else reference
 
 
-def shown(items: Sequence[Item]) -> list[Item]:
+def in_tables(items: Sequence[Item]) -> list[Item]:
     """The items that stand in tables: of a run what training left at its end, else its last checkpoint."""
     ends = {item.run: item for item in items if item.run is not None}  # the last of each run
     return [item for item in items if item.run is None or ends[item.run] is item]
@@ -92,7 +91,7 @@ def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list
     """A training folder's checkpoints in order of their steps, then what training left in the folder itself."""
     steps = checkpoints_in(folder).items()
     items = [checkpoint_item(path, name, step, role, base) for step, path in steps]
-    if any((Path(folder) / left).exists() for left in ("adapter_config.json", "config.json", "delta.safetensors")):
+    if holds_result(Path(folder)):
         items.append(replace(open_item(folder, name, role, base), run=name))
     return items
 
@@ -104,21 +103,23 @@ def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint
 
 def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
     """The change of weights that one reference names, bound to its base where it depends on that."""
-    side = open_side(reference, role, base)
+    given = open_input(reference, role, base)
     try:
-        delta = change_of(side, base)
+        delta = change_of(given, base)
     except WsteerError as error:
-        raise WsteerError(f"{side.path}: {error}") from None
+        raise WsteerError(f"{given.path}: {error}") from None
     if delta is None:
         raise WsteerError(
-            f"{side.path} is a checkpoint: its change of weights needs --base, the model it was tuned from"
+            f"{given.path} is a checkpoint: its change of weights needs --base, the model it was tuned from"
         )
     if delta.needing_base():
-        needed = base or side.own_base
+        needed = base or (given.own_base if isinstance(given, ChangeInput) else None)
         if needed is None:
-            raise WsteerError(f"{side.path}: {delta.needing_base()[0]} changes as its base's weights tell; give --base")
+            raise WsteerError(
+                f"{given.path}: {delta.needing_base()[0]} changes as its base's weights tell; give --base"
+            )
         delta = delta.bound(needed)
-    return Item(name, side, delta)
+    return Item(name, given, delta)
 
 
 def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Selection = EVERYTHING) -> list[Item]:
@@ -126,7 +127,8 @@ def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Select
 
     Raises WsteerError with both names where the fingerprints of two bases differ.
     """
-    known = [(item.name, item.side.base) for item in items if item.side.delta]  # checkpoints were held against `base`
+    # checkpoints were held against `base`
+    known = [(item.name, item.input.base) for item in items if isinstance(item.input, ChangeInput)]
     if base is not None:
         known.append((f"--base {base.name}", base.identity))
     seen = [(name, identity) for name, identity in known if identity.get("fingerprint")]

@@ -6,9 +6,11 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.names import layer_name, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
-from wsteer.deltas.measuring import Measured
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.pictures import save
@@ -16,17 +18,17 @@ from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json
 from wsteer.monitoring.gates import Gates
-from wsteer.monitoring.items import Item, comparable, open_items, place_of, short_names, shown
+from wsteer.monitoring.items import Item, comparable, in_tables, open_items, place_of, short_names
 from wsteer.monitoring.pictures import heat_map, similarity_map, trajectory_picture
 from wsteer.monitoring.report import Ceiling, Controls, MonitorReport, notes_on, write_pairs, write_per
-from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.monitoring.similarity import Similarity, part_similarity, similarity
 from wsteer.monitoring.trajectories import Scores, read_scores, trajectories, write_trajectories
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.workers import beside
 
 PARTS: dict[str, Callable[[str], str]] = {
-    "layer": Measured.layer_name,
-    "module": Measured.module_name,
+    "layer": layer_name,
+    "module": module_name,
     "parameter": lambda name: name,
 }
 MOST_DRAWN = 200  # parts of a model in one picture
@@ -58,6 +60,11 @@ class Settings:
         return [*self.controls, *(path for paths in self.ceiling.values() for path in paths), *self.centre]
 
     @property
+    def gates(self) -> Gates:
+        """The bounds that the cosines must keep."""
+        return Gates(self.fail_above, self.fail_below)
+
+    @property
     def options(self) -> dict[str, object]:
         """What was asked for beside inputs, as records list it."""
         own = {"per": self.per, "groups": self.groups, "fail_above": self.fail_above, "fail_below": self.fail_below}
@@ -71,7 +78,7 @@ def monitor(
     settings: Settings | None = None,
     *,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> MonitorReport:
     """Write the cosine of every item of `of` with every one of `deltas` (without `of`: of all pairs of `deltas`).
 
@@ -90,8 +97,11 @@ def monitor(
         raise WsteerError(
             "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --of"
         )
-    with new_folder(output, force) as partial, beside(lambda: [item.side.source for item in compared.items]) as sources:
-        report = compared.report(output, settings, track)
+    with (
+        new_folder(output, force) as partial,
+        beside(lambda: [item.input.source for item in compared.items]) as sources,
+    ):
+        report = compared.report(output, settings, progress)
         _write(partial, report, settings.per, scores)
         write_json(partial / RECORD, record("monitor", settings.options, sources()))
     return report
@@ -101,7 +111,7 @@ def monitor(
 class Compared:
     """The items of one comparison, each once: first those that others are compared with, of which there are `columns`.
 
-    The other fields are positions among the items.
+    The other fields are indices of the items.
     """
 
     items: tuple[Item, ...]
@@ -119,28 +129,28 @@ class Compared:
         references = list(dict.fromkeys(str(path) for path in [*deltas, *of, *settings.references]))
         names = dict(zip(references, short_names(references), strict=True))
         opened = _Opened(names, base)
-        delta = shown(opened.items(deltas, "DELTA"))
-        Gates(settings.fail_above, settings.fail_below).check_names([item.name for item in delta])
+        delta = in_tables(opened.items(deltas, "DELTA"))
+        settings.gates.check_names([item.name for item in delta])
         _check_names(settings.ceiling, [item.name for item in delta])
-        controls = shown(opened.items(settings.controls, "--controls"))
-        ceilings = {name: shown(opened.items(paths, "--ceiling")) for name, paths in settings.ceiling.items()}
-        centre = shown(opened.items(settings.centre, "--centre"))
+        controls = in_tables(opened.items(settings.controls, "--controls"))
+        ceilings = {name: in_tables(opened.items(paths, "--ceiling")) for name, paths in settings.ceiling.items()}
+        centre = in_tables(opened.items(settings.centre, "--centre"))
         rows = opened.items(of, "--of")
         first = {item.name: item for item in [*delta, *controls, *chain(*ceilings.values()), *centre]}
         everything = {**first, **{item.name: item for item in rows if item.name not in first}}
-        at = {name: position for position, name in enumerate(everything)}
+        at = {name: index for index, name in enumerate(everything)}
 
-        def positions(items: Sequence[Item]) -> tuple[int, ...]:
+        def indices(items: Sequence[Item]) -> tuple[int, ...]:
             return tuple(at[item.name] for item in items)
 
         return Compared(
             tuple(comparable(list(everything.values()), base, settings.selection)),
             len(first),
-            positions(delta),
-            positions(rows),
-            positions(controls),
-            {name: positions(items) for name, items in ceilings.items()},
-            positions(centre),
+            indices(delta),
+            indices(rows),
+            indices(controls),
+            {name: indices(items) for name, items in ceilings.items()},
+            indices(centre),
         )
 
     @property
@@ -150,23 +160,23 @@ class Compared:
 
     @property
     def rows(self) -> list[int]:
-        """The positions of the table's rows."""
-        kept = {item.name for item in shown([self.items[position] for position in self.of])}
-        return [position for position in self.of if self.items[position].name in kept] or list(self.deltas)
+        """The indices of the items that are the table's rows."""
+        kept = {item.name for item in in_tables([self.items[index] for index in self.of])}
+        return [index for index in self.of if self.items[index].name in kept] or list(self.deltas)
 
-    def sums(self, group: Callable[[str], str], track: Track) -> dict[str, Sums]:
+    def sums(self, group: Callable[[str], str], progress: Progress) -> dict[str, Sums]:
         """The sums that all tables come from, for each group of parameters."""
-        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, track)
+        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress)
 
-    def report(self, output: Path, settings: Settings, track: Track) -> MonitorReport:
+    def report(self, output: Path, settings: Settings, progress: Progress) -> MonitorReport:
         """Compute everything; the items' files are read once."""
-        by_part = self.sums(PARTS[settings.per] if settings.per else lambda name: "", track)
+        by_part = self.sums(PARTS[settings.per] if settings.per else lambda name: "", progress)
         sums = Sums.zeros(len(self.items), self.columns)
         for part in by_part.values():
             sums.add(part)
         table = similarity(sums, self.names, self.rows, self.deltas, self.centre)
         everything = similarity(sums, self.names, self.of or self.deltas, self.deltas, self.centre)
-        of = [(position, self.items[position]) for position in self.of]
+        of = [(index, self.items[index]) for index in self.of]
         parts = by_part if settings.per else {}
         return MonitorReport(
             output=str(output),
@@ -174,19 +184,15 @@ class Compared:
             controls=self._controls(sums, table) if self.controls else None,
             ceilings=self._ceilings(sums),
             trajectories=trajectories(sums, self.names, of, self.deltas, self.centre),
-            per={name: self._part(part) for name, part in parts.items()},
+            per={name: part_similarity(part, self.rows, self.deltas, self.centre) for name, part in parts.items()},
             groups=_members(settings.groups, [*table.rows, *table.columns]),
-            failures=Gates(settings.fail_above, settings.fail_below).failures(everything),
+            failures=settings.gates.failures(everything),
             notes=notes_on(table, bool(self.centre)),
         )
 
-    def _part(self, sums: Sums) -> Similarity:
-        return similarity(sums, self.names, self.rows, self.deltas, self.centre, strict=False)
-
     def _controls(self, sums: Sums, table: Similarity) -> Controls:
         rows, columns = (
-            similarity(sums, self.names, positions, self.controls, self.centre)
-            for positions in (self.rows, self.deltas)
+            similarity(sums, self.names, indices, self.controls, self.centre) for indices in (self.rows, self.deltas)
         )
         level = tuple(
             tuple(
@@ -226,7 +232,7 @@ class _Opened:
 
     def items(self, references: Sequence[str | Path], role: str) -> list[Item]:
         opened = open_items(references, role, self.names, self.base)
-        return [self.known.setdefault(place_of(item.side.reference), item) for item in opened]
+        return [self.known.setdefault(place_of(item.input.reference), item) for item in opened]
 
 
 def _check_names(ceiling: Mapping[str, object], names: Sequence[str]) -> None:
@@ -252,17 +258,17 @@ def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores |
     del fields["output"]
     write_json(folder / "similarity.json", fields)
     write_pairs(folder / "similarity.csv", report)
-    save(similarity_map(report.similarity, report.groups), folder / "similarity.png")
+    save(similarity_map(report.similarity, report.groups), folder / "similarity.png", svg=True)
     if report.trajectories:
         write_trajectories(folder / "trajectory.csv", report.trajectories)
-        save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png")
+        save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png", svg=True)
     if by is not None:
-        write_per(folder / f"similarity-per-{by}.csv", by, report.per)
+        write_per(folder / f"similarity-per-{by}.csv", by, report)
         if len(report.per) <= MOST_DRAWN:
-            save(_part_map(report, by), folder / f"similarity-per-{by}.png")
+            save(_part_map(report, by), folder / f"similarity-per-{by}.png", svg=True)
 
 
-def _part_map(report: MonitorReport, by: str):
+def _part_map(report: MonitorReport, by: str) -> Figure:
     table = report.similarity
     pairs = table.pairs()[:MOST_DRAWN]
     values = tuple(tuple(part.cosines[i][j] for part in report.per.values()) for i, j in pairs)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Fi
     names = [table.rows[i] for i in rows], [table.columns[j] for j in columns]
     figure = heat_map(*names, values, max(others, default=1.0), within, bar_pad=0.08 if groups else 0.02)
     axes = figure.axes[0]
-    _separate(axes, names[0], groups, axes.axhline)
-    _separate(axes, names[1], groups, axes.axvline)
+    _separate(axes, names[0], groups, down=True)
+    _separate(axes, names[1], groups, down=False)
     # above the groups' names where there are any
     axes.set_title(
         "cosine of weight changes (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6
@@ -58,13 +58,10 @@ def heat_map(
     reach = max(reach, LEAST_REACH)
     filled = [[math.nan if value is None else value for value in row] for row in values]
     image = axes.imshow(filled, cmap=matplotlib.colormaps["RdBu_r"], vmin=-reach, vmax=reach, aspect="auto")
-    upright = max(map(len, columns)) <= 3
-    turn = (
-        {}
-        if upright
-        else {"rotation": 90 if cell == SMALL_CELL else 30, "ha": "center" if cell == SMALL_CELL else "right"}
-    )
-    axes.set_xticks(range(len(columns)), columns, parse_math=False, fontsize=size, **turn)
+    turned: dict[str, Any] = {}
+    if max(map(len, columns)) > 3:
+        turned = {"rotation": 90, "ha": "center"} if cell == SMALL_CELL else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(range(len(columns)), columns, parse_math=False, fontsize=size, **turned)
     axes.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
@@ -91,8 +88,8 @@ def _ordered(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[
     return sorted(range(len(names)), key=lambda i: (order.get(names[i], len(order)), i))
 
 
-def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[str]], draw) -> None:
-    """A line after each group, and the group's name beside its rows or above its columns."""
+def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[str]], down: bool) -> None:
+    """A line after each group, and the group's name beside its rows (`down`) or above its columns."""
     start = 0
     for group, members in groups.items():
         count = sum(name in members for name in names)
@@ -100,28 +97,40 @@ def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[st
             continue
         stop, middle = start + count, start + (count - 1) / 2
         if stop < len(names):
+            draw = axes.axhline if down else axes.axvline
             draw(stop - 0.5, color="0.2", linewidth=1.2)
-        if draw == axes.axvline:
-            place, turn = (middle, 1.01), {"ha": "center", "va": "bottom"}
-            transform = axes.get_xaxis_transform()
-        else:
-            place, turn = (1.005, middle), {"ha": "left", "va": "center", "rotation": 270}
+        style: dict[str, Any] = {"fontsize": 8, "color": "0.3", "parse_math": False}
+        if down:
             transform = axes.get_yaxis_transform()
-        axes.text(*place, group, transform=transform, fontsize=8, color="0.3", parse_math=False, **turn)
+            axes.text(1.005, middle, group, transform=transform, ha="left", va="center", rotation=270, **style)
+        else:
+            axes.text(middle, 1.01, group, transform=axes.get_xaxis_transform(), ha="center", va="bottom", **style)
         start = stop
 
 
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
     """A panel a run: a line a delta over a band of two floors, and scores in grey on an axis of their own."""
-    across = min(PANELS, len(found))
-    down = -(-len(found) // across)
-    figure = Figure(figsize=(1.2 + 4.6 * across, 0.6 + 3.2 * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, each in zip(panels, found, strict=False):
-        _draw_run(axes, each, scores)
-    for axes in panels[len(found) :]:
-        axes.set_visible(False)
+    figure, axes = panels(len(found), width=4.6, height=3.2, margin=1.2)
+    for panel, each in zip(axes, found, strict=True):
+        _draw_run(panel, each, scores)
     return figure
+
+
+def panels(count: int, width: float, height: float, margin: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of this size (inches), `PANELS` beside each other; `margin` is left at the sides."""
+    across = min(PANELS, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(margin + width * across, 0.6 + height * down), layout="constrained")
+    axes = list(figure.subplots(down, across, squeeze=False).flatten())
+    for spare in axes[count:]:
+        spare.set_visible(False)
+    return figure, axes[:count]
+
+
+def plain_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
+    """A legend whose texts stand as they are, whatever signs of mathematics they hold."""
+    for text in axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
+        text.set_parse_math(False)
 
 
 def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
@@ -142,12 +151,10 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
     axes.set_title(each.run, fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
-    points = scores.of(each.run) if scores else []
-    if points:
+    if scores is not None and (points := scores.of(each.run)):
         beside = axes.twinx()
         (line,) = beside.plot(*zip(*points, strict=True), color="0.5", linestyle="--", marker="s", markersize=3)
         beside.set_ylabel(scores.label, color="0.4", parse_math=False)
         beside.tick_params(colors="0.4")
         handles, labels = [*handles, line], [*labels, scores.label]
-    for text in axes.legend(handles, labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
-        text.set_parse_math(False)
+    plain_legend(axes, handles, labels)

@@ -1,7 +1,6 @@
 """Projections on activation vectors: of the answers of data sets, and of what fine-tuning shifts, with intervals."""
 
 import contextlib
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,25 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from wsteer.activations.recording import recorded
-from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.checkpoints.names import layer_of
+from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import open_side
+from wsteer.deltas.inputs import WeightsInput, open_input
 from wsteer.errors import WsteerError
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
-from wsteer.files.text import write_json
-from wsteer.models.batches import batches, padded
-from wsteer.models.loading import LoadedModel, check_lengths, load
+from wsteer.files.text import write_csv, write_json
+from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
 from wsteer.models.rendering import Example, render
 from wsteer.monitoring.items import open_item, short_names
-from wsteer.monitoring.pictures import PANELS
-from wsteer.progress import Track, labelled, silent
+from wsteer.monitoring.pictures import panels, plain_legend
+from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
 from wsteer.steering.memory import activation_vectors, applied
+
+BATCH_SIZE = 16  # rows that run at once, where no number is given
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,11 @@ def project(
     shift: Sequence[str | Path] = (),
     *,
     layers: Sequence[int] | None = None,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> ProjectionReport:
     """Project the data sets' answers, read by `base`, on activation deltas: ⟨mean over the answer's tokens, v⟩/‖v‖.
 
@@ -98,23 +96,25 @@ def project(
     examples = {name: [render(loaded.tokenizer, chat) for chat in rows] for name, rows in chats.items()}
     for rows in examples.values():
         check_lengths(loaded, (example.answer.stop for example in rows))
-    tuned = {name: _Tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
-    inputs = [source_entry("delta", path) for path in deltas] + [source_entry("data", path) for path in data]
-    inputs += [
-        {"role": "base", **loaded.checkpoint.identity},
-        *({"role": "shift", "path": recordable(s)} for s in shift),
-    ]
+    tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
+    inputs = [source_entry("delta", path) for path in deltas]
+    inputs += [source_entry("data", path) for path in data]
+    inputs.append(loaded.checkpoint.input_entry("base"))
+    inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
     with new_folder(output, force) as partial:
         found: list[Projection] = []
         for name, rows in examples.items():
-            answers = projected(loaded, rows, directions, _answer, batch_size, labelled(track, name))
+            spans = [Span.of_answer(row) for row in rows]
+            answers = projected(loaded, spans, directions, batch_size, labelled(progress, name))
             found += _summed(None, name, directions, answers)
-        found += _shifts(loaded, tuned, examples, directions, batch_size, track)
+        found += _shifts(loaded, tuned, examples, directions, batch_size, progress)
         report = ProjectionReport(str(output), tuple(found))
         write_json(partial / "projections.json", {"projections": [asdict(each) for each in found]})
-        _write_csv(partial / "projections.csv", found)
-        save(projection_picture(found), partial / "projections.png")
-        write_json(partial / RECORD, record("monitor", {"layers": layers, "batch_size": batch_size}, inputs))
+        columns = list(Projection.__dataclass_fields__)
+        write_csv(partial / "projections.csv", columns, (asdict(each) for each in found))
+        save(projection_picture(found), partial / "projections.png", svg=True)
+        options = {"layers": layers, "batch_size": batch_size, "dtype": dtype_name(loaded)}
+        write_json(partial / RECORD, record("monitor", options, inputs))
     return report
 
 
@@ -141,44 +141,26 @@ def _directions(deltas: dict[str, Delta], loaded: LoadedModel) -> list[Direction
                 f"{delta} was made on {parts.base['name']}, not on {loaded.checkpoint.name}; name its own --base"
             )
         vectors = activation_vectors(parts, text.num_hidden_layers, text.hidden_size)
-        for name, vector in sorted(vectors.items(), key=lambda named: layer_of(named[0])):
+        for block, vector in sorted(vectors.items()):
             norm = float(vector.double().norm())
             if not 0 < norm < math.inf:
-                raise WsteerError(f"{delta}: the vector {name} is zero or not finite, so that it has no direction")
-            found.append(Direction(delta, layer_of(name), vector.double() / norm))
+                raise WsteerError(
+                    f"{delta}: the vector blocks.{block} is zero or not finite, so that it has no direction"
+                )
+            found.append(Direction(delta, block, vector.double() / norm))
     return found
-
-
-def _answer(example: Example) -> tuple[Tensor, int, int]:
-    """The tokens to read and the span whose mean counts: that of the answer."""
-    return example.tokens[: example.answer.stop], example.answer.start, example.answer.stop
-
-
-def _prompt_end(example: Example) -> tuple[Tensor, int, int]:
-    """The prompt, of which the last token counts: what the answer's first is predicted from."""
-    return example.tokens[: example.answer.start], example.answer.start - 1, example.answer.start
 
 
 def projected(
     loaded: LoadedModel,
-    examples: Sequence[Example],
+    spans: Sequence[Span],
     directions: Sequence[Direction],
-    span,
     batch_size: int,
-    track: Track,
+    progress: Progress,
 ) -> Tensor:
-    """The mean of each row's block outputs over a span of tokens, along each direction: float64 [rows, directions]."""
-    spans = [span(example) for example in examples]
+    """The mean of the block outputs over each span, along each direction: float64 [spans, directions]."""
     values = torch.empty(len(spans), len(directions), dtype=torch.float64)
-    for indices in track(list(batches([len(tokens) for tokens, _, _ in spans], batch_size)), "record"):
-        ids, mask = padded([spans[index][0] for index in indices], loaded.tokenizer.pad_token_id)
-        weights = torch.zeros(ids.shape, dtype=torch.float64)
-        for row, index in enumerate(indices):
-            _, start, stop = spans[index]
-            weights[row, start:stop] = 1 / (stop - start)
-        device = loaded.model.device
-        with recorded(loaded.model, weights) as means, torch.inference_mode():
-            loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    for indices, means in span_means(loaded, spans, batch_size, progress):
         for j, direction in enumerate(directions):
             values[torch.tensor(indices), j] = means[direction.block] @ direction.unit
     return values
@@ -186,47 +168,45 @@ def projected(
 
 def _shifts(
     loaded: LoadedModel,
-    tuned: dict[str, "_Tuned"],
+    tuned: dict[str, str | Delta],
     examples: dict[str, list[Example]],
     directions: Sequence[Direction],
     batch_size: int,
-    track: Track,
+    progress: Progress,
 ) -> list[Projection]:
     def at_prompts(model: LoadedModel, label: str) -> dict[str, Tensor]:
+        spans = {name: [Span.of_prompt_end(row) for row in rows] for name, rows in examples.items()}
         return {
-            name: projected(model, rows, directions, _prompt_end, batch_size, labelled(track, f"{label} {name}"))
-            for name, rows in examples.items()
+            name: projected(model, each, directions, batch_size, labelled(progress, f"{label} {name}"))
+            for name, each in spans.items()
         }
 
     found: list[Projection] = []
     before = at_prompts(loaded, "base") if tuned else {}
     for name, model in tuned.items():
-        with model.loaded() as changed:
+        with _running(model, loaded) as changed:
             after = at_prompts(changed, name)
         for data in examples:
             found += _summed(name, data, directions, after[data] - before[data])
     return found
 
 
-class _Tuned:
-    """A model tuned from the base: a checkpoint, loaded when it is its turn, or a change, applied to the base."""
+def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
+    """A model tuned from the base: a checkpoint by its reference, to be loaded when it is its turn; else the change."""
+    given = open_input(reference, "shift", base.checkpoint)
+    if isinstance(given, WeightsInput):
+        return str(reference)
+    return open_item(str(reference), given.path, "shift", base.checkpoint).delta
 
-    def __init__(self, reference: str | Path, base: LoadedModel) -> None:
-        self.reference, self.base = reference, base
-        side = open_side(reference, "shift", base.checkpoint)
-        self.checkpoint: Checkpoint | None = side.checkpoint
-        if side.delta is not None:
-            self.delta = open_item(str(reference), side.path, "shift", base.checkpoint).delta
 
-    @contextlib.contextmanager
-    def loaded(self) -> Iterator[LoadedModel]:
-        """The tuned model, on the base's device and in its dtype."""
-        if self.checkpoint is not None:
-            dtype = str(self.base.model.dtype).removeprefix("torch.")
-            yield load(self.reference, self.base.model.device.type, dtype)
-        else:
-            with applied(self.base.model, self.delta, 1.0, self.base.checkpoint):
-                yield self.base
+@contextlib.contextmanager
+def _running(tuned: str | Delta, base: LoadedModel) -> Iterator[LoadedModel]:
+    """The tuned model, on the base's device and in its dtype; a change is applied to the base itself."""
+    if isinstance(tuned, Delta):
+        with applied(base.model, tuned, 1.0, base.checkpoint):
+            yield base
+    else:
+        yield load(tuned, base.model.device.type, dtype_name(base))
 
 
 def _summed(model: str | None, data: str, directions: Sequence[Direction], values: Tensor) -> list[Projection]:
@@ -238,20 +218,11 @@ def _summed(model: str | None, data: str, directions: Sequence[Direction], value
     return found
 
 
-def _write_csv(path: Path, found: Sequence[Projection]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Projection.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in found)
-
-
-def projection_picture(found: Sequence["Projection"]) -> Figure:
+def projection_picture(found: Sequence[Projection]) -> Figure:
     """Mean projections by decoder block with their intervals: a panel a delta, and one a delta and tuned model."""
-    panels = list(dict.fromkeys((each.model, each.delta) for each in found))
-    across = min(PANELS, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(0.8 + 4.4 * across, 0.6 + 3.4 * down), layout="constrained")
-    for axes, (model, delta) in zip(figure.subplots(down, across, squeeze=False).flatten(), panels, strict=False):
+    drawn = list(dict.fromkeys((each.model, each.delta) for each in found))
+    figure, panel_axes = panels(len(drawn), width=4.4, height=3.4, margin=0.8)
+    for axes, (model, delta) in zip(panel_axes, drawn, strict=True):
         for data in dict.fromkeys(each.data for each in found):
             points = [each for each in found if (each.model, each.delta, each.data) == (model, delta, data)]
             blocks, means = [each.block for each in points], [each.mean for each in points]
@@ -266,8 +237,5 @@ def projection_picture(found: Sequence["Projection"]) -> Figure:
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
         axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
         axes.grid(alpha=0.25)
-        for text in axes.legend(fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
-            text.set_parse_math(False)
-    for axes in figure.axes[len(panels) :]:
-        axes.set_visible(False)
+        plain_legend(axes)
     return figure

@@ -1,12 +1,12 @@
 """What monitor found, as JSON, as one line a pair in CSV, and in words."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from wsteer.files.text import write_csv
 from wsteer.monitoring.gates import Failure
-from wsteer.monitoring.similarity import Matrix, Similarity
+from wsteer.monitoring.similarity import Numbers, PartSimilarity, Similarity
 from wsteer.monitoring.trajectories import Trajectory
 
 MEANING = (
@@ -24,9 +24,9 @@ class Controls:
     """
 
     names: tuple[str, ...]
-    rows: Matrix
-    columns: Matrix
-    level: Matrix
+    rows: Numbers
+    columns: Numbers
+    level: Numbers
     beyond: tuple[tuple[bool, ...], ...]
 
 
@@ -53,13 +53,13 @@ class MonitorReport:
     controls: Controls | None
     ceilings: tuple[Ceiling, ...]
     trajectories: tuple[Trajectory, ...]
-    per: dict[str, Similarity]
+    per: dict[str, PartSimilarity]
     groups: dict[str, list[str]]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
 
     @property
-    def cosines(self) -> Matrix:
+    def cosines(self) -> Numbers:
         """The cosines [rows][columns]."""
         return self.similarity.cosines
 
@@ -71,25 +71,22 @@ class MonitorReport:
             "controls": asdict(self.controls) if self.controls else None,
             "ceilings": [{**asdict(each), "mean": each.mean} for each in self.ceilings],
             "trajectories": [asdict(each) for each in self.trajectories],
-            "per": {part: _part_json(table) for part, table in self.per.items()},
+            "per": {part: asdict(table) for part, table in self.per.items()},
             "groups": self.groups,
             "failures": [asdict(each) for each in self.failures],
             "notes": list(self.notes),
         }
 
 
-def _part_json(table: Similarity) -> dict[str, object]:
-    """What differs between the parts of a model; the names are those of the whole table."""
-    kept = ("cosines", "dots", "norms_rows", "norms_columns", "floor", "z", "overlaps")
-    return {name: getattr(table, name) for name in kept}
-
-
 def notes_on(table: Similarity, centred: bool) -> tuple[str, ...]:
     """What a reader of the table must know before comparing its cosines."""
     notes = [MEANING]
     pairs = table.pairs()
-    starts = {table.initialisations[i][j]: (table.rows[i], table.columns[j]) for i, j in reversed(pairs)}
-    starts.pop(None, None)
+    starts = {
+        start: (table.rows[i], table.columns[j])
+        for i, j in reversed(pairs)
+        if (start := table.initialisations[i][j]) is not None
+    }
     if len(starts) > 1:
         listed = "; ".join(f"{' and '.join(pair)}: {start}" for start, pair in sorted(starts.items()))
         notes.append(
@@ -117,51 +114,54 @@ COLUMNS = (
 
 def write_pairs(path: Path, report: MonitorReport) -> None:
     """One line a row and column of the table; what does not apply is an empty field."""
+    write_csv(path, COLUMNS, _pairs(report))
+
+
+def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
     table = report.similarity
     ceilings = {each.delta: each.mean for each in report.ceilings}
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for i, row in enumerate(table.rows):
-            for j, column in enumerate(table.columns):
-                ceiling = ceilings.get(column)
-                writer.writerow(
-                    {
-                        **_pair(table, i, j),
-                        "control_level": report.controls.level[i][j] if report.controls else None,
-                        "ceiling": ceiling,
-                        "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and row != column else None,
-                    }
-                )
+    for i, row in enumerate(table.rows):
+        for j, column in enumerate(table.columns):
+            ceiling = ceilings.get(column)
+            yield {
+                **_measures(table, table, i, j),
+                "shared_row": table.shared_rows[i][j],
+                "shared_column": table.shared_columns[i][j],
+                "expected": table.expected[i][j],
+                "above": table.above[i][j],
+                "initialisation": table.initialisations[i][j],
+                "control_level": report.controls.level[i][j] if report.controls else None,
+                "ceiling": ceiling,
+                "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and row != column else None,
+            }
 
 
-def _pair(table: Similarity, i: int, j: int) -> dict[str, object]:
+def _measures(table: Similarity, part: Similarity | PartSimilarity, i: int, j: int) -> dict[str, object]:
+    """What the whole table, and the table of a part of the model, tell of a pair."""
     return {
         "row": table.rows[i],
         "column": table.columns[j],
-        "cosine": table.cosines[i][j],
-        "dot": table.dots[i][j],
-        "norm_row": table.norms_rows[i],
-        "norm_column": table.norms_columns[j],
-        "shared_row": table.shared_rows[i][j],
-        "shared_column": table.shared_columns[i][j],
-        "floor": table.floor[i][j],
-        "expected": table.expected[i][j],
-        "z": table.z[i][j],
-        "above": table.above[i][j],
-        "overlap": table.overlaps[i][j],
-        "initialisation": table.initialisations[i][j],
+        "cosine": part.cosines[i][j],
+        "dot": part.dots[i][j],
+        "norm_row": part.norms_rows[i],
+        "norm_column": part.norms_columns[j],
+        "floor": part.floor[i][j],
+        "z": part.z[i][j],
+        "overlap": part.overlaps[i][j],
     }
 
 
-def write_per(path: Path, by: str, per: Mapping[str, Similarity]) -> None:
+def write_per(path: Path, by: str, report: MonitorReport) -> None:
     """One line a part of the model, row and column, as far as both change the part."""
-    names = (by, "row", "column", "cosine", "dot", "norm_row", "norm_column", "floor", "z", "overlap")
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for part, table in per.items():
-            for i in range(len(table.rows)):
-                for j in range(len(table.columns)):
-                    if table.cosines[i][j] is not None:
-                        writer.writerow({by: part, **_pair(table, i, j)})
+    columns = (by, "row", "column", "cosine", "dot", "norm_row", "norm_column", "floor", "z", "overlap")
+    write_csv(
+        path,
+        columns,
+        (
+            {by: name, **_measures(report.similarity, part, i, j)}
+            for name, part in report.per.items()
+            for i, row in enumerate(part.cosines)
+            for j, cosine in enumerate(row)
+            if cosine is not None
+        ),
+    )

@@ -11,8 +11,10 @@ from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
 from wsteer.statistics import holm, p_value
 
+Numbers = tuple[tuple[float, ...], ...]
 Matrix = tuple[tuple[float | None, ...], ...]
-Texts = tuple[tuple[str | None, ...], ...]
+# likeness of A's beyond chance, as a share of what is possible beyond chance
+SHARED, INDEPENDENT = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -20,34 +22,30 @@ class Similarity:
     """Cosines of each row's item with each column's delta, over the parameters that both change; [rows][columns].
 
     `dots`: dot products. `shared_rows` and `shared_columns`: the share of the item's, and of the delta's, norm that
-    lies in those parameters. `floor`: the standard deviation of the cosine of noise with these norms (of random B on
-    the actual A's, of random directions for dense changes), `expected` its mean, `z` the distance from that in standard
-    deviations. `above`: whether the cosine stands above the floor, by Holm's test at 5% over the whole table.
-    `overlaps`: mean squared cosines between the row spaces of the A's; `initialisations`: what the A's tell of the
-    start of training. What does not apply is None: noise of an item with itself, row spaces of dense changes.
+    lies in those parameters. `floor`: the standard deviation of the cosine of noise with these norms (see
+    `deltas.gram.parameter_sums`), `expected` its mean, `z` the distance from that in standard deviations. `above`:
+    whether the cosine stands above the floor, by Holm's test at 5% over the whole table. `overlaps`: mean squared
+    cosines between the row spaces of the A's; `initialisations`: what the A's tell of the start of training. What does
+    not apply is None: noise of an item with itself, row spaces of dense changes.
     """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    cosines: Matrix
-    dots: Matrix
+    cosines: Numbers
+    dots: Numbers
     norms_rows: tuple[float, ...]
     norms_columns: tuple[float, ...]
-    shared_rows: Matrix
-    shared_columns: Matrix
+    shared_rows: Numbers
+    shared_columns: Numbers
     floor: Matrix
     expected: Matrix
     z: Matrix
     above: tuple[tuple[bool | None, ...], ...]
     overlaps: Matrix
-    initialisations: Texts
-
-    def column(self, name: str) -> int:
-        """The position of the delta of this name."""
-        return self.columns.index(name)
+    initialisations: tuple[tuple[str | None, ...], ...]
 
     def pairs(self) -> list[tuple[int, int]]:
-        """All different pairs of an item and a delta, by position."""
+        """All different pairs of an item and a delta, by index."""
         seen, found = set(), []
         for i, row in enumerate(self.rows):
             for j, column in enumerate(self.columns):
@@ -58,47 +56,49 @@ class Similarity:
         return found
 
 
-def similarity(
-    sums: Sums,
-    names: Sequence[str],
-    rows: Sequence[int],
-    columns: Sequence[int],
-    centre: Sequence[int] = (),
-    strict: bool = True,
-) -> Similarity:
-    """The table of the items at positions `rows` with the deltas at positions `columns` of `sums`.
+@dataclass(frozen=True)
+class PartSimilarity:
+    """The same in one part of the model, for the rows and columns of a `Similarity`; None where one changes nothing."""
 
-    `columns` and `centre` must lie among the first of the sums. With `centre` the mean of the deltas at those positions
-    is removed from both sides first. If `strict`, raises WsteerError for a norm that is zero or not finite and for a
-    pair without a common parameter; else there is no cosine.
+    cosines: Matrix
+    dots: Matrix
+    norms_rows: tuple[float, ...]
+    norms_columns: tuple[float, ...]
+    floor: Matrix
+    z: Matrix
+    overlaps: Matrix
+
+
+def similarity(
+    sums: Sums, names: Sequence[str], rows: Sequence[int], columns: Sequence[int], centre: Sequence[int] = ()
+) -> Similarity:
+    """The table of the items at the indices `rows` with the deltas at the indices `columns` of `sums`.
+
+    `columns` and `centre` must lie among the first of the sums. With `centre` the mean of the deltas at those indices
+    is removed from both sides first. Raises WsteerError for a norm that is zero or not finite, and for a pair without
+    a common parameter.
     """
-    part = _centred(sums, rows, columns, centre) if centre else _plain(sums, rows, columns)
-    same = torch.tensor([[i == j for j in columns] for i in rows])
-    if strict:
-        check_norms(sums, names, [*rows, *columns])
-        _check_removed(sums, part, rows, columns)
-        _check_shared(part, names, rows, columns, same)
-    norms = (part.squares * part.column_squares).sqrt()
-    cosines = (part.dots / norms).clamp(-1, 1)
-    cosines[same] = 1.0
-    taken_out = torch.tensor([[i in centre or j in centre for j in columns] for i in rows])
-    floor = (part.variances.sqrt() / norms).masked_fill(same | taken_out, math.nan)
-    expected = (part.expected / norms).masked_fill(floor.isnan(), math.nan)
-    overlaps, likenesses, chances = (sums / part.modules for sums in (part.overlaps, part.likenesses, part.chances))
-    table = Similarity(
-        rows=tuple(names[i] for i in rows),
-        columns=tuple(names[j] for j in columns),
-        cosines=_matrix(cosines),
-        dots=_matrix(part.dots),
-        norms_rows=tuple(part.whole_rows.sqrt().tolist()),
-        norms_columns=tuple(part.whole_columns.sqrt().tolist()),
-        shared_rows=_matrix((part.squares / part.whole_rows[:, None]).sqrt()),
-        shared_columns=_matrix((part.column_squares / part.whole_columns).sqrt()),
-        floor=_matrix(floor),
-        expected=_matrix(expected),
-        z=_matrix((cosines - expected) / floor),
-        above=(),
-        overlaps=_matrix(overlaps),
+    compared = _compared(sums, rows, columns, centre)
+    check_norms(sums, names, [*rows, *columns])
+    _check_removed(sums, compared, rows, columns)
+    _check_shared(compared, names, rows, columns)
+    both, z = compared.sums, compared.z
+    likenesses, chances = both.likenesses / both.modules, both.chances / both.modules
+    row_names, column_names = tuple(names[i] for i in rows), tuple(names[j] for j in columns)
+    return Similarity(
+        rows=row_names,
+        columns=column_names,
+        cosines=_numbers(compared.cosines),
+        dots=_numbers(both.dots),
+        norms_rows=tuple(both.whole.sqrt().tolist()),
+        norms_columns=tuple(compared.whole_columns.sqrt().tolist()),
+        shared_rows=_numbers((both.squares / both.whole[:, None]).sqrt()),
+        shared_columns=_numbers((both.column_squares / compared.whole_columns).sqrt()),
+        floor=_matrix(compared.floor),
+        expected=_matrix(compared.mean_noise),
+        z=_matrix(z),
+        above=_above(row_names, column_names, z.tolist()),
+        overlaps=_matrix(both.overlaps / both.modules),
         initialisations=tuple(
             tuple(
                 None if math.isnan(likeness) else initialisation(likeness, chance)
@@ -107,79 +107,117 @@ def similarity(
             for pair in zip(likenesses.tolist(), chances.tolist(), strict=True)
         ),
     )
-    return replace(table, above=_above(table))
+
+
+def part_similarity(
+    sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int] = ()
+) -> PartSimilarity:
+    """The same for the sums over one part of the model, where a norm may be zero: there is no cosine then."""
+    compared = _compared(sums, rows, columns, centre)
+    return PartSimilarity(
+        cosines=_matrix(compared.cosines),
+        dots=_matrix(compared.sums.dots),
+        norms_rows=tuple(compared.sums.whole.sqrt().tolist()),
+        norms_columns=tuple(compared.whole_columns.sqrt().tolist()),
+        floor=_matrix(compared.floor),
+        z=_matrix(compared.z),
+        overlaps=_matrix(compared.sums.overlaps / compared.sums.modules),
+    )
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The sums of the rows with the columns, after centring."""
+class _Compared:
+    """The sums of the rows with the columns, after centring; all [rows, columns] but `whole_columns` [columns].
 
-    dots: Tensor
-    expected: Tensor
-    squares: Tensor
-    column_squares: Tensor
-    variances: Tensor
-    overlaps: Tensor
-    likenesses: Tensor
-    chances: Tensor
-    modules: Tensor
-    whole_rows: Tensor
+    `expected` is the mean of the dot products of noise, `same` where an item meets itself, and `no_noise` where it, or
+    the mean that was taken out of both, does.
+    """
+
+    sums: Sums
     whole_columns: Tensor
+    expected: Tensor
+    same: Tensor
+    no_noise: Tensor
+
+    @property
+    def norms(self) -> Tensor:
+        """The products of both norms, over the parameters that both change."""
+        return (self.sums.squares * self.sums.column_squares).sqrt()
+
+    @property
+    def cosines(self) -> Tensor:
+        """The cosines; NaN where a norm is zero."""
+        return (self.sums.dots / self.norms).clamp(-1, 1).masked_fill(self.same, 1.0)
+
+    @property
+    def floor(self) -> Tensor:
+        """The standard deviation of the cosine of noise; NaN where that does not apply."""
+        return (self.sums.variances.sqrt() / self.norms).masked_fill(self.no_noise, math.nan)
+
+    @property
+    def mean_noise(self) -> Tensor:
+        """The mean of the cosine of noise; NaN where that does not apply."""
+        return (self.expected / self.norms).masked_fill(self.floor.isnan(), math.nan)
+
+    @property
+    def z(self) -> Tensor:
+        """How far the cosines lie from the mean of noise, in its standard deviations."""
+        return (self.cosines - self.mean_noise) / self.floor
 
 
-def _plain(sums: Sums, rows: Sequence[int], columns: Sequence[int]) -> _Part:
-    where = (torch.tensor(rows)[:, None], torch.tensor(columns))
-    names = ("dots", "squares", "column_squares", "variances", "overlaps", "likenesses", "chances", "modules")
-    parts = {name: getattr(sums, name)[where] for name in names}
-    whole = (sums.whole[torch.tensor(rows)], sums.whole[torch.tensor(columns)])
-    return _Part(**parts, expected=torch.zeros_like(parts["dots"]), whole_rows=whole[0], whole_columns=whole[1])
+def _compared(sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int]) -> _Compared:
+    same = torch.tensor([[i == j for j in columns] for i in rows])
+    taken_out = torch.tensor([[i in centre or j in centre for j in columns] for i in rows])
+    both = sums.between(rows, columns)
+    plain = _Compared(both, sums.whole[torch.tensor(columns)], torch.zeros_like(both.dots), same, same | taken_out)
+    return _centred(plain, sums, rows, columns, centre) if centre else plain
 
 
-def _centred(sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int]) -> _Part:
+def _centred(
+    plain: _Compared, sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int]
+) -> _Compared:
     """The sums after c, the mean of the deltas `centre`, is taken from both sides: ⟨i - c, j - c⟩ from the dots.
 
     Noise i and j, with c as it is, gives ⟨c, c⟩ on average; its variance is that of ⟨i, j⟩ - ⟨i, c⟩ - ⟨c, j⟩.
     """
-    part = _plain(sums, rows, columns)
+    both = plain.sums
     i, j, c = torch.tensor(rows), torch.tensor(columns), torch.tensor(centre)
     mean = sums.dots[c[:, None], c].mean()
     row_mean, column_mean = sums.dots[i[:, None], c].mean(dim=1), sums.dots[j[:, None], c].mean(dim=1)
     row_squares = sums.whole[i] - 2 * row_mean + mean
     column_squares = sums.whole[j] - 2 * column_mean + mean
-    count = len(centre)
     noise = sums.variances[i[:, None], c].sum(dim=1)[:, None] + sums.variances[j[:, None], c].sum(dim=1)
-    return replace(
-        part,
-        dots=part.dots - row_mean[:, None] - column_mean + mean,
-        expected=torch.full_like(part.dots, float(mean)),
-        squares=row_squares[:, None].expand_as(part.dots),
-        column_squares=column_squares.expand_as(part.dots),
-        variances=part.variances + noise / count**2,
-        whole_rows=row_squares,
-        whole_columns=column_squares,
+    centred = replace(
+        both,
+        dots=both.dots - row_mean[:, None] - column_mean + mean,
+        squares=row_squares[:, None].expand_as(both.dots),
+        column_squares=column_squares.expand_as(both.dots),
+        variances=both.variances + noise / len(centre) ** 2,
+        whole=row_squares,
     )
+    return replace(plain, sums=centred, whole_columns=column_squares, expected=torch.full_like(both.dots, float(mean)))
 
 
-def check_norms(sums: Sums, names: Sequence[str], positions: Sequence[int]) -> None:
+def check_norms(sums: Sums, names: Sequence[str], indices: Sequence[int]) -> None:
     """Refuse an item whose norm is zero or not finite, by its name: it has no direction."""
-    for position in positions:
-        square = float(sums.whole[position])
+    for index in indices:
+        square = float(sums.whole[index])
         if square == 0:
             raise WsteerError(
-                f"{names[position]} changes nothing: its norm is 0, so that it has no direction; leave it out"
+                f"{names[index]} changes nothing: its norm is 0, so that it has no direction; leave it out"
             )
         if not square < math.inf:  # NaN compares false
-            raise WsteerError(f"{names[position]} holds NaN or infinity; the training run diverged")
+            raise WsteerError(f"{names[index]} holds NaN or infinity; the training run diverged")
 
 
-def _check_removed(sums: Sums, part: _Part, rows: Sequence[int], columns: Sequence[int]) -> None:
-    for left, positions in ((part.whole_rows, rows), (part.whole_columns, columns)):
-        if (left <= 1e-24 * sums.whole[torch.tensor(positions)]).any():
+def _check_removed(sums: Sums, compared: _Compared, rows: Sequence[int], columns: Sequence[int]) -> None:
+    for left, indices in ((compared.sums.whole, rows), (compared.whole_columns, columns)):
+        if (left <= 1e-24 * sums.whole[torch.tensor(indices)]).any():
             raise WsteerError("--centre removes an item whole; centre by other controls than the items compared")
 
 
-def _check_shared(part: _Part, names: Sequence[str], rows: Sequence[int], columns: Sequence[int], same: Tensor) -> None:
-    empty = ((part.squares == 0) | (part.column_squares == 0)) & ~same
+def _check_shared(compared: _Compared, names: Sequence[str], rows: Sequence[int], columns: Sequence[int]) -> None:
+    empty = ((compared.sums.squares == 0) | (compared.sums.column_squares == 0)) & ~compared.same
     for i, j in empty.nonzero().tolist():
         raise WsteerError(
             f"{names[rows[i]]} and {names[columns[j]]} have no parameter in common that both change; "
@@ -187,14 +225,21 @@ def _check_shared(part: _Part, names: Sequence[str], rows: Sequence[int], column
         )
 
 
-def _above(table: Similarity) -> tuple[tuple[bool | None, ...], ...]:
-    pairs = [(i, j) for i, j in table.pairs() if table.z[i][j] is not None]
-    tested = holm([p_value(table.z[i][j]) for i, j in pairs])
-    known = {frozenset((table.rows[i], table.columns[j])): stands for (i, j), stands in zip(pairs, tested, strict=True)}
-    return tuple(
-        tuple(known.get(frozenset((row, column))) if row != column else None for column in table.columns)
-        for row in table.rows
-    )
+def _above(
+    rows: Sequence[str], columns: Sequence[str], z: Sequence[Sequence[float]]
+) -> tuple[tuple[bool | None, ...], ...]:
+    """Which cosines stand above the floor; each pair of names is tested once, and what has no z is None."""
+    tested: dict[frozenset[str], float] = {}
+    for row, values in zip(rows, z, strict=True):
+        for column, value in zip(columns, values, strict=True):
+            if row != column and math.isfinite(value):
+                tested.setdefault(frozenset((row, column)), value)
+    stands = dict(zip(tested, holm([p_value(value) for value in tested.values()]), strict=True))
+    return tuple(tuple(stands.get(frozenset((row, column))) for column in columns) for row in rows)
+
+
+def _numbers(values: Tensor) -> Numbers:
+    return tuple(map(tuple, values.tolist()))
 
 
 def _matrix(values: Tensor) -> Matrix:
@@ -202,12 +247,8 @@ def _matrix(values: Tensor) -> Matrix:
     return tuple(tuple(value if math.isfinite(value) else None for value in row) for row in values.tolist())
 
 
-# likeness of A's beyond chance, as a share of what is possible beyond chance
-SHARED, INDEPENDENT = 0.5, 0.1
-
-
 def initialisation(likeness: float, chance: float) -> str:
-    """Whether two LoRA runs started from the same A, told by the likeness of their trained A's (see `PairSums`).
+    """Whether two LoRA runs started from the same A, judged by the likeness of their trained A's (see `PairSums`).
 
     Trained A's stay near the initial ones, so those of one seed are almost alike and others by chance alone.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
+from wsteer.files.text import write_csv
 from wsteer.monitoring.items import Item
 from wsteer.monitoring.similarity import Similarity, similarity
 from wsteer.statistics import holm, p_value
@@ -59,14 +60,14 @@ def trajectories(
     columns: Sequence[int],
     centre: Sequence[int] = (),
 ) -> tuple[Trajectory, ...]:
-    """One trajectory for each run among the items, which come with their positions in `sums`."""
+    """One trajectory for each run among the items, which come with their indices in `sums`."""
     runs: dict[str, list[tuple[int, int]]] = {}
-    for position, item in items:
+    for index, item in items:
         if item.run is not None and item.step is not None:
-            runs.setdefault(item.run, []).append((item.step, position))
+            runs.setdefault(item.run, []).append((item.step, index))
     found = []
     for run, rows in runs.items():
-        table = similarity(sums, names, [position for _, position in rows], columns, centre)
+        table = similarity(sums, names, [index for _, index in rows], columns, centre)
         found.append(trajectory(run, table.columns, points([step for step, _ in rows], table)))
     return tuple(found)
 
@@ -79,14 +80,21 @@ def points(steps: Sequence[int], table: Similarity) -> list[Point]:
 def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Trajectory:
     """The trajectory of these points, in the order of their steps."""
     found = sorted(found, key=lambda point: point.step)
-    places = [(i, j) for i, point in enumerate(found) for j in range(len(deltas)) if point.z[j] is not None]
-    above = dict(zip(places, holm([p_value(found[i].z[j]) for i, j in places]), strict=True))
+    tested = {(i, j): z for i, point in enumerate(found) for j, z in enumerate(point.z) if z is not None}
+    above = dict(zip(tested, holm([p_value(z) for z in tested.values()]), strict=True))
     leaves = {
         delta: next((point.step for i, point in enumerate(found) if above.get((i, j))), None)
         for j, delta in enumerate(deltas)
     }
-    columns = ([point.cosines for point in found], [point.floor for point in found], [point.z for point in found])
-    return Trajectory(run, tuple(point.step for point in found), tuple(deltas), *map(tuple, columns), leaves)
+    return Trajectory(
+        run,
+        steps=tuple(point.step for point in found),
+        deltas=tuple(deltas),
+        cosines=tuple(point.cosines for point in found),
+        floor=tuple(point.floor for point in found),
+        z=tuple(point.z for point in found),
+        leaves_floor=leaves,
+    )
 
 
 def read_scores(path: Path) -> Scores:
@@ -117,10 +125,13 @@ def read_scores(path: Path) -> Scores:
 
 def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:
     """One line a run, step and delta."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("run", "step", "delta", "cosine", "floor", "z"))
-        for each in found:
-            for step, *values in zip(each.steps, each.cosines, each.floor, each.z, strict=True):
-                for delta, *numbers in zip(each.deltas, *values, strict=True):
-                    writer.writerow((each.run, step, delta, *("" if n is None else repr(n) for n in numbers)))
+    write_csv(
+        path,
+        ("run", "step", "delta", "cosine", "floor", "z"),
+        (
+            {"run": each.run, "step": step, "delta": delta, "cosine": cosine, "floor": floor, "z": z}
+            for each in found
+            for step, *values in zip(each.steps, each.cosines, each.floor, each.z, strict=True)
+            for delta, cosine, floor, z in zip(each.deltas, *values, strict=True)
+        ),
+    )

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,16 @@ from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json
-from wsteer.monitoring.gates import Failure, Gates
-from wsteer.monitoring.items import Item, checkpoint_item, checkpoints_in, comparable, open_items, short_names, shown
+from wsteer.monitoring.gates import Failure
+from wsteer.monitoring.items import (
+    Item,
+    checkpoint_item,
+    checkpoints_in,
+    comparable,
+    in_tables,
+    open_items,
+    short_names,
+)
 from wsteer.monitoring.monitor import Settings
 from wsteer.monitoring.pictures import trajectory_picture
 from wsteer.monitoring.similarity import Similarity, similarity
@@ -28,6 +36,7 @@ from wsteer.monitoring.trajectories import (
     trajectory,
     write_trajectories,
 )
+from wsteer.progress import Note, unsaid
 
 LINES = "trajectory.jsonl"
 
@@ -51,11 +60,11 @@ def watch(
     until_step: int | None = None,
     interval: float = 10.0,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    note: Note = unsaid,
 ) -> WatchReport:
     """Follow the training folder `run` until `until_step`, a broken gate or Ctrl-C; look every `interval` seconds.
 
-    Each checkpoint's cosines become a line of `trajectory.jsonl` in `output`, a call of `say` and a point of
+    Each checkpoint's cosines become a line of `trajectory.jsonl` in `output`, a call of `note` and a point of
     `trajectory.png`. A checkpoint that cannot be read whole is tried again. Raises WsteerError where the folder does
     not exist, or its changes cannot be compared with the deltas.
     """
@@ -66,33 +75,32 @@ def watch(
     check_output(output, force, folder=True, inputs=[*deltas, run])
     base = open_checkpoint(settings.base) if settings.base is not None else None
     names = dict(zip(map(str, deltas), short_names([str(path) for path in deltas]), strict=True))
-    columns = shown(open_items(deltas, "DELTA", names, base))
-    gates = Gates(settings.fail_above, settings.fail_below)
-    gates.check_names([item.name for item in columns])
-    watched = _Watched(Path(run), columns, base, settings, say)
+    columns = in_tables(open_items(deltas, "DELTA", names, base))
+    settings.gates.check_names([item.name for item in columns])
+    seen = _Seen(Path(run), columns, base, settings, note)
     scores = read_scores(settings.scores) if settings.scores else None
     _start(output, settings, columns)
     failures: tuple[Failure, ...] = ()
     try:
-        while not failures and not watched.reached(until_step):
-            for table in watched.look():
-                failures += gates.failures(table)
-                _append(output, watched.points[-1], table)
-                say(_line(watched.points[-1].step, table))
-                _draw(output, watched.trajectory, scores)
-                if failures or watched.reached(until_step):
+        while not failures and not seen.reached(until_step):
+            for table in seen.look():
+                failures += settings.gates.failures(table)
+                _append(output, seen.points[-1], table)
+                note(_line(seen.points[-1].step, table))
+                _draw(output, seen.trajectory, scores)
+                if failures or seen.reached(until_step):
                     break
             else:
                 time.sleep(interval)
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
-        if watched.points:
-            _draw(output, watched.trajectory, scores)  # the last drawing may have been cut short
-    return WatchReport(str(output), watched.trajectory if watched.points else None, failures, interrupted)
+        if seen.points:
+            _draw(output, seen.trajectory, scores)  # the last drawing may have been cut short
+    return WatchReport(str(output), seen.trajectory if seen.points else None, failures, interrupted)
 
 
-class _Watched:
+class _Seen:
     """A run's checkpoints as far as they have been measured."""
 
     def __init__(
@@ -101,9 +109,9 @@ class _Watched:
         columns: Sequence[Item],
         base: Checkpoint | None,
         settings: Settings,
-        say: Callable[[str], None],
+        note: Note,
     ) -> None:
-        self.run, self.columns, self.base, self.settings, self.say = run, columns, base, settings, say
+        self.run, self.columns, self.base, self.settings, self.note = run, columns, base, settings, note
         self.name = short_names([str(run)])[0]
         self.points: list[Point] = []
         self.waiting: dict[int, str] = {}
@@ -117,7 +125,7 @@ class _Watched:
         """Whether a checkpoint of this step or a later one was measured."""
         return step is not None and any(point.step >= step for point in self.points)
 
-    def look(self):
+    def look(self) -> Iterator[Similarity]:
         """Measure what is new, one checkpoint after the other: yields its table of one row."""
         known = {point.step for point in self.points}
         for step, path in checkpoints_in(self.run).items():
@@ -126,25 +134,28 @@ class _Watched:
                 yield table
 
     def _measured(self, step: int, path: Path) -> Similarity | None:
-        """The checkpoint's table; None where it is still being written, of which is told once."""
+        """The checkpoint's table; None where it is still being written, which is noted once."""
         count = len(self.columns)
         try:
             item = checkpoint_item(path, self.name, step, "checkpoint", self.base)
         except (WsteerError, OSError) as error:
-            return self._wait(step, str(error))
+            self._wait(step, str(error))
+            return None
         items = comparable([*self.columns, item], self.base, self.settings.selection)
         try:
             sums = grouped_sums([each.delta.terms for each in items], count, lambda name: "")[""]
         except (WsteerError, OSError) as error:
-            return self._wait(step, str(error))
+            self._wait(step, str(error))
+            return None
         if float(sums.whole[count]) == 0:
-            return self._wait(step, f"{item.name} changes nothing")
+            self._wait(step, f"{item.name} changes nothing")
+            return None
         return similarity(sums, [each.name for each in items], [count], range(count))
 
     def _wait(self, step: int, reason: str) -> None:
         if self.waiting.get(step) != reason:
             self.waiting[step] = reason
-            self.say(f"step {step}: not complete yet ({reason})")
+            self.note(f"step {step}: not complete yet ({reason})")
 
 
 def _line(step: int, table: Similarity) -> str:
@@ -160,7 +171,7 @@ def _start(output: Path, settings: Settings, columns: Sequence[Item]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for name in (LINES, "trajectory.csv", "trajectory.png", "trajectory.svg"):
         (output / name).unlink(missing_ok=True)
-    write_json(output / RECORD, record("monitor", settings.options, [item.side.source for item in columns]))
+    write_json(output / RECORD, record("monitor", settings.options, [item.input.source for item in columns]))
     (output / LINES).touch()
 
 
@@ -172,7 +183,7 @@ def _append(output: Path, point: Point, table: Similarity) -> None:
 
 def _draw(output: Path, found: Trajectory, scores: Scores | None) -> None:
     """Draw beside the former picture, then replace it: whoever looks sees a whole one."""
-    save(trajectory_picture([found], scores), output / "drawing")
+    save(trajectory_picture([found], scores), output / "drawing.png", svg=True)
     for suffix in (".png", ".svg"):
         os.replace(output / f"drawing{suffix}", output / f"trajectory{suffix}")
     write_trajectories(output / "drawing.csv", [found])

@@ -14,14 +14,15 @@ from wsteer.steering.baking import baked
 
 @dataclass(frozen=True)
 class Combination:
-    """Deltas with their coefficients: Σ weightᵢ·deltaᵢ, which the outputs multiply by each of `factors`.
+    """Deltas with their weights: Σ weightᵢ·deltaᵢ, which is multiplied by each of `ks`, one for each output.
 
-    One k for all deltas is a factor, as the values of a sweep are: `--k 2` and `--sweep=1,2` give the same bits.
+    One k for all deltas is such a k, as the values of a sweep are: `--k 2` and `--sweep=1,2` give the same bits. Where
+    each delta has its own, those are the weights, and the k is 1.
     """
 
     paths: tuple[Path, ...]
     weights: tuple[float, ...]
-    factors: tuple[float, ...]
+    ks: tuple[float, ...]
     swept: bool
 
     @staticmethod
@@ -36,16 +37,17 @@ class Combination:
             if not sweep or len(set(sweep)) != len(sweep):
                 raise WsteerError("--sweep needs one or more different values, as --sweep=-2,-1,1,2")
             return Combination(paths, (1.0,) * len(paths), tuple(_unsigned_zero(each) for each in sweep), True)
-        ks = tuple(_unsigned_zero(each) for each in ([k] if isinstance(k, int | float) else k))
+        given = [k] if isinstance(k, int | float) else k or ()
+        ks = tuple(_unsigned_zero(each) for each in given)
         if len(ks) not in (1, len(paths)):
             raise WsteerError(f"{len(ks)} values of --k for {len(paths)} deltas; give one for all or one for each")
         if len(set(ks)) == 1:
             return Combination(paths, (1.0,) * len(paths), ks[:1], False)
         return Combination(paths, ks, (1.0,), False)
 
-    def ks(self, factor: float) -> tuple[float, ...]:
-        """The coefficient of each delta in the output of one factor."""
-        return tuple(factor * weight for weight in self.weights)
+    def each_k(self, k: float) -> tuple[float, ...]:
+        """The coefficient of each delta in the output of `k`."""
+        return tuple(k * weight for weight in self.weights)
 
     def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Delta:
         """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, though it must fit."""
@@ -63,7 +65,7 @@ class Combination:
 
     def name(self, checkpoint: Checkpoint) -> str:
         """`<base>-<delta>-k<K>`, the default name of an output: as in `SmolLM2-w-k-1.5`."""
-        ks = self.factors if self.swept or len(set(self.weights)) == 1 else self.weights
+        ks = self.ks if self.swept or len(set(self.weights)) == 1 else self.weights
         stems = [path.stem for path in self.paths]
         return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
-from wsteer.deltas.adapters.writing import _factors, _served_rank, _write_adapter
+from wsteer.deltas.adapters.writing import module_factors, served_rank, write_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.steering.combination import Combination, numbered
 
 
@@ -40,7 +40,7 @@ def export(
     sweep: Sequence[float] | None = None,
     selection: Selection = EVERYTHING,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Write Σ kᵢ·deltaᵢ in the `form` `delta` (a file) or `adapter` (a PEFT folder); a sweep writes one for each k.
 
@@ -52,40 +52,40 @@ def export(
     path = Path(output) if output is not None else Path(combination.name(checkpoint) + ("" if sweep else suffix))
     as_folder = form == "adapter" or combination.swept
     check_output(path, force, folder=as_folder, inputs=[checkpoint.folder, *combination.paths])
-    if not any(combination.factors):
+    if not any(combination.ks):
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
     delta = combination.total(checkpoint, selection)
-    factors = _factors(delta, checkpoint) if form == "adapter" else None
+    factors = module_factors(delta, checkpoint) if form == "adapter" else None
     sources = [source_entry("delta", each) for each in combination.paths]
-    whole = record(
-        "steer",
-        {**selection.options, "as": form, "k": list(combination.ks(combination.factors[0]))},
-        [{"role": "base", **checkpoint.identity}, *sources],
-    )
+    inputs = [checkpoint.input_entry("base"), *sources]
+
+    def recorded(ks: Sequence[float]) -> dict:
+        return record("steer", {**selection.options, "as": form, "k": list(ks)}, inputs)
+
+    first = combination.ks[0]
     if not as_folder:
-        scaled = combination.factors[0] * delta
-        _described(scaled, checkpoint, sources, combination.ks(combination.factors[0])).save(path, force, track)
+        _described(first * delta, checkpoint, sources, combination.each_k(first)).save(path, force, progress)
         outputs = [path]
     else:
-        outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.factors] if combination.swept else [path]
+        outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.ks] if combination.swept else [path]
         with new_folder(path, force) as partial:
-            for factor, target in zip(combination.factors, outputs, strict=True):
-                ks = combination.ks(factor)
+            for each, target in zip(combination.ks, outputs, strict=True):
+                ks = combination.each_k(each)
                 place = partial / target.relative_to(path)
                 if factors is None:
-                    _described(factor * delta, checkpoint, sources, ks).save(place, track=track)
+                    _described(each * delta, checkpoint, sources, ks).save(place, progress=progress)
                 else:
                     place.mkdir(exist_ok=True)
-                    _write_adapter(place, factors, factor, checkpoint, hub_name(base) or str(base))
-                    write_json(place / RECORD, {**whole, "options": {**whole["options"], "k": list(ks)}})
-            write_json(partial / RECORD, {**whole, "options": {**whole["options"], "k": list(combination.factors)}})
+                    write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
+                    write_json(place / RECORD, recorded(ks))
+            write_json(partial / RECORD, recorded(combination.ks))
     return ExportReport(
         output=str(path),
         outputs=tuple(str(each) for each in outputs),
         form=form,
-        k=combination.factors if combination.swept else combination.ks(combination.factors[0]),
+        k=combination.ks if combination.swept else combination.each_k(first),
         parameters=len(delta.terms),
-        rank=_served_rank(factors) if factors is not None else None,
+        rank=served_rank(factors) if factors is not None else None,
         bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
     )
 

@@ -21,38 +21,53 @@ SAMPLED_ENTRIES = 1 << 14
 
 @dataclass(frozen=True)
 class Gains:
-    """The gain over all tensors and of each, on a sample of their rows; None and empty where nothing was intended."""
+    """The gain over all tensors, and of each, on a sample of their rows: ⟨written, intended⟩/‖intended‖²."""
 
-    overall: float | None
+    overall: float
     by_name: dict[str, float]
 
 
-Target = tuple[str, TensorEntry | Tensor | None, torch.dtype]  # name, the base's values (None: zeros), dtype written
+@dataclass(frozen=True)
+class Target:
+    """A tensor that a delta changes: the base's values of it (None: zeros), and the dtype that is written."""
+
+    name: str
+    source: TensorEntry | Tensor | None
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one output is rounded, why, and what gain that has; None where k is 0, and nothing is rounded."""
+
+    rounding: Rounding
+    reason: str
+    gains: Gains | None
 
 
 def choose_rounding(
-    delta: Delta, targets: Sequence[Target], ks: Sequence[float], rounding: str, seed: int
-) -> list[tuple[Rounding, str, Gains]]:
-    """For each k how base + k·delta is rounded, why, and the gains of that, where `rounding` is asked for.
+    delta: Delta, targets: Sequence[Target], ks: Sequence[float], rounding: Rounding
+) -> dict[float, Choice]:
+    """For each k how base + k·delta is rounded, where `rounding` is asked for.
 
     `auto` rounds to nearest where the gain on the sample is 0.99 or more, else stochastically.
     """
-    nearest, stochastic = Rounding(), Rounding(True, seed)
-    first = stochastic if rounding == "stochastic" else nearest
+    nearest, stochastic = Rounding(), Rounding("stochastic", rounding.seed)
+    first = stochastic if rounding.stochastic else nearest
     gains = _sampled_gains(delta, targets, [k for k in ks if k != 0], first)
-    lossy = any(dtype in DROPPED_BITS for _, _, dtype in targets)
-    low = [k for k, gain in gains.items() if rounding == "auto" and lossy and gain.overall < NEAREST_FROM]
+    lossy = any(target.dtype in DROPPED_BITS for target in targets)
+    low = [k for k, gain in gains.items() if rounding.mode == "auto" and lossy and gain.overall < NEAREST_FROM]
     again = _sampled_gains(delta, targets, low, stochastic)
-    chosen = []
+    choices = {}
     for k in ks:
         if k == 0:
-            chosen.append((nearest, "k is 0: the base's bytes", Gains(None, {})))
-        elif rounding != "auto":
-            chosen.append((first, "asked for", gains[k]))
+            choices[k] = Choice(nearest, "k is 0: the base's bytes", None)
+        elif rounding.mode != "auto":
+            choices[k] = Choice(first, "asked for", gains[k])
         else:
-            why = f"rounding to nearest keeps {gains[k].overall:.1%} of the change"
-            chosen.append((stochastic, why, again[k]) if k in again else (nearest, why, gains[k]))
-    return chosen
+            reason = f"rounding to nearest keeps {gains[k].overall:.1%} of the change"
+            choices[k] = Choice(stochastic, reason, again[k]) if k in again else Choice(nearest, reason, gains[k])
+    return choices
 
 
 def _sampled_gains(
@@ -62,8 +77,8 @@ def _sampled_gains(
         return {}
     parts = list(in_order(lambda target: _sampled_dots(delta, target, ks, rounding), targets))
     gains = {}
-    for position, k in enumerate(ks):
-        dots = {name: part[position] for (name, _, _), part in zip(targets, parts, strict=True)}
+    for index, k in enumerate(ks):
+        dots = {target.name: part[index] for target, part in zip(targets, parts, strict=True)}
         total, square = (sum(dot[side] for dot in dots.values()) for side in (0, 1))
         named = {name: dot / norm for name, (dot, norm) in dots.items() if norm}
         gains[k] = Gains(total / square if square else 1.0, named)
@@ -72,17 +87,16 @@ def _sampled_gains(
 
 def _sampled_dots(delta: Delta, target: Target, ks: Sequence[float], rounding: Rounding) -> list[tuple[float, float]]:
     """For each k <written, intended> and |intended|² of one tensor, over a fixed sample of its rows."""
-    name, source, dtype = target
-    change, scratch = delta.change(name), thread_scratch()
+    change, scratch = delta.change(target.name), thread_scratch()
     sums = [(0.0, 0.0)] * len(ks)
     for start, stop in _sampled_rows(change.shape):
-        base = base_rows(source, change.shape, dtype, start, stop)
+        base = base_rows(target.source, change.shape, target.dtype, start, stop)
         unit = change.rows(start, stop).double()
-        for position, k in enumerate(ks):
+        for index, k in enumerate(ks):
             intended = unit * k
-            written = fold(name, base, change, start, k, rounding, dtype, scratch).double().sub_(base)
-            dot, square = sums[position]
-            sums[position] = (dot + float((written * intended).sum()), square + float((intended * intended).sum()))
+            written = fold(target.name, base, change, start, k, rounding, target.dtype, scratch).double().sub_(base)
+            dot, square = sums[index]
+            sums[index] = (dot + float((written * intended).sum()), square + float((intended * intended).sum()))
     return sums
 
 

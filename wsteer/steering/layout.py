@@ -30,7 +30,11 @@ class OutputTensor:
     @property
     def size(self) -> int:
         """Its bytes."""
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize if self.dtype in DTYPES else _span(self.source)
+        if self.dtype in DTYPES:
+            return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        if self.source is None:
+            raise AssertionError(f"{self.name} has no values of dtype {self.dtype}, which torch lacks")
+        return self.source.end - self.source.begin  # copied as it is
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,6 @@ def changed_json(
 
 def _cast(entry: TensorEntry, dtype: str | None) -> str:
     return dtype if dtype is not None and entry.dtype in FLOATS else entry.dtype
-
-
-def _span(entry: TensorEntry) -> int:
-    return entry.end - entry.begin
 
 
 def _new_file(shard: Path, tensors: list[OutputTensor]) -> OutputFile:

@@ -1,7 +1,7 @@
 """A delta applied to a model in memory, with the bits that steering on disk writes; undone bit for bit."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from wsteer.errors import WsteerError
 from wsteer.files.tensors import DTYPES, TensorEntry, row_blocks
 from wsteer.models.loading import decoder_blocks
 from wsteer.steering.folding import base_rows, fold
-from wsteer.steering.gains import choose_rounding
+from wsteer.steering.gains import Target, choose_rounding
 from wsteer.steering.rounding import Rounding
 from wsteer.workers import in_order
 
@@ -56,25 +56,25 @@ def applied(
     else:
         biases = missing_biases(model, delta)
         weights = replace(delta, terms={name: terms for name, terms in delta.terms.items() if name not in biases})
-        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, rounding, seed):
+        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, Rounding(rounding, seed)):
             yield
 
 
 @contextlib.contextmanager
 def _folded_in(
-    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding
 ) -> Iterator[None]:
     with _untied(model, delta):
         weights = _weights(model, delta)
-        targets = [(name, base_entry(name, base) if base else weight.data) for name, weight in weights.items()]
-        sources = [(name, source, _dtype(source)) for name, source in targets]
-        ((how, _, _),) = choose_rounding(delta, sources, [k], rounding, seed)
+        sources = {name: base_entry(name, base) if base else weight.data for name, weight in weights.items()}
+        targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
+        chosen = choose_rounding(delta, targets, [k], rounding)[k].rounding
         originals: dict[str, Tensor] = {}
         try:
-            for name, source, _ in sources:
+            for name, source in sources.items():
                 originals[name] = weights[name].to("cpu", copy=True)
                 source = source if base else originals[name]
-                weights[name].copy_(steered_tensor(name, source, delta.change(name), k, how))
+                weights[name].copy_(steered_tensor(name, source, delta.change(name), k, chosen))
             yield
         finally:
             for name, original in originals.items():
@@ -132,19 +132,19 @@ def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
         head.weight = embedding.weight
 
 
-def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Module]:
-    """The biases that the delta changes and the model lacks, with the modules whose output they would be added to."""
+def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Linear]:
+    """The biases that the delta changes and the model lacks, with the layers whose output they would be added to."""
     modules = dict(model.named_modules())
-    paths = {name: name.removesuffix(".bias") for name in delta.terms if name.endswith(".bias")}
-    return {
-        name: modules[path]
-        for name, path in paths.items()
-        if path in modules and isinstance(getattr(modules[path], "weight", None), Tensor) and modules[path].bias is None
-    }
+    found: dict[str, nn.Linear] = {}
+    for name in delta.terms:
+        layer = modules.get(name.removesuffix(".bias")) if name.endswith(".bias") else None
+        if isinstance(layer, nn.Linear) and layer.bias is None:
+            found[name] = layer
+    return found
 
 
 @contextlib.contextmanager
-def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str, nn.Linear]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, module in modules.items():
             if delta.shape(name) != (module.out_features,):
@@ -159,28 +159,34 @@ def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
     blocks = decoder_blocks(model)
     hooks = []
     try:
-        for name, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
-            hooks.append(blocks[layer_of(name)].register_forward_hook(_adding(k * vector)))
+        for block, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
+            hooks.append(blocks[block].register_forward_hook(_adding(k * vector)))
         yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[str, Tensor]:
-    """The float32 vectors [hidden] of an activation delta, checked against the model they are meant for."""
+def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[int, Tensor]:
+    """The float32 vectors [hidden] of an activation delta by block, checked against the model they are meant for."""
     vectors = {}
     for name in delta.terms:
-        if layer_of(name) >= blocks or delta.shape(name) != (hidden,):
+        block = layer_of(name)
+        if block is None or block >= blocks or delta.shape(name) != (hidden,):
             raise WsteerError(
                 f"the activation vector {name} {delta.shape(name)} does not fit a model of {blocks} blocks and "
                 f"{hidden} dimensions; was it made on another model?"
             )
-        vectors[name] = delta.change(name).rows(0, hidden)
+        vectors[block] = delta.change(name).rows(0, hidden)
     return vectors
 
 
-def _adding(vector: Tensor):
+Hook = Callable[[nn.Module, tuple, Tensor | tuple], Tensor | tuple]
+
+
+def _adding(vector: Tensor) -> Hook:
+    """A forward hook that adds `vector` [hidden] to what a module gives at every position."""
+
     def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
         # transformers 5 blocks return a tensor; older ones a tuple that begins with it
         hidden = output[0] if isinstance(output, tuple) else output

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsteer.errors import WsteerError
 from wsteer.steering.scratch import Scratch
 
+MODES = ("auto", "nearest", "stochastic")
 DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa; float16 also has fewer exponents
 WEYL = 0x9E3779B1  # an odd number near 2³² divided by the golden ratio: its multiples cover all 32-bit numbers evenly
 SMALLEST_NORMAL = 2.0**-14  # of float16, below which its places are 2⁻²⁴ apart
@@ -17,15 +19,22 @@ SMALLEST_NORMAL = 2.0**-14  # of float16, below which its places are 2⁻²⁴ a
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a fold is rounded to the stored dtype: to nearest, or stochastically with noise that `seed` fixes."""
+    """How a fold is rounded to the stored dtype: to `nearest`, or `stochastic`, with noise that `seed` fixes.
 
-    stochastic: bool = False
+    `auto` leaves the choice to `gains.choose_rounding`. Raises WsteerError for any other mode.
+    """
+
+    mode: str = "nearest"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise WsteerError(f"there is no rounding {self.mode!r}; give one of {', '.join(MODES)}")
+
     @property
-    def name(self) -> str:
-        """As reports call it."""
-        return "stochastic" if self.stochastic else "nearest"
+    def stochastic(self) -> bool:
+        """Whether noise decides which way a value is rounded."""
+        return self.mode == "stochastic"
 
 
 def rounded_stochastically(

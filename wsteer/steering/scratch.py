@@ -32,7 +32,7 @@ class Scratch:
         return self.tensor(purpose, (count,), torch.int32).numpy().view(np.uint32)
 
 
-_scratches = threading.local()
+_scratches = threading.local()  # a worker's buffers are freed with its thread, when its work is done
 
 
 def thread_scratch() -> Scratch:

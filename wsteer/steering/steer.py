@@ -1,7 +1,5 @@
 """base + k·delta as a checkpoint, streamed: the base's own files, with the touched rows rewritten in place."""
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +12,17 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.provenance import RECORD, key, record, source_entry
 from wsteer.files.saving import check_free_space, check_output, new_folder
 from wsteer.files.tensors import DTYPE_CODES, DTYPES
 from wsteer.files.text import write_json
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.steering.baking import baked
 from wsteer.steering.combination import Combination, numbered
-from wsteer.steering.gains import choose_rounding
+from wsteer.steering.gains import Choice, Target, choose_rounding
 from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files
 from wsteer.steering.rounding import Rounding
-from wsteer.steering.streaming import write_files
+from wsteer.steering.streaming import Output, write_files
 
 LOW_GAIN = 0.95
 # weights in formats that wsteer does not steer would stay as they were, and some loaders prefer them
@@ -48,6 +46,15 @@ class Steered:
 
 
 @dataclass(frozen=True)
+class SteeredFile:
+    """A weight file of each output: its bytes, and how many of its tensors the delta changes."""
+
+    name: str
+    bytes: int
+    tensors_touched: int
+
+
+@dataclass(frozen=True)
 class SteerReport:
     """What `steer` wrote, or with `dry_run` would write. `gain` is the lowest of the outputs'.
 
@@ -63,7 +70,7 @@ class SteerReport:
     rounding: str
     gain: float | None
     steered: tuple[Steered, ...]
-    files: tuple[dict[str, object], ...]
+    files: tuple[SteeredFile, ...]
     seconds: float | None
     dry_run: bool
     left_out: tuple[str, ...] = ()
@@ -87,10 +94,10 @@ class _Plan:
         return sum(file.size for file in self.files)
 
     @property
-    def targets(self) -> list[tuple]:
-        """What the delta changes: the tensor's name, its values in the base, and the dtype that is written."""
+    def targets(self) -> list[Target]:
+        """What the delta changes."""
         tensors = [tensor for file in self.files for tensor in file.tensors if self.touches(tensor)]
-        return [(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors]
+        return [Target(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors]
 
     def touches(self, tensor: OutputTensor) -> bool:
         """Whether the delta changes the tensor."""
@@ -111,7 +118,7 @@ def steer(
     dry_run: bool = False,
     resume: bool = False,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
 ) -> SteerReport:
     """Write the checkpoint `base + Σ kᵢ·deltaᵢ` to the folder `output` (default `./<base>-<delta>-k<K>`).
 
@@ -133,48 +140,51 @@ def steer(
     >>> load_file(folder / "out" / "model.safetensors")["w"].tolist()
     [-14.0, 2.0]
     """
+    wanted = Rounding(rounding, seed)
     combination = Combination.of(deltas, k, sweep)
     checkpoint = open_checkpoint(base)
     folder = Path(output) if output is not None else Path(combination.name(checkpoint))
     check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths])
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
-    factors = combination.factors
-    outputs = [folder / f"k{numbered(each)}" for each in factors] if combination.swept else [folder]
-    plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(factors))
-    check_free_space(folder, plan.size * len(factors))
-    chosen = choose_rounding(plan.delta, plan.targets, factors, rounding, seed)
+    ks = combination.ks
+    plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(ks))
+    check_free_space(folder, plan.size * len(ks))
+    choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
+    places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # of the outputs in the folder
     steered = tuple(
-        Steered(str(path), combination.ks(factor), how.name, why, gains.overall, gains.by_name)
-        for path, factor, (how, why, gains) in zip(outputs, factors, chosen, strict=True)
+        _steered(folder / place, combination.each_k(each), choices[each])
+        for place, each in zip(places, ks, strict=True)
     )
     seconds = None
     if not dry_run:
         records = _records(plan, combination, {**selection.options, "dtype": dtype, "seed": seed}, steered)
         with new_folder(folder, force, _key(plan, records), resume) as unfinished:
-            targets = [unfinished / path.relative_to(folder) for path in outputs]
+            written = [
+                Output(unfinished / place, each, choices[each].rounding) for place, each in zip(places, ks, strict=True)
+            ]
             started = time.perf_counter()
-            for part, positions in _passes(plan, factors, dtype):
-                _write(
-                    part,
-                    [targets[i] for i in positions],
-                    [factors[i] for i in positions],
-                    [chosen[i][0] for i in positions],
-                    track,
-                )
+            for part, outputs in _passes(plan, written, dtype):
+                _write(part, outputs, progress)
             seconds = round(time.perf_counter() - started, 3)
-            for target, what in zip([*targets, unfinished], [*records, records[-1]], strict=True):
-                write_json(target / RECORD, what)
+            for each, what in zip(written, records, strict=True):
+                write_json(each.folder / RECORD, what)
+            write_json(unfinished / RECORD, records[-1])
     return _report(plan, folder, combination, steered, seconds)
 
 
-def _passes(plan: _Plan, factors: Sequence[float], dtype: str) -> list[tuple[_Plan, list[int]]]:
-    """The outputs, by position, that one pass over the base writes. All, unless the base itself has another form."""
-    zeros = [i for i, factor in enumerate(factors) if factor == 0]
+def _steered(folder: Path, ks: tuple[float, ...], choice: Choice) -> Steered:
+    overall, by_name = (choice.gains.overall, choice.gains.by_name) if choice.gains is not None else (None, {})
+    return Steered(str(folder), ks, choice.rounding.mode, choice.reason, overall, by_name)
+
+
+def _passes(plan: _Plan, outputs: Sequence[Output], dtype: str) -> list[tuple[_Plan, list[Output]]]:
+    """The outputs that one pass over the base writes: all, unless the base itself (k = 0) has another form."""
+    zeros = [output for output in outputs if output.k == 0]
     as_base = _plan(plan.checkpoint, plan.delta, dtype, changed=False) if zeros else plan
     if (as_base.files, as_base.json_files) == (plan.files, plan.json_files):
-        return [(plan, list(range(len(factors))))]
-    return [(plan, [i for i in range(len(factors)) if i not in zeros]), (as_base, zeros)]
+        return [(plan, list(outputs))]
+    return [(plan, [output for output in outputs if output.k != 0]), (as_base, zeros)]
 
 
 def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _Plan:
@@ -185,8 +195,8 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)
-        embedding, head = checkpoint.tied or (None, None)
-        if delta.untied and head:
+        if delta.untied and checkpoint.tied is not None:
+            embedding, head = checkpoint.tied
             source = checkpoint.tensors[embedding]
             added[head] = OutputTensor(head, source.dtype, source.shape, 0, source)
             config.update(_untied_config(checkpoint))
@@ -209,7 +219,8 @@ def _untied_config(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
     """The base's files besides its shards: those to copy, and the weights in other formats that are left out."""
-    copied, left_out = [], []
+    copied: list[Path] = []
+    left_out: list[str] = []
     for path in sorted(checkpoint.folder.rglob("*")):
         name = path.relative_to(checkpoint.folder)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -226,7 +237,7 @@ def _records(
     plan: _Plan, combination: Combination, options: Mapping[str, object], steered: Sequence[Steered]
 ) -> list[dict]:
     sources = [source_entry("delta", path) for path in combination.paths]
-    inputs = [{"role": "base", **plan.checkpoint.identity}, *sources]
+    inputs = [plan.checkpoint.input_entry("base"), *sources]
     return [record("steer", {**options, "k": list(each.k), "rounding": each.rounding}, inputs) for each in steered]
 
 
@@ -234,23 +245,21 @@ def _key(plan: _Plan, records: Sequence[Mapping[str, object]]) -> str:
     """What tells an interrupted run from one of other inputs: the records, and the base's files as they are now."""
     states = [(path.name, path.stat()) for path in plan.checkpoint.shards]
     files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
-    return hashlib.sha256(json.dumps([list(records), files], sort_keys=True).encode()).hexdigest()[:12]
+    return key([list(records), files])
 
 
-def _write(
-    plan: _Plan, targets: Sequence[Path], factors: Sequence[float], roundings: Sequence[Rounding], track: Track
-) -> None:
-    """Write the folders `targets`; weight files that an interrupted run has finished there are left as they are."""
-    for target in targets:
-        target.mkdir(exist_ok=True)
-        for name in plan.copied:
-            if str(name) not in (*plan.json_files, *_stale_json(plan)):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(plan.checkpoint.folder / name, target / name)
+def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress) -> None:
+    """Write the outputs; weight files that an interrupted run has finished there are left as they are."""
+    for folder in (output.folder for output in outputs):
+        folder.mkdir(exist_ok=True)
+        for path in plan.copied:
+            if str(path) not in (*plan.json_files, *_stale_json(plan)):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(plan.checkpoint.folder / path, folder / path)
         for name, content in plan.json_files.items():
-            (target / name).write_bytes(content)
-    files = [file for file in plan.files if not all((target / file.name).exists() for target in targets)]
-    write_files(files, targets, plan.delta, factors, roundings, track)
+            (folder / name).write_bytes(content)
+    files = [file for file in plan.files if not all((output.folder / file.name).exists() for output in outputs)]
+    write_files(files, outputs, plan.delta, progress)
 
 
 def _stale_json(plan: _Plan) -> tuple[str, ...]:
@@ -264,15 +273,14 @@ def _report(
     gains = [each.gain for each in steered if each.gain is not None]
     roundings = sorted({each.rounding for each in steered})
     files = tuple(
-        {"name": file.name, "bytes": file.size, "tensors_touched": sum(plan.touches(tensor) for tensor in file.tensors)}
-        for file in plan.files
+        SteeredFile(file.name, file.size, sum(plan.touches(tensor) for tensor in file.tensors)) for file in plan.files
     )
     return SteerReport(
         output=str(folder),
         outputs=tuple(each.output for each in steered),
-        k=combination.factors if combination.swept else steered[0].k,
+        k=combination.ks if combination.swept else steered[0].k,
         parameters_total=sum(len(file.tensors) for file in plan.files),
-        parameters_changed=len(plan.delta.terms) if any(combination.factors) else 0,
+        parameters_changed=len(plan.delta.terms) if any(combination.ks) else 0,
         bytes=plan.size * len(steered),
         rounding=" and ".join(roundings),
         gain=min(gains, default=None),

@@ -14,7 +14,7 @@ import torch
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
 from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_rows, row_blocks, write_at
-from wsteer.progress import Track, silent
+from wsteer.progress import Progress, silent
 from wsteer.steering.folding import fold
 from wsteer.steering.layout import OutputFile, OutputTensor
 from wsteer.steering.rounding import Rounding
@@ -26,47 +26,45 @@ UNFINISHED = ".unfinished"  # the suffix of a weight file while it is written
 
 
 @dataclass(frozen=True)
+class Output:
+    """One checkpoint that is written: its folder, and the k and the rounding of the delta that is added."""
+
+    folder: Path
+    k: float
+    rounding: Rounding
+
+
+@dataclass(frozen=True)
 class _Writing:
     """A file being written, once for each output. Threads take turns: in the kernel they would wait spinning."""
 
     file: OutputFile
+    outputs: Sequence[Output]
     descriptors: tuple[int, ...]
     turn: threading.Lock
 
 
 def write_files(
-    files: Sequence[OutputFile],
-    targets: Sequence[Path],
-    delta: Delta,
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
-    track: Track = silent,
+    files: Sequence[OutputFile], outputs: Sequence[Output], delta: Delta, progress: Progress = silent
 ) -> None:
-    """Write each of `files` to every folder of `targets`, there with its factor of the delta and its rounding.
+    """Write each of `files` for every output.
 
     Under its own name a file stands only when it is whole. As many files are written at a time as there are threads,
     since one thread at a time can write to a file.
     """
     for first in range(0, len(files), worker_count()):
-        _write_together(files[first : first + worker_count()], targets, delta, factors, roundings, track)
+        _write_together(files[first : first + worker_count()], outputs, delta, progress)
 
 
-def _write_together(
-    files: Sequence[OutputFile],
-    targets: Sequence[Path],
-    delta: Delta,
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
-    track: Track,
-) -> None:
-    finals = [[target / file.name for target in targets] for file in files]
+def _write_together(files: Sequence[OutputFile], outputs: Sequence[Output], delta: Delta, progress: Progress) -> None:
+    finals = [[output.folder / file.name for output in outputs] for file in files]
     with contextlib.ExitStack() as stack:
         jobs = []
         for file, paths in zip(files, finals, strict=True):
-            descriptors = [_created(_unfinished(path), stack) for path in paths]
+            descriptors = tuple(_created(_unfinished(path), stack) for path in paths)
             for descriptor in descriptors:
                 os.pwrite(descriptor, file.header, 0)
-            jobs.append(_jobs(_Writing(file, tuple(descriptors), threading.Lock()), delta, factors, roundings, track))
+            jobs.append(_jobs(_Writing(file, outputs, descriptors, threading.Lock()), delta, progress))
         for _ in in_order(lambda job: job(), _alternating(jobs)):
             pass
     for path in chain.from_iterable(finals):
@@ -89,44 +87,45 @@ def _alternating(sequences: Sequence[Iterator[Callable[[], None]]]) -> Iterator[
         yield from (item for item in items if item is not None)
 
 
-def _jobs(
-    writing: _Writing, delta: Delta, factors: Sequence[float], roundings: Sequence[Rounding], track: Track
-) -> Iterator[Callable[[], None]]:
+def _jobs(writing: _Writing, delta: Delta, progress: Progress) -> Iterator[Callable[[], None]]:
     """The work on one file, in the order of its bytes: ranges that are copied, and blocks of rows that are computed."""
     file = writing.file
     rewritten = [tensor for tensor in file.tensors if _is_computed(tensor, delta)]
     copied = [tensor for tensor in file.tensors if not _is_computed(tensor, delta)]
-    ranges = _kept_ranges(file, rewritten) if file.kept else _moved_ranges(copied)
+    ranges = _kept_ranges(file.kept, file.size, rewritten) if file.kept else _moved_ranges(copied)
     for source, begin, target, length in ranges:
         for offset in range(0, length, COPY_BYTES):
             size = min(COPY_BYTES, length - offset)
             yield partial(_copy, source, begin + offset, writing, target + offset, size)
-    for tensor in track(rewritten, file.name):
+    for tensor in progress(rewritten, file.name):
         change = delta.change(tensor.name) if tensor.name in delta.terms else Change(tensor.shape, None, ())
         blocks = list(row_blocks(tensor.shape))
         for first in range(0, len(blocks), JOB_BLOCKS):
             job = blocks[first : first + JOB_BLOCKS]
-            yield partial(_fold, tensor, change, job, writing, factors, roundings)
+            yield partial(_fold, tensor, change, job, writing)
 
 
 def _is_computed(tensor: OutputTensor, delta: Delta) -> bool:
     return tensor.name in delta.terms or tensor.source is None or tensor.dtype != tensor.source.dtype
 
 
-def _kept_ranges(file: OutputFile, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
-    """What lies between the rewritten tensors of a file that keeps its layout: source, its offset, target's, length."""
+def _kept_ranges(kept: Path, size: int, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
+    """What lies between the rewritten tensors of a file of `size` bytes that keeps the layout of the base's `kept`.
+
+    Each range is (source, its offset there, its offset in the output, length).
+    """
     position = 0
     for tensor in rewritten:
         if tensor.begin > position:
-            yield file.kept, position, position, tensor.begin - position
+            yield kept, position, position, tensor.begin - position
         position = tensor.begin + tensor.size
-    if file.size > position:
-        yield file.kept, position, position, file.size - position
+    if size > position:
+        yield kept, position, position, size - position
 
 
 def _moved_ranges(copied: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
     for tensor in copied:
-        if tensor.size:
+        if tensor.source is not None and tensor.size:
             yield tensor.source.file, tensor.source.begin, tensor.begin, tensor.size
 
 
@@ -142,10 +141,8 @@ def _fold(
     change: Change,
     blocks: Sequence[tuple[int, int]],
     writing: _Writing,
-    factors: Sequence[float],
-    roundings: Sequence[Rounding],
 ) -> None:
-    """Read blocks of rows one after the other, fold each factor's change into them, and write them to each output."""
+    """Read blocks of rows one after the other, fold each output's change into them, and write them to each output."""
     scratch = thread_scratch()
     dtype = DTYPES[tensor.dtype]
     row_bytes = tensor.size // max(tensor.shape[0] if tensor.shape else 1, 1)
@@ -155,9 +152,9 @@ def _fold(
             base = torch.zeros(shape, dtype=dtype)
         else:
             base = read_rows(tensor.source, start, stop, scratch.tensor("base", shape, DTYPES[tensor.source.dtype]))
-        for descriptor, factor, rounding in zip(writing.descriptors, factors, roundings, strict=True):
+        for descriptor, output in zip(writing.descriptors, writing.outputs, strict=True):
             rows = base
-            if factor != 0 or base.dtype != dtype:
-                rows = fold(tensor.name, base, change, start, factor, rounding, dtype, scratch)
+            if output.k != 0 or base.dtype != dtype:
+                rows = fold(tensor.name, base, change, start, output.k, output.rounding, dtype, scratch)
             with writing.turn:
                 write_at(descriptor, rows, tensor.begin + start * row_bytes)

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsteer.files.text import read_json, write_json
-from wsteer.progress import Track
+from wsteer.progress import Progress
 from wsteer.training import processes
 from wsteer.training.methods import State
 
@@ -22,19 +23,23 @@ STATE_SECONDS = 300  # an interrupted run loses no more than about this much wor
 class ShownSteps(TrainerCallback):
     """Advances the progress by one item a training step."""
 
-    def __init__(self, track: Track, label: str):
-        self.track = track
+    def __init__(self, progress: Progress, label: str) -> None:
+        self.progress = progress
         self.label = label
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         left = state.max_steps - state.global_step
-        self.steps = iter(self.track(range(left + 1), self.label, left))
+        self.steps = iter(self.progress(range(left + 1), self.label, left))
         next(self.steps)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         next(self.steps, None)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         for _ in self.steps:
             pass
 
@@ -45,7 +50,7 @@ class BestStep(TrainerCallback):
     Step 0, where nothing is trained yet, is never chosen. Without validation the last step is the best one.
     """
 
-    def __init__(self, current: Callable[[], State], patience: int):
+    def __init__(self, current: Callable[[], State], patience: int) -> None:
         self.current = current
         self.patience = patience
         self.step = 0
@@ -54,17 +59,14 @@ class BestStep(TrainerCallback):
         self.since = 0
         self.diverged = False
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **kwargs
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         losses = [logs[key] for key in ("loss", "eval_loss") if key in logs]
         self.diverged = self.diverged or not all(map(math.isfinite, losses))
         control.should_training_stop = control.should_training_stop or self.diverged
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs
-    ) -> None:
-        loss = metrics["eval_loss"]
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loss = kwargs["metrics"]["eval_loss"]
         if state.global_step == 0 or self.diverged:
             return
         if self.loss is None or loss < self.loss:
@@ -73,7 +75,9 @@ class BestStep(TrainerCallback):
             self.since += 1
             control.should_training_stop = control.should_training_stop or self.since == self.patience
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.loss is None:
             self.step, self.kept = state.global_step, self.current()
 
@@ -93,16 +97,18 @@ class BestStep(TrainerCallback):
 class SavedSteps(TrainerCallback):
     """Saves the trained parameters every so many steps, for `checkpoint-N/` folders."""
 
-    def __init__(self, every: int, current: Callable[[], State], save: Callable[[State, Path], None], folder: Path):
+    def __init__(
+        self, every: int, current: Callable[[], State], save: Callable[[State, Path], None], folder: Path
+    ) -> None:
         self.every = every
         self.current = current
         self.save = save
         self.folder = folder
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
             current = self.current()  # by all processes: they may hold a part each
-            if processes.rank() == 0:
+            if processes.is_first():
                 self.save(current, self.folder / f"checkpoint-{state.global_step}")
 
 
@@ -112,13 +118,13 @@ class Interruption(TrainerCallback):
     The step at hand is finished first; a second Ctrl-C does not wait for it.
     """
 
-    def __init__(self, saves: bool):
+    def __init__(self, saves: bool) -> None:
         self.saves = saves  # spread models have no state of their own to go on from
         self.signalled = False
         self.saved = time.monotonic()
 
     def __enter__(self) -> "Interruption":
-        self.before = {}
+        self.before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other one handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._note)
@@ -133,7 +139,7 @@ class Interruption(TrainerCallback):
             raise KeyboardInterrupt
         self.signalled = True
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         due = time.monotonic() - self.saved >= STATE_SECONDS
         wanted = processes.highest(2 * self.signalled + due, args.device)  # all save at the same step, or none
         last = state.global_step == state.max_steps

@@ -1,7 +1,6 @@
 """The course of training over all rates: a table of the validations, and a picture with the choice marked."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsteer.files.pictures import save
+from wsteer.files.text import write_csv
 from wsteer.training.log import COSINE
 
 if TYPE_CHECKING:
@@ -20,47 +21,51 @@ COLUMNS = ("rate", "step", "train_loss", "val_loss", "kept")
 
 def write_sweep(path: Path, trained: Sequence["TrainedRate"], best: "TrainedRate") -> None:
     """A line for each validation: the mean train loss since the last one, the validation loss, 1 for the step kept."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for each in trained:
-            since: list[float] = []
-            for row in each.log:
-                since += [row["train_loss"]] if row["train_loss"] is not None else []
-                if row["val_loss"] is None and row["step"] != each.step:
-                    continue
-                mean = sum(since) / len(since) if since else None
-                kept = int(each is best and row["step"] == each.step)
-                writer.writerow([each.rate, row["step"], mean, row["val_loss"], kept])
-                since = []
+    write_csv(path, COLUMNS, _validations(trained, best))
+
+
+def _validations(trained: Sequence["TrainedRate"], best: "TrainedRate") -> Iterator[dict[str, object]]:
+    for each in trained:
+        since: list[float] = []
+        for row in each.log:
+            since += [row["train_loss"]] if row["train_loss"] is not None else []
+            if row["val_loss"] is None and row["step"] != each.step:
+                continue
+            yield {
+                "rate": each.rate,
+                "step": row["step"],
+                "train_loss": sum(since) / len(since) if since else None,
+                "val_loss": row["val_loss"],
+                "kept": int(each is best and row["step"] == each.step),
+            }
+            since = []
 
 
 def write_curves(path: Path, trained: Sequence["TrainedRate"], best: "TrainedRate") -> None:
-    """Train loss (thin) and validation loss (points) of every rate; below, the cosines that were watched."""
-    watched = sorted({key for each in trained for row in each.log for key in row if key.startswith(COSINE)})
-    figure = Figure(figsize=(7.2, 4.4 + (2.6 if watched else 0)))
-    heights = [4.4, 2.6] if watched else [4.4]
+    """Train loss (thin) and validation loss (points) of every rate; below, the cosines with the watched deltas."""
+    cosines = sorted({key for each in trained for row in each.log for key in row if key.startswith(COSINE)})
+    figure = Figure(figsize=(7.2, 4.4 + (2.6 if cosines else 0)))
+    heights = [4.4, 2.6] if cosines else [4.4]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     colours = matplotlib.colormaps["viridis"]
     for i, each in enumerate(trained):
         colour = colours(0.85 * i / max(len(trained) - 1, 1))
         _draw_losses(panels[0], each, colour)
-        for style, name in zip(_styles(watched), watched, strict=True):
+        for style, name in zip(_styles(cosines), cosines, strict=True):
             points = [(row["step"], row[name]) for row in each.log if row.get(name) is not None]
             label = name.removeprefix(COSINE) if i == 0 else None
             panels[-1].plot(*zip(*points, strict=True), style, color=colour, markersize=3, linewidth=1.1, label=label)
     _mark_choice(panels[0], best)
     panels[0].set_ylabel("loss (nats a token)")
     panels[0].legend(fontsize=8.5)
-    if watched:
+    if cosines:
         panels[-1].axhline(0, color="0.8", linewidth=0.8, zorder=0)
         panels[-1].set_ylabel("cosine")
         panels[-1].legend(fontsize=8.5)
     panels[-1].set_xlabel("step")
     for panel in panels:
         panel.grid(alpha=0.25)
-    # no software name or date in the file, so that equal runs give equal bytes
-    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    save(figure, path)
 
 
 def _styles(names: Sequence[str]) -> list[str]:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
+from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, source_entry
-from wsteer.files.rows import read_rows
+from wsteer.files.rows import read_examples
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
-from wsteer.models.loading import LoadedModel, dtype_name, load, positions, resolve_device
-from wsteer.models.rendering import read_template, shown
-from wsteer.progress import Note, Track, silent, unsaid
+from wsteer.models.loading import LoadedModel, dtype_name, load, max_positions, resolve_device
+from wsteer.models.rendering import marked_text, read_template
+from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
 from wsteer.training.cpu import quick_on_cpu
 from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
@@ -23,9 +24,9 @@ from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
 from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
-from wsteer.training.reporting import Watch, check_reporters
-from wsteer.training.rows import RunRows, Source, parse_source, run_rows
-from wsteer.training.trainer import Rows, plan
+from wsteer.training.reporting import Reporting, check_reporters
+from wsteer.training.rows import RunExamples, Source, parse_sources, run_examples
+from wsteer.training.trainer import Examples, plan
 
 LOG = "log.jsonl"
 TEMPLATE = "chat_template.jinja"  # as transformers names it
@@ -56,6 +57,28 @@ class FinetuneReport:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is given beside base, data and recipe; see `finetune`."""
+
+    val: str | Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    load_in: str | None = None
+    strip_system: bool = False
+    max_length: int | None = None
+    template: str | Path | None = None
+    save_every: int | None = None
+    watched: tuple[str | Path, ...] = ()
+    report_to: tuple[str, ...] = ()
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        """Those that records list as options; `val`, `template` and `watched` are inputs."""
+        names = ("load_in", "strip_system", "max_length", "save_every")
+        return {name: getattr(self, name) for name in names}
+
+
 def finetune(
     base: str | Path,
     data: str | Path | Sequence[str | Path],
@@ -74,7 +97,7 @@ def finetune(
     report_to: Sequence[str] = (),
     resume: bool = False,
     force: bool = False,
-    track: Track = silent,
+    progress: Progress = silent,
     note: Note = unsaid,
 ) -> FinetuneReport:
     """Fine-tune `base` on the answers in `data`, one data set or several, and write the result with its log.
@@ -82,49 +105,86 @@ def finetune(
     `data` may carry weights (`neg.jsonl:6`); `val` is a data set that validates in place of a share of `data`. The loss
     is on each assistant turn's answer and the end of turn that follows it. `strip_system` leaves system turns out,
     `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or in
-    place of its own). `note` is told what the first row looks like with its trained tokens marked. Two runs with one
+    place of its own). `note` gets the first row with its trained tokens marked. Two runs with one
     seed start from the same initial A, so that what pos and neg share cancels in their difference.
 
     `load_in` (4bit, 8bit) holds the base quantised. Every `save_every` steps the result so far is saved as
     `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
-    and with the losses told to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run of the
-    same goes on where it stopped and ends with the same bytes.
+    and reported with the losses to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run goes
+    on where it stopped and ends with the same bytes.
     """
     recipe = recipe or Recipe()
-    output = Path(output)
-    sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+    options = RunOptions(
+        val, device, dtype, load_in, strip_system, max_length, template, save_every, tuple(watched), tuple(report_to)
+    )
+    return finetune_once(base, parse_sources(data), Path(output), recipe, options, resume, force, progress, note)
+
+
+def finetune_once(
+    base: str | Path,
+    sources: Sequence[Source],
+    output: Path,
+    recipe: Recipe,
+    options: RunOptions,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+    note: Note,
+) -> FinetuneReport:
+    """One run of `finetune`, whose data sets have been parsed and whose options are one thing."""
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
-    _check(recipe, val, load_in)
-    check_reporters(report_to)
-    sets = [read_rows(source.path, strip_system) for source in sources]
-    val_set = read_rows(val, strip_system) if val is not None else None
-    chat_template = read_template(template) if template else None
-    device = resolve_device(device)
+    _check(recipe, options)
+    check_reporters(options.report_to)
+    sets = [read_examples(source.path, options.strip_system) for source in sources]
+    val_set = read_examples(options.val, options.strip_system) if options.val is not None else None
+    chat_template = read_template(options.template) if options.template else None
+    device = resolve_device(options.device)
     processes.join(device)
-    loaded = _loaded(base, recipe, device, dtype, load_in)
+    loaded = _loaded(base, recipe, options, device)
     if chat_template:
         loaded.tokenizer.chat_template = chat_template
     weights = [source.weight for source in sources]
-    rows = run_rows(loaded.tokenizer, sets, weights, val_set, recipe, max_length, positions(loaded))
-    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{shown(loaded.tokenizer, rows.first)}")
-    options = {"dtype": dtype_name(loaded), "load_in": load_in, "strip_system": strip_system, "max_length": max_length}
-    extra = {"val": val, "template": template}
-    recorded = _record(loaded, recipe, {**options, "save_every": save_every}, sources, extra, watched)
-    watch = Watch(tuple(watched), tuple(report_to), loaded.checkpoint, output.name)
-    with shared_folder(output, force, recorded, resume) as partial:
-        run = _run(base, loaded, recipe, device, dtype, rows, partial, save_every, watch, track)
-        with quick_on_cpu(loaded.model, dtype, rows.longest):
+    limits = (options.max_length, max_positions(loaded))
+    examples = run_examples(loaded.tokenizer, sets, weights, val_set, recipe, *limits)
+    if len(recipe.rates) > 1 and not examples.val:
+        raise WsteerError(
+            "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"
+        )
+    marked = marked_text(loaded.tokenizer, examples.first)
+    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{marked}")
+    record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded))
+    reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, output.name)
+    with shared_folder(output, force, record, resume) as partial:
+        run = _run(base, loaded, recipe, options, device, examples, partial, reporting, progress)
+        with quick_on_cpu(loaded.model, options.dtype, examples.longest):
             trained, best, kept = train_rates(run)
-        if processes.rank() == 0:
-            _write(run, trained, best, kept, recorded)
+        if processes.is_first():
+            _write(run, trained, best, kept, record)
             if chat_template:
                 (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
-    return _report(output, run, trained, best, rows)
+    return _report(output, run, trained, best, examples)
 
 
-def _check(recipe: Recipe, val: str | Path | None, load_in: str | None) -> None:
+def run_record(
+    base: Checkpoint, recipe: Recipe, sources: Sequence[Source], options: RunOptions, dtype: str, **changed: object
+) -> dict:
+    """What a run, in the type `dtype`, is given, as records list it; `changed` are options in place of the recipe's.
+
+    It also tells an interrupted run from others: what decides the result must stand in it.
+    """
+    inputs = [base.input_entry("base")]
+    inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
+    files = {"val": options.val, "template": options.template}
+    inputs += [source_entry(role, path) for role, path in files.items() if path is not None]
+    inputs += [source_entry("watched", path) for path in options.watched]
+    resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
+    return record("finetune", resolved, inputs)
+
+
+def _check(recipe: Recipe, options: RunOptions) -> None:
     """What no data and no model is needed to see."""
-    if len(recipe.rates) > 1 and val is None and not recipe.val_fraction:
+    load_in = options.load_in
+    if len(recipe.rates) > 1 and options.val is None and not recipe.val_fraction:
         raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
     if len(recipe.rates) > 1 and processes.is_sharded():
         raise WsteerError("--lr: where the model is spread over processes (FSDP) one rate at a time can be trained")
@@ -140,23 +200,22 @@ def _run(
     base: str | Path,
     loaded: LoadedModel,
     recipe: Recipe,
+    options: RunOptions,
     device: str,
-    dtype: str,
-    rows: RunRows,
+    examples: RunExamples,
     folder: Path,
-    save_every: int | None,
-    watch: Watch,
-    track: Track,
+    reporting: Reporting,
+    progress: Progress,
 ) -> Run:
     model = methods.prepare(loaded, base, recipe)
     needed = len(recipe.rates) > 1 or recipe.method == "bias" or recipe.init in MUTATING_INITS
     initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
-    steps = plan(rows.train, recipe)
-    autocast = _autocast(loaded, device, dtype)
+    steps = plan(examples.train, recipe)
+    autocast = _autocast(loaded, device, options.dtype)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None and not processes.is_sharded():  # else the config that spreads it decides
-        checkpointing = needs_checkpointing(model, steps.micro_size * rows.longest, autocast)
+        checkpointing = needs_checkpointing(model, steps.micro_size * examples.longest, autocast)
     if checkpointing:
         checkpoint_gradients(loaded.model)
     return Run(
@@ -164,24 +223,24 @@ def _run(
         initial=initial,
         recipe=recipe,
         plan=steps,
-        rows=Rows(rows.train, pad),
-        val_rows=Rows(rows.val, pad),
+        train=Examples(examples.train, pad),
+        val=Examples(examples.val, pad),
         folder=folder,
         autocast=autocast,
         on_cpu=device == "cpu",
-        save_every=save_every,
+        save_every=options.save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
-        watch=watch,
-        track=track,
+        reporting=reporting,
+        progress=progress,
     )
 
 
-def _loaded(base: str | Path, recipe: Recipe, device: str, dtype: str, load_in: str | None) -> LoadedModel:
+def _loaded(base: str | Path, recipe: Recipe, options: RunOptions, device: str) -> LoadedModel:
     """The base where it will train; one to be spread over processes begins on the CPU: no device may hold it whole."""
-    sharded = processes.is_sharded()
+    sharded, dtype = processes.is_sharded(), options.dtype
     if dtype == "auto" and (recipe.method == "full" or sharded):
         dtype = "float32"  # what is trained needs it, and parts that are spread must be of one type
-    return load(base, "cpu" if sharded else device, dtype, load_in)
+    return load(base, "cpu" if sharded else device, dtype, options.load_in)
 
 
 def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:
@@ -198,7 +257,7 @@ def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | Non
     return torch.bfloat16 if capable else None
 
 
-def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: methods.State, recorded: dict) -> None:
+def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: methods.State, record: dict) -> None:
     run.save(kept, run.folder)
     if saved_steps(run, best.rate).exists():
         for checkpoint in saved_steps(run, best.rate).iterdir():
@@ -207,29 +266,16 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
     write_jsonl(run.folder / LOG, ({"rate": each.rate, **row} for each in trained for row in each.log))
     write_sweep(run.folder / SWEEP, trained, best)
     write_curves(run.folder / PICTURE, trained, best)
-    write_json(run.folder / RECORD, recorded)
+    write_json(run.folder / RECORD, record)
 
 
-def _record(
-    loaded: LoadedModel,
-    recipe: Recipe,
-    options: dict,
-    sources: Sequence[Source],
-    extra: dict[str, str | Path | None],
-    watched: Sequence[str | Path],
-) -> dict:
-    inputs = [{"role": "base", **loaded.checkpoint.identity}]
-    inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
-    inputs += [source_entry(role, path) for role, path in extra.items() if path is not None]
-    inputs += [source_entry("watched", path) for path in watched]
-    return record("finetune", {**asdict(recipe), "lr": list(recipe.rates), **options}, inputs)
-
-
-def _report(output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, rows: RunRows) -> FinetuneReport:
+def _report(
+    output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, examples: RunExamples
+) -> FinetuneReport:
     measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
     before = measured[0] if measured else None
     warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
-    if before is not None and best.val_loss >= before:
+    if before is not None and best.val_loss is not None and best.val_loss >= before:
         warnings.append("no step lowered the validation loss; lower --lr, or give more data")
     return FinetuneReport(
         output=str(output),
@@ -237,11 +283,11 @@ def _report(output: Path, run: Run, trained: Sequence[TrainedRate], best: Traine
         lr=best.rate,
         step=best.step,
         steps=best.steps,
-        rows_train=len(rows.train),
-        rows_val=len(rows.val),
-        rows_cut=rows.cut,
-        rows_dropped=rows.dropped,
-        tokens_per_row=sum(len(example.tokens) for example in rows.train) / len(rows.train),
+        rows_train=len(examples.train),
+        rows_val=len(examples.val),
+        rows_cut=examples.cut,
+        rows_dropped=examples.dropped,
+        tokens_per_row=sum(len(example.tokens) for example in examples.train) / len(examples.train),
         trained_parameters=sum(parameter.numel() for parameter in methods.trained_parameters(run.model).values()),
         train_loss=next(row["train_loss"] for row in best.log if row["step"] == best.step),
         val_loss_before=before,

@@ -27,7 +27,7 @@ def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> f
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def counted(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
@@ -35,7 +35,7 @@ def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> f
 
     device = next(model.parameters()).device
     ids = torch.zeros(1, PROBE, dtype=torch.int64, device=device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor)
     with hooks, torch.autocast(device.type, autocast, enabled=autocast is not None):
         outputs = model(input_ids=ids, labels=ids)  # alive until all is counted, so that no address is used twice
     total = sum(saved.values())

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from wsteer.checkpoints.checkpoint import INDEX, hub_name
 from wsteer.checkpoints.names import file_names
-from wsteer.deltas.adapters.adapter import PLAIN_INITS, WEIGHTS
-from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.deltas.adapters.adapter import PLAIN_INITS
+from wsteer.deltas.adapters.reading import MUTATING_INITS, WEIGHTS
 from wsteer.deltas.delta import DELTA, Delta
 from wsteer.errors import WsteerError
 from wsteer.models.loading import LoadedModel, decoder_blocks
@@ -59,7 +59,7 @@ def save(model: nn.Module, loaded: LoadedModel, recipe: Recipe, initial: State, 
     LoRA gives a PEFT adapter, the biases a delta file, full fine-tuning a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if recipe.method == "lora":
+    if isinstance(model, PeftModel):
         _save_adapter(model, initial, state, folder)
     elif recipe.method == "bias":
         _save_biases(loaded, initial, state, folder)
@@ -79,11 +79,11 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
         target_modules=list(recipe.targets) or "all-linear",
         modules_to_save=list(recipe.modules_to_save) or None,
         r=recipe.rank,
-        lora_alpha=recipe.alpha,
+        lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=recipe.dropout,
         use_dora=recipe.dora,
         use_rslora=recipe.rslora,
-        init_lora_weights=recipe.init or True,
+        init_lora_weights=recipe.init or True,  # type: ignore[arg-type]  # checked above
         revision=loaded.checkpoint.revision,
     )
     try:
@@ -112,6 +112,8 @@ def _with_biases(loaded: LoadedModel) -> nn.Module:
 
 def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) -> None:
     config = model.peft_config["default"]
+    if not isinstance(config, LoraConfig):
+        raise AssertionError("wsteer trains no other adapter than LoRA")
     tensors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     if config.init_lora_weights in MUTATING_INITS:
         before = get_peft_model_state_dict(model, state_dict=initial, save_embedding_layers=False)
@@ -135,7 +137,7 @@ def _as_plain_lora(config: LoraConfig, before: State, after: State) -> tuple[Lor
         elif "lora_B" in name:
             tensors[name] = torch.cat([tensor, -before[name]], dim=1)
     grown = 2**0.5 if config.use_rslora else 2  # keeps alpha / rank, or alpha / √rank, as it was
-    plain = replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True)
+    plain = replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True)  # type: ignore[arg-type]
     return plain, tensors
 
 

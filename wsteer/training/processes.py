@@ -1,15 +1,15 @@
-"""The processes of one run: alone, or started several at a time by torchrun or accelerate."""
+"""The processes of one run: alone, or started several at a time by torchrun or accelerate; and their one folder."""
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from torch.distributed import ReduceOp
 
+from wsteer.files.provenance import key
 from wsteer.files.saving import new_folder, partial_folder
 
 
@@ -18,9 +18,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def rank() -> int:
-    """Which of them this one is; the first one alone writes files and prints."""
+def number() -> int:
+    """Which of them this one is, counted from 0."""
     return int(os.environ.get("RANK", 0))
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes files and prints."""
+    return number() == 0
 
 
 def is_sharded() -> bool:
@@ -42,34 +47,34 @@ def wait() -> None:
 
 def highest(value: int, device: torch.device) -> int:
     """The largest of the processes' values."""
-    return int(_reduced(torch.tensor(value, device=device), torch.distributed.ReduceOp.MAX)) if count() > 1 else value
+    return int(_reduced(torch.tensor(value, device=device), ReduceOp.MAX)) if count() > 1 else value
 
 
 def summed(values: list[float], device: torch.device) -> list[float]:
     """The sums of the processes' values, in float64 where the device has it."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
     total = torch.tensor(values, device=device, dtype=dtype)
-    return _reduced(total, torch.distributed.ReduceOp.SUM).tolist() if count() > 1 else values
+    return _reduced(total, ReduceOp.SUM).tolist() if count() > 1 else values
 
 
-def _reduced(tensor: torch.Tensor, operation: torch.distributed.ReduceOp) -> torch.Tensor:
+def _reduced(tensor: torch.Tensor, operation: ReduceOp.RedOpType) -> torch.Tensor:
     torch.distributed.all_reduce(tensor, operation)
     return tensor
 
 
 @contextlib.contextmanager
-def shared_folder(output: Path, force: bool, recorded: dict, resume: bool) -> Iterator[Path]:
+def shared_folder(output: Path, force: bool, record: dict, resume: bool) -> Iterator[Path]:
     """The folder to write: the first process makes it, and puts it in its place when all are done.
 
-    `recorded` tells an interrupted run, whose folder `resume` goes on with, from one of other options or inputs.
+    `record` tells an interrupted run, whose folder `resume` goes on with, from one of other options or inputs.
     """
-    key = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
-    if rank():
+    name = key(record)
+    if not is_first():
         wait()
-        yield partial_folder(output, key)
+        yield partial_folder(output, name)
         wait()
         return
-    with new_folder(output, force, key, resume) as partial:
+    with new_folder(output, force, name, resume) as partial:
         wait()
         yield partial
         wait()

@@ -14,14 +14,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_json, write_jsonl
-from wsteer.progress import Track
+from wsteer.progress import Progress
 from wsteer.training import processes
 from wsteer.training.callbacks import Interruption, SavedSteps, ShownSteps
 from wsteer.training.log import merge_log
 from wsteer.training.methods import State, restore_state
 from wsteer.training.recipe import Recipe
-from wsteer.training.reporting import Watch
-from wsteer.training.trainer import AnswerTrainer, Plan, Rows, training_arguments
+from wsteer.training.reporting import Reporting
+from wsteer.training.trainer import AnswerTrainer, Examples, Plan, training_arguments
 
 STATES = "states"  # what an interrupted run goes on from; not there in a finished output
 FINISHED, KEPT = "finished.json", "kept.safetensors"
@@ -39,15 +39,15 @@ class Run:
     initial: State
     recipe: Recipe
     plan: Plan
-    rows: Rows
-    val_rows: Rows
+    train: Examples
+    val: Examples
     folder: Path
     autocast: torch.dtype | None
     on_cpu: bool
     save_every: int | None
-    watch: Watch
+    reporting: Reporting
     save: Callable[[State, Path], None]
-    track: Track
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,36 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
     Rates that an interrupted run has finished are read back. Raises WsteerError where every rate diverged.
     """
     trained: list[TrainedRate] = []
-    best, kept = None, None
+    best: TrainedRate | None = None
+    kept: State | None = None
     for rate in run.recipe.rates:
         states = run.folder / STATES / rate_name(rate)
         finished = (states / FINISHED).exists()
         processes.wait()  # all have looked before the first one writes
-        result, state = (TrainedRate(**read_json(states / FINISHED)), None) if finished else _train(run, rate, states)
+        state: State | None = None
+        if finished:
+            result = TrainedRate(**read_json(states / FINISHED))
+        else:
+            result, state = _train(run, rate, states)
         trained.append(result)
-        if not result.diverged and (best is None or result.val_loss < best.val_loss):
+        if not result.diverged and _is_better(result, best):
             best, kept = result, state
-        if not finished and len(run.recipe.rates) > 1 and processes.rank() == 0:
+        if not finished and len(run.recipe.rates) > 1 and processes.is_first():
             _finish(run, result, state if best is result else None, states)
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
     if kept is None:  # chosen before an interruption
         kept = load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
     return trained, best, kept
+
+
+def _is_better(result: TrainedRate, best: TrainedRate | None) -> bool:
+    """Whether a rate's training is the best so far; several are compared by their validation loss."""
+    if best is None:
+        return True
+    if result.val_loss is None or best.val_loss is None:
+        raise AssertionError("several rates cannot be compared without validation rows")
+    return result.val_loss < best.val_loss
 
 
 def rate_name(rate: float) -> str:
@@ -105,17 +119,17 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
         rate,
         run.plan,
         states,
-        validated=len(run.val_rows) > 0,
+        validated=len(run.val) > 0,
         resumed=resumed is not None,
         autocast=run.autocast,
         cpu=run.on_cpu,
     )
-    trainer = AnswerTrainer(run.model, arguments, run.plan, run.rows, run.val_rows, run.recipe.patience)
+    trainer = AnswerTrainer(run.model, arguments, run.plan, run.train, run.val, run.recipe.patience)
     label = "train" if len(run.recipe.rates) == 1 else f"train {rate_name(rate)}"
-    trainer.add_callback(ShownSteps(run.track, label))
+    trainer.add_callback(ShownSteps(run.progress, label))
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
-    run.watch.attach(trainer, rate_name(rate), run.recipe.eval_every)
+    run.reporting.attach(trainer, rate_name(rate), run.recipe.eval_every)
     with Interruption(saves=not processes.is_sharded()) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wsteer.errors import WsteerError
 
@@ -79,7 +80,7 @@ class Preset:
     max_steps: int | None = None  # None: one epoch
 
     @property
-    def values(self) -> dict[str, float | int | None]:
+    def values(self) -> dict[str, Any]:
         """The values, by the names that `Recipe` gives them."""
         return {"lr": self.lr, "batch_size": self.batch_size, "epochs": 1.0, "max_steps": self.max_steps}
 

@@ -18,10 +18,10 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # what each reporte
 
 
 @dataclass(frozen=True)
-class Watch:
-    """The deltas that the running change of weights is compared with, and the reporters that are told of run `name`."""
+class Reporting:
+    """What the run `name` logs while it trains, cosines of its change with the `watched` deltas; and where to."""
 
-    deltas: tuple[str | Path, ...]
+    watched: tuple[str | Path, ...]
     report_to: tuple[str, ...]
     base: Checkpoint
     name: str
@@ -32,9 +32,9 @@ class Watch:
         TensorBoard's files go to `runs/NAME/RATE` (`$TENSORBOARD_LOGGING_DIR` in place of `runs`): an output folder is
         not in its place before the training has ended.
         """
-        if self.deltas:
-            SimilarityCallback(self.deltas, every, self.base).attach(trainer)
-        if "tensorboard" in self.report_to and processes.rank() == 0:
+        if self.watched:
+            SimilarityCallback(self.watched, every, self.base).attach(trainer)
+        if "tensorboard" in self.report_to and processes.is_first():
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  tensorboard is no dependency
 
             folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", "runs")) / self.name / rate

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
-from wsteer.models.rendering import Example, render_rows
+from wsteer.models.rendering import Example, render_chats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
-Chats = list[tuple[str, list[Message]]]  # as `read_rows` gives them
+Chats = list[tuple[str, list[Message]]]  # as `read_examples` gives them
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class RunRows:
-    """The rendered rows that train and that validate, how many were cut, and how many left out as nothing was left.
+class RunExamples:
+    """The examples that train and that validate; how many were cut, and how many left out as nothing was left of them.
 
-    `first` is the first row of the first set.
+    `first` is the first one of the first set.
     """
 
     first: Example
@@ -62,21 +62,26 @@ def parse_source(text: str | Path) -> Source:
     return Source(match[1], float(match[2]))
 
 
-def run_rows(
+def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
+    """One data set, or several, each perhaps with its weight."""
+    return [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+
+
+def run_examples(
     tokenizer: "PreTrainedTokenizerBase",
     sets: Sequence[Chats],
     weights: Sequence[float],
     val: Chats | None,
     recipe: "Recipe",
     max_length: int | None,
-    positions: int | None,
-) -> RunRows:
+    max_positions: int | None,
+) -> RunExamples:
     """Render all sets; validate with `val`, else with a share of each set that no copy of is trained."""
-    rendered = [render_rows(tokenizer, chats, max_length, positions) for chats in [*sets, *([val] if val else [])]]
+    rendered = [render_chats(tokenizer, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
     split = [
         split_rows(each.examples, 0 if val else recipe.val_fraction, recipe.seed) for each in rendered[: len(sets)]
     ]
-    return RunRows(
+    return RunExamples(
         first=rendered[0].examples[0],
         train=mixed([train for train, _ in split], weights, recipe.fraction, recipe.seed),
         val=rendered[-1].examples if val else [row for _, kept in split for row in kept],

@@ -4,25 +4,26 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.provenance import RECORD
 from wsteer.files.saving import check_output
 from wsteer.files.text import read_json, write_json
-from wsteer.progress import Track, labelled, silent
+from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.training import processes
-from wsteer.training.finetune import FinetuneReport, finetune
+from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, run_record
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
-from wsteer.training.rows import parse_source
+from wsteer.training.rows import parse_sources
 
 REPORTS = "reports"  # of the seeds that are done, for a run that goes on; not there in a finished output
 
 
 @dataclass(frozen=True)
 class SeedsReport:
-    """What `finetune_seeds` wrote: `output` holds a folder `seed-N` for each of `seeds`, told of by `runs`."""
+    """What `finetune_seeds` wrote: `output` holds a folder `seed-N` for each of `seeds`, whose reports are `runs`."""
 
     output: str
     seeds: tuple[int, ...]
@@ -39,48 +40,42 @@ def finetune_seeds(
     *,
     resume: bool = False,
     force: bool = False,
-    track: Track = silent,
-    **options: object,
+    progress: Progress = silent,
+    note: Note = unsaid,
+    **options: Any,
 ) -> SeedsReport:
-    """`finetune` once for each seed, into `seed-N` folders of `output`; `options` are those of `finetune`.
+    """`finetune` once for each seed, into `seed-N` folders of `output`; `options` are those of `RunOptions`.
 
     A seed's folder has the bytes that a run of that seed alone would have.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
-    output = Path(output)
-    sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+    output, sources, given = Path(output), parse_sources(data), RunOptions(**options)
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
-    inputs = [{"role": "base", **open_checkpoint(base).identity}]
-    inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
-    told = {
-        name: value for name, value in options.items() if name in ("dtype", "load_in", "strip_system", "max_length")
-    }
-    settings = {**asdict(recipe), "lr": list(recipe.rates), "seed": list(seeds), **told}
-    recorded = record("finetune", settings, inputs)
-    runs = []
-    with shared_folder(output, force, recorded, resume) as partial:
+    record = run_record(open_checkpoint(base), recipe, sources, given, given.dtype, seed=list(seeds))
+    reports = []
+    with shared_folder(output, force, record, resume) as partial:
         for seed in seeds:
             folder, kept = partial / f"seed-{seed}", partial / REPORTS / f"seed-{seed}.json"
             finished = kept.exists()
             processes.wait()  # all have looked before the first one writes
             if finished:
-                run = FinetuneReport(**read_json(kept))
+                report = FinetuneReport(**read_json(kept))
             else:
-                shown = labelled(track, f"seed {seed}")
-                run = finetune(base, data, folder, replace(recipe, seed=seed), resume=True, track=shown, **options)
-                _keep(kept, run)
-            runs.append(run)
+                stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
+                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note)
+                _keep(kept, report)
+            reports.append(report)
         processes.wait()
-        if processes.rank() == 0:
+        if processes.is_first():
             shutil.rmtree(partial / REPORTS)
-            write_json(partial / RECORD, recorded)
-    runs = tuple(replace(run, output=str(output / f"seed-{seed}")) for run, seed in zip(runs, seeds, strict=True))
-    warnings = tuple(f"seed {seed}: {text}" for run, seed in zip(runs, seeds, strict=True) for text in run.warnings)
+            write_json(partial / RECORD, record)
+    runs = tuple(replace(each, output=str(output / f"seed-{seed}")) for each, seed in zip(reports, seeds, strict=True))
+    warnings = tuple(f"seed {seed}: {text}" for each, seed in zip(runs, seeds, strict=True) for text in each.warnings)
     return SeedsReport(str(output), tuple(seeds), runs, warnings)
 
 
-def _keep(path: Path, run: FinetuneReport) -> None:
-    if processes.rank() == 0:
+def _keep(path: Path, report: FinetuneReport) -> None:
+    if processes.is_first():
         path.parent.mkdir(exist_ok=True)
-        write_json(path, asdict(run))
+        write_json(path, asdict(report))

@@ -1,4 +1,4 @@
-"""Which rows make which step of a run, and in which parts they are computed."""
+"""Which rows make which step of a run: rows of like length together, in parts that a device holds, as batches."""
 
 import math
 import random
@@ -10,6 +10,8 @@ from torch import Tensor
 from wsteer.models.batches import padded
 from wsteer.models.rendering import Example
 
+# batches whose rows are sorted by length together; more saves padding, fewer leave more of the order to chance
+WINDOW = 16
 BLANK = -1  # the index of a row without tokens to train, which fills up where processes need equal shares
 
 
@@ -41,10 +43,6 @@ def blank(pad: int) -> Example:
     return Example(torch.tensor([pad], dtype=torch.int32), torch.tensor([False]), slice(0, 0))
 
 
-# Batches whose rows are sorted by length together. More saves padding, fewer leave more of the order to chance.
-WINDOW = 16
-
-
 def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
     """A training batch, padded on the right to its longest row, for a causal model of transformers.
 
@@ -66,17 +64,17 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
     }
 
 
-def epoch_batches(lengths: Sequence[int], size: int, chance: random.Random, window: int = WINDOW) -> list[list[int]]:
+def epoch_batches(lengths: Sequence[int], size: int, chance: random.Random) -> list[list[int]]:
     """Every row once, as indices into `lengths`, in batches of `size` rows of like length, in a random order.
 
-    The rows are shuffled, sorted by length within windows of `window` batches, and the batches shuffled; a short one
+    The rows are shuffled, sorted by length within windows of `WINDOW` batches, and the batches shuffled; a short one
     comes last. A batch is longest first, so that micro-batches cut from it are of like length too.
     """
     order = list(range(len(lengths)))
     chance.shuffle(order)
-    batches = []
-    for start in range(0, len(order), window * size):
-        rows = sorted(order[start : start + window * size], key=lengths.__getitem__, reverse=True)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), WINDOW * size):
+        rows = sorted(order[start : start + WINDOW * size], key=lengths.__getitem__, reverse=True)
         batches += [rows[i : i + size] for i in range(0, len(rows), size)]
     short = [batches.pop()] if len(batches[-1]) < size else []
     chance.shuffle(batches)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -23,10 +23,10 @@ from wsteer.training.steps import BLANK, blank, collate, micro_batches, run_batc
 STATE = "trained.safetensors"  # the trained parameters in a checkpoint that training goes on from
 
 
-class Rows(Dataset):
-    """Rendered rows by their index, with one that trains nothing at `BLANK`."""
+class Examples(Dataset):
+    """Examples by their index, with one that trains nothing at `BLANK`."""
 
-    def __init__(self, examples: Sequence[Example], pad: int):
+    def __init__(self, examples: Sequence[Example], pad: int) -> None:
         self.examples = examples
         self.pad = pad
         self.blank = blank(pad)
@@ -48,7 +48,7 @@ class Plan:
     micro_size: int
 
 
-def plan(rows: Sequence[Example], recipe: Recipe) -> Plan:
+def plan(examples: Sequence[Example], recipe: Recipe) -> Plan:
     """The run's steps, micro-batch by micro-batch; the same however many processes share them."""
     shares = processes.count()
     size = recipe.micro_batch_size or max(recipe.batch_size // shares, 1)
@@ -57,7 +57,7 @@ def plan(rows: Sequence[Example], recipe: Recipe) -> Plan:
             f"--batch-size {recipe.batch_size} is no multiple of {shares} processes x --micro-batch-size {size}; "
             "change one of the three"
         )
-    lengths = [len(example.tokens) for example in rows]
+    lengths = [len(example.tokens) for example in examples]
     steps = run_batches(lengths, recipe.batch_size, recipe.epochs, recipe.max_steps, recipe.seed)
     count = recipe.batch_size // size
     if shares == 1:  # short steps, the epochs' last ones, need no more micro-batches than they fill
@@ -67,43 +67,50 @@ def plan(rows: Sequence[Example], recipe: Recipe) -> Plan:
 
 
 class AnswerTrainer(Trainer):
-    """The Trainer on rendered rows, in the order of a `Plan`; validation is the mean over all trained tokens."""
+    """The Trainer on examples, in the order of a `Plan`; validation is the mean over all trained tokens."""
 
     def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, plan: Plan, rows: Rows, val_rows: Rows, patience: int
-    ):
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        plan: Plan,
+        train: Examples,
+        val: Examples,
+        patience: int,
+    ) -> None:
         if arguments.n_gpu > 1:  # without torchrun one GPU trains: DataParallel would split labels that are no rows
             arguments._n_gpu = 1
         super().__init__(
             model,
             arguments,
-            train_dataset=rows,
-            eval_dataset=val_rows if len(val_rows) else None,
-            data_collator=lambda examples: collate(examples, rows.pad),
+            train_dataset=train,
+            eval_dataset=val if len(val) else None,
         )
         self.remove_callback(transformers.PrinterCallback)  # its dicts would go to stdout
+        self.trained = model  # what the Trainer keeps as its model, or wraps
         self.plan = plan
-        self.val_rows = val_rows
+        self.train_examples = train
+        self.val_examples = val
         self.names = list(trained_parameters(model))
         self.best = BestStep(self.trained_state, patience)
         self.add_callback(self.best)
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's micro-batches of the whole run, as one pass."""
-        mine = self.plan.micro[processes.rank() :: processes.count()]
-        return DataLoader(self.train_dataset, batch_sampler=list(mine), collate_fn=self.data_collator)
+        mine = self.plan.micro[processes.number() :: processes.count()]
+        return DataLoader(self.train_examples, batch_sampler=list(mine), collate_fn=self._collated)
 
     @torch.no_grad()
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """The mean loss over the validation rows' trained tokens, whatever the batches and the processes."""
-        lengths = [len(example.tokens) for example in self.val_rows.examples]
+        lengths = [len(example.tokens) for example in self.val_examples.examples]
         parts = list(batches(lengths, self.plan.micro_size))
         parts += [[BLANK]] * (-len(parts) % processes.count())
-        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model = self.model_wrapped if self.is_fsdp_enabled else self.trained
         model.eval()
-        total, tokens = 0.0, 0
-        for part in parts[processes.rank() :: processes.count()]:
-            batch = self._prepare_inputs(self.data_collator([self.val_rows[index] for index in part]))
+        total, tokens = 0.0, 0.0
+        for part in parts[processes.number() :: processes.count()]:
+            batch = self._prepare_inputs(self._collated([self.val_examples[index] for index in part]))
             count = batch["labels"].numel()
             loss = model(**batch).loss
             if count:  # the mean of no tokens is NaN
@@ -117,18 +124,22 @@ class AnswerTrainer(Trainer):
     def trained_state(self) -> State:
         """A copy of the trained parameters, gathered where they are spread over processes."""
         if not self.is_fsdp_enabled:
-            return copied_state(self.model)
+            return copied_state(self.trained)
         everything = self.accelerator.get_state_dict(self.model)
-        return {name: everything[name].float().cpu() for name in self.names} if processes.rank() == 0 else {}
+        return {name: everything[name].float().cpu() for name in self.names} if processes.is_first() else {}
+
+    def _collated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        return collate(examples, self.train_examples.pad)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_file(copied_state(self.model), Path(output_dir) / STATE)
-            self.best.save(Path(output_dir))
+            folder = Path(output_dir or self.args.output_dir or ".")
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(copied_state(self.trained), folder / STATE)
+            self.best.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        restore_state(self.model, load_file(Path(resume_from_checkpoint) / STATE))
+        restore_state(self.trained, load_file(Path(resume_from_checkpoint) / STATE))
         self.best.load(Path(resume_from_checkpoint))
 
 

@@ -7,17 +7,32 @@ from pathlib import Path
 
 import torch
 
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, base_entry, local_checkpoint, local_name
+from wsteer.checkpoints.checkpoint import (
+    EMBEDDINGS,
+    HEADS,
+    UNKNOWN_BASE,
+    Checkpoint,
+    base_entry,
+    local_checkpoint,
+    local_name,
+)
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.lora import BaseWeight
-from wsteer.deltas.adapters.reading import CONFIG, MUTATING_INITS, Reader, initialisation, lora_terms, required_base
+from wsteer.deltas.adapters.reading import (
+    CONFIG,
+    MUTATING_INITS,
+    WEIGHTS,
+    Reader,
+    initialisation,
+    lora_terms,
+    required_base,
+)
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD
 from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
 from wsteer.files.text import read_json
 
-WEIGHTS = "adapter_model.safetensors"
 PICKLED_WEIGHTS = "adapter_model.bin"
 
 # what makes a LoRA more than a change of weights, or one whose base is not the base's weights
@@ -77,7 +92,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
         return _other_method(folder, config, base, weights)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
-    terms, copies = lora_terms(Reader(folder, config, base), entries)
+    terms, copies = lora_terms(Reader.of(folder, config, base, entries))
     if not terms:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
     if copies:
@@ -100,9 +115,9 @@ def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: 
 
 
 def _check_config(folder: Path, config: dict) -> None:
-    for key, reason in REFUSED.items():
+    for key, what in REFUSED.items():
         if config.get(key):
-            raise WsteerError(f"{folder} uses {reason}; wsteer cannot diff it")
+            raise WsteerError(f"{folder} uses {what}; wsteer cannot diff it")
     init = initialisation(config)
     if init not in (*PLAIN_INITS, *MUTATING_INITS):
         raise WsteerError(
@@ -186,7 +201,7 @@ def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, 
         return base.identity
     name = _text(config.get("base_model_name_or_path"))
     if not name:
-        return {"name": None, "revision": None, "fingerprint": None}
+        return UNKNOWN_BASE
     return {"name": local_name(name), "revision": _text(config.get("revision")), "fingerprint": None}
 
 

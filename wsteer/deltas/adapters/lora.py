@@ -3,8 +3,9 @@
 `W` is the base's weight, `B A` the product of the factors, `s` the scale, `m` a magnitude vector, ∘ elementwise.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class InitialProduct:
-    """The product that a mutating initialisation took out of the base, s·B₀A₀, told from W alone.
+    """The product that a mutating initialisation took out of the base, s·B₀A₀, computed from W alone.
 
     PiSSA: the `rank` largest singular components of W. OLoRA: s·Q[:, :r] R[:r] of W's QR. KaSA: the `rank` smallest
     singular components. All are deterministic, so that they cancel between two sides trained alike.
@@ -71,7 +72,7 @@ class InitialProduct:
     rank: int
     scale: float
 
-    def bound(self, base: Checkpoint) -> Term:
+    def bound(self, base: Checkpoint) -> LowRank:
         """The two factors, computed in float32 as peft does."""
         weight = read_tensor(base_entry(self.parameter, base)).float()
         if self.method == "olora":
@@ -107,13 +108,16 @@ class DoraWeight:
         lora_B, lora_A = self.scale * read_factor(self.product.lora_B).double(), read_factor(self.product.lora_A)
         if self.initial is not None:
             taken = self.initial.bound(base)
-            lora_B, lora_A = torch.cat([lora_B, -taken.lora_B], dim=1), torch.cat([lora_A, taken.lora_A])
+            lora_B = torch.cat([lora_B, -read_factor(taken.lora_B)], dim=1)
+            lora_A = torch.cat([lora_A, read_factor(taken.lora_A)])
         entry = base_entry(self.parameter, base)
         magnitude = read_factor(self.magnitude).double().flatten()
         dora = _DoraRows(entry, lora_B, lora_A.double(), magnitude, None)
         if not self.columns:
             return Dense(dora)
-        squares = sum((dora.unscaled(*block) ** 2).sum(dim=0) for block in row_blocks(entry.shape))
+        squares = torch.zeros(entry.shape[1], dtype=torch.float64)
+        for block in row_blocks(entry.shape):
+            squares += (dora.unscaled(*block) ** 2).sum(dim=0)
         return Dense(_DoraRows(entry, dora.lora_B, dora.lora_A, magnitude, squares.sqrt()))
 
 
@@ -191,6 +195,30 @@ class BlockDiagonal:
         return torch.block_diag(*read_factor(self.entry).chunk(self.blocks, dim=0))
 
 
+class ReadFactors:
+    """The few factors of an adapter that were read last, whole: experts are read one after the other from one of them.
+
+    Kept as long as the adapter's terms are.
+    """
+
+    MOST = 4  # both factors of a block, and of the one that other threads still read
+
+    def __init__(self) -> None:
+        self._factors: OrderedDict[TensorEntry, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, entry: TensorEntry) -> Tensor:
+        """The stored factor, float32."""
+        with self._lock:
+            if entry in self._factors:
+                self._factors.move_to_end(entry)
+            else:
+                self._factors[entry] = read_factor(entry)
+                if len(self._factors) > self.MOST:
+                    self._factors.popitem(last=False)
+            return self._factors[entry]
+
+
 @dataclass(frozen=True)
 class ExpertFactor:
     """One expert's part of a factor that holds all experts (`target_parameters`).
@@ -204,6 +232,7 @@ class ExpertFactor:
     expert: int
     experts: int
     rows: tuple[int, int]
+    read_factors: ReadFactors = field(compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -214,7 +243,7 @@ class ExpertFactor:
 
     def read(self) -> Tensor:
         """The part."""
-        whole = _recent(self.entry, self.entry.file.stat().st_mtime_ns)
+        whole = self.read_factors.read(self.entry)
         if self.side == "A":
             rank = self.shape[0]
             return whole[self.expert * rank : (self.expert + 1) * rank]
@@ -229,6 +258,7 @@ class FusedExperts:
     lora_A: TensorEntry
     experts: int
     transposed: bool
+    read_factors: ReadFactors = field(compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -242,14 +272,8 @@ class FusedExperts:
         block = torch.empty(stop - start, *self.shape[1:])
         for expert in range(start, stop):
             lora_B, lora_A = (
-                ExpertFactor(entry, side, expert, self.experts, everything).read()
+                ExpertFactor(entry, side, expert, self.experts, everything, self.read_factors).read()
                 for entry, side in ((self.lora_B, "B"), (self.lora_A, "A"))
             )
             block[expert - start] = (lora_B @ lora_A).T if self.transposed else lora_B @ lora_A
         return block
-
-
-@lru_cache(maxsize=4)
-def _recent(entry: TensorEntry, written_at: int) -> Tensor:
-    """A factor of all experts, kept while its experts are read one after the other from an unchanged file."""
-    return read_factor(entry)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES, ExpertFiles, expert_files, file_names
@@ -19,6 +20,7 @@ from wsteer.deltas.adapters.lora import (
     ExpertFactor,
     FusedExperts,
     InitialProduct,
+    ReadFactors,
     TokenRows,
 )
 from wsteer.deltas.terms import Dense, Factor, LowRank, Terms, Transposed
@@ -26,13 +28,19 @@ from wsteer.errors import WsteerError
 from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry
 
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 MUTATING_INITS = ("pissa", "olora")  # initialisations that change the base by a product that W alone tells
 TRANSPOSED_EXPERTS = ("gpt_oss", "aria", "aria_text", "openai_privacy_filter")
 EMBEDDING_LORA = ("lora_embedding_A", "lora_embedding_B")
 MOST_BLOCKS = 128  # of BD-LoRA: one for each device of a server; a factor grows by as much when it is unfolded
+PIECE = re.compile(  # of an adapted module: its path, and which piece it is
+    r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|lora_diag|lora_B\.bias|"
+    r"token_adapter\.trainable_tokens_delta)(\.weight)?"
+)
 # what variants store beside their factors and merging does not use
 IGNORED = ("lora_velora_embed", "lora_monteclora_sampler")
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,36 @@ class Reader:
     folder: Path
     config: dict
     base: Checkpoint | None
-    modules: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)
-    replaced: dict[str, TensorEntry] = field(default_factory=dict)
-    copies: dict[str, TensorEntry] = field(default_factory=dict)
+    modules: Mapping[str, Mapping[str, TensorEntry]]
+    replaced: Mapping[str, TensorEntry]
+    copies: Mapping[str, TensorEntry]
+    read_factors: ReadFactors = field(default_factory=ReadFactors)
+
+    @staticmethod
+    def of(folder: Path, config: dict, base: Checkpoint | None, entries: Mapping[str, TensorEntry]) -> "Reader":
+        """The adapter in `folder`, its stored tensors sorted by what they are for."""
+        modules: dict[str, dict[str, TensorEntry]] = {}
+        replaced: dict[str, TensorEntry] = {}
+        copies: dict[str, TensorEntry] = {}
+        for name, entry in entries.items():
+            if entry.dtype not in FLOATS:
+                raise WsteerError(f"{folder}: {name!r} is {entry.dtype}, not floating-point; save the adapter again")
+            if not name.startswith(PREFIX):
+                raise WsteerError(f"{folder}: the tensor {name!r} is not peft's; save the adapter again")
+            key = name.removeprefix(PREFIX)
+            if (match := PIECE.fullmatch(key)) is not None:
+                modules.setdefault(match[1], {})[match[2]] = entry
+            elif ".original_module." in key:
+                continue  # the base's own values, which peft stores beside the replacement of a resized embedding
+            elif re.search(r"\.lora_\w+", key) is None:
+                kept = copies if key.endswith(".base_layer.weight") else replaced
+                kept[key.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = entry
+            elif not re.search(rf"\.({'|'.join(IGNORED)})\b", key):
+                raise WsteerError(
+                    f"{folder}: the tensor {name!r} belongs to a variant that wsteer does not know; "
+                    "merge the adapter in float32 and diff that"
+                )
+        return Reader(folder, config, base, modules, replaced, copies)
 
     def base_for(self, what: str) -> Checkpoint:
         """The base, which `what` cannot be read without."""
@@ -61,7 +96,7 @@ class Reader:
 
         A target may be as short as `down_proj`, which would do for any module: only those that the base has are meant.
         """
-        found = {}
+        found: dict[str, list[str]] = {}
         endings = {_ending(name) for name in self.base.tensors} if self.base else set()
         for module in self.modules:
             path = module.replace(".base_layer", "")
@@ -104,12 +139,11 @@ def initialisation(config: dict) -> object:
     return init.lower() if isinstance(init, str) else init
 
 
-def lora_terms(reader: Reader, entries: Mapping[str, TensorEntry]) -> tuple[dict[str, Terms], dict[str, TensorEntry]]:
-    """For each parameter of the base its change by the adapter of these stored tensors; and stored copies of weights.
+def lora_terms(reader: Reader) -> tuple[dict[str, Terms], dict[str, TensorEntry]]:
+    """For each parameter of the base its change by the adapter; and the stored copies of whole weights.
 
     Both are named as in the base's files where the base is at hand.
     """
-    _sort_keys(reader, entries)
     terms: dict[str, Terms] = {}
     for module, pieces in reader.modules.items():
         by_name = module in reader.targets
@@ -119,33 +153,6 @@ def lora_terms(reader: Reader, entries: Mapping[str, TensorEntry]) -> tuple[dict
         for name, added in _replacement_terms(reader, parameter, entry):
             terms[name] = terms.get(name, ()) + added
     return terms, {reader.names[name]: entry for name, entry in reader.copies.items()}
-
-
-def _sort_keys(reader: Reader, entries: Mapping[str, TensorEntry]) -> None:
-    """Sort the stored tensors into the pieces of each module and the values that replace parameters."""
-    for name, entry in entries.items():
-        if entry.dtype not in FLOATS:
-            raise WsteerError(f"{reader.folder}: {name!r} is {entry.dtype}, not floating-point; save the adapter again")
-        key = name.removeprefix(PREFIX)
-        match = re.fullmatch(
-            r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|lora_diag|lora_B\.bias|"
-            r"token_adapter\.trainable_tokens_delta)(\.weight)?",
-            key,
-        )
-        if not name.startswith(PREFIX):
-            raise WsteerError(f"{reader.folder}: the tensor {name!r} is not peft's; save the adapter again")
-        if match is not None:
-            reader.modules.setdefault(match[1], {})[match[2]] = entry
-        elif ".original_module." in key:
-            continue  # the base's own values, which peft stores beside the replacement of a resized embedding
-        elif re.search(r"\.lora_\w+", key) is None:
-            kept = reader.copies if key.endswith(".base_layer.weight") else reader.replaced
-            kept[key.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = entry
-        elif not re.search(rf"\.({'|'.join(IGNORED)})\b", key):
-            raise WsteerError(
-                f"{reader.folder}: the tensor {name!r} belongs to a variant that wsteer does not know; "
-                "merge the adapter in float32 and diff that"
-            )
 
 
 def _module_terms(reader: Reader, module: str, pieces: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Terms]]:
@@ -215,7 +222,7 @@ def _rank_and_scale(
     return rank, alpha / (rank**0.5 if reader.config.get("use_rslora") else rank)
 
 
-def _pattern_value(reader: Reader, key: str, module: str, default: float) -> float:
+def _pattern_value(reader: Reader, key: str, module: str, default: N) -> N:
     """The first pattern, in dict order, that ends `module` at a dot; the keys are regexes (peft `get_pattern_key`)."""
     for pattern, value in (reader.config.get(key) or {}).items():
         try:
@@ -339,9 +346,9 @@ def _parameter_terms(reader: Reader, module: str) -> Iterator[tuple[str, Terms]]
         initial = _initial_product(reader, layout.name, product.shape, rank, scale)
         yield layout.name, ((scale, product), *_taken(initial))
     elif layout.files is None:
-        yield layout.name, ((scale, Dense(FusedExperts(b, a, layout.experts, layout.transposed))),)
+        yield layout.name, ((scale, Dense(FusedExperts(b, a, layout.experts, layout.transposed, reader.read_factors))),)
     else:
-        yield from _expert_terms(layout.files, scale, a, b)
+        yield from _expert_terms(reader, layout.files, scale, a, b)
 
 
 @dataclass(frozen=True)
@@ -373,12 +380,17 @@ def _layout(parameter: str, base: Checkpoint, a: TensorEntry, b: TensorEntry) ->
     return _Layout(name, experts, transposed, None) if fits else None
 
 
-def _expert_terms(files: ExpertFiles, scale: float, a: TensorEntry, b: TensorEntry) -> Iterator[tuple[str, Terms]]:
+def _expert_terms(
+    reader: Reader, files: ExpertFiles, scale: float, a: TensorEntry, b: TensorEntry
+) -> Iterator[tuple[str, Terms]]:
     count = len(files.experts)
     for expert, parts in enumerate(files.experts):
         first = 0
         for name, rows in zip(parts, files.part_rows, strict=True):
             part = (first, first + rows)
-            factors = LowRank(ExpertFactor(b, "B", expert, count, part), ExpertFactor(a, "A", expert, count, part))
-            yield name, ((scale, factors),)
+            lora_B, lora_A = (
+                ExpertFactor(entry, side, expert, count, part, reader.read_factors)
+                for entry, side in ((b, "B"), (a, "A"))
+            )
+            yield name, ((scale, LowRank(lora_B, lora_A)),)
             first += rows

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX
-from wsteer.errors import WsteerError
+from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
+from wsteer.errors import WsteerError, reason
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
 from wsteer.files.text import read_json
 
@@ -32,7 +33,6 @@ try:
 except ImportError:
     raise WsteerError("adapters other than LoRA are read by peft, which is not installed; pip install peft") from None
 
-WEIGHTS = "adapter_model.safetensors"
 MERGE = "merge it with peft and diff the merged model"
 # the methods whose changes the tests compare with peft's own merge of a whole model
 EXACT = (
@@ -48,7 +48,6 @@ REFUSED = {
 # settings with which the base's weights, or chance, decide what the tensors in the file do
 UNTOLD = {"SUPERTUNING": ("save_precomputed_indices", False), "PVERA": ("sample_at_inference", True)}
 MERGED_BIAS = ("BEFT", "GLORA", "IA3", "LN_TUNING", "ROAD")  # the methods that change biases
-MERGING = threading.Lock()  # one layer at a time; and what `_library` sets belongs to the whole process
 
 
 @dataclass(frozen=True)
@@ -72,45 +71,70 @@ class Layer:
     changed: Set[str]
 
 
+class Merger:
+    """Merges the layers of one adapter when they are asked for, and keeps the changes of the last one alone."""
+
+    _merging = threading.Lock()  # one layer at a time: what `_library` sets belongs to the whole process
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self._parameters = parameters
+        self.layer: Layer | None = None
+        self.changes: dict[str, Tensor] = {}
+
+    def rows(self, layer: Layer, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the change of the layer's parameter `name`, new float32 memory."""
+        with self._merging:
+            if self.layer is not layer:
+                self.layer, self.changes = None, {}  # before the next is computed
+                self.changes = _merged_changes(layer, self._parameters)
+                self.layer = layer
+            return self.changes[name][start:stop].clone()
+
+
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """The change of the parameter `name`: that of its layer, or without one the adapter's replacement minus the base.
+    """The change of a parameter by the layer that it belongs to; a layer is computed whole."""
 
-    `latest` is shared by the parameters of an adapter; it holds the changes of the layer that was computed last.
-    """
-
-    name: str
-    layer: Layer | None
-    parameters: Mapping[str, Parameter]
-    latest: dict[Layer, dict[str, Tensor]]
+    parameter: Parameter
+    layer: Layer
+    merger: Merger
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The parameter's shape."""
-        return self.parameters[self.name].base.shape
+        return self.parameter.base.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` as new float32 memory; a layer is computed whole unless it was the last asked for.
+        """Rows `start` to `stop` as new float32 memory.
 
         Raises WsteerError where peft cannot merge the layer, or where the change is not finite.
         """
-        if self.layer is None:
-            parameter = self.parameters[self.name]
-            return _difference(read_rows(parameter.start, start, stop), parameter, start)
-        with MERGING:
-            if self.layer not in self.latest:
-                self.latest.clear()  # before the next is computed
-                self.latest[self.layer] = _merged_changes(self.layer, self.parameters)
-            return self.latest[self.layer][self.name][start:stop].clone()
+        return self.merger.rows(self.layer, self.parameter.name, start, stop)
 
 
-def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange]:
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """The change of a parameter whose new values the adapter's file holds: those minus the base's."""
+
+    parameter: Parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
+        return self.parameter.base.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` as new float32 memory. Raises WsteerError where they are not finite."""
+        return _difference(read_rows(self.parameter.start, start, stop), self.parameter, start)
+
+
+def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Replacement]:
     """For each parameter that the adapter in `folder` changes, named as in the model in memory, its change.
 
     No change is computed before rows of it are asked for. Raises WsteerError for a method that is no change of weights
     or not known to be exact, and for an adapter that is damaged or does not fit the base.
     """
-    config = _read_config(folder)
+    config, method = _read_config(folder)
     if not (folder / WEIGHTS).exists():
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained, as safetensors")
     entries, _ = read_header(folder / WEIGHTS)
@@ -119,26 +143,33 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange]:
     names = {id(parameter): name for name, parameter in reversed(named.items())}  # of a tied one, its first name
     replaced = {_base_name(key): entry for key, entry in entries.items() if _base_name(key) in named}
     tuners = _attached(folder, config, model, entries)
-    layers = [_layer(folder, config.peft_type, tuner, names, replaced.keys()) for tuner in tuners]
-    changed = {**dict.fromkeys(replaced), **{name: layer for layer in layers for name in layer.changed}}
+    layers = [_layer(folder, method, tuner, names, replaced.keys()) for tuner in tuners]
+    of_layers = {name: layer for layer in layers for name in layer.changed}
+    changed = dict.fromkeys([*replaced, *of_layers])
     uses = Counter(map(id, named.values()))
-    for name, layer in changed.items():
+    for name in changed:
         # trainable tokens alone are tied in peft as well
-        if uses[id(named[name])] > 1 and (layer is None or config.peft_type != "TRAINABLE_TOKENS"):
+        if uses[id(named[name])] > 1 and (name not in of_layers or method != "TRAINABLE_TOKENS"):
             raise WsteerError(f"{folder} changes {name}, which is tied in {base.name} but not in the adapter; {MERGE}")
     needed = sorted(changed.keys() | {name for layer in layers for name in layer.owned.values()})
     files = file_names(needed, base, folder)
     parameters = {name: _parameter(base, name, files[name], named[name], replaced.get(name)) for name in needed}
-    latest: dict[Layer, dict[str, Tensor]] = {}
-    return {name: LayerChange(name, layer, parameters, latest) for name, layer in sorted(changed.items())}
+    merger = Merger(parameters)
+    return {
+        name: LayerChange(parameters[name], of_layers[name], merger)
+        if name in of_layers
+        else Replacement(parameters[name])
+        for name in sorted(changed)
+    }
 
 
-def _read_config(folder: Path) -> peft.PeftConfig:
+def _read_config(folder: Path) -> tuple[peft.PeftConfig, str]:
+    """The adapter's config as peft reads it, and the name of its method; what cannot be read exactly is refused."""
     raw, version = read_json(folder / CONFIG), peft.__version__
     method = str(raw.get("peft_type"))
-    for methods, reason in REFUSED.items():
+    for methods, why in REFUSED.items():
         if method in methods.split():
-            raise WsteerError(f"{folder} is a {method} adapter, which wsteer cannot diff: {reason}")
+            raise WsteerError(f"{folder} is a {method} adapter, which wsteer cannot diff: {why}")
     if method not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
         raise WsteerError(f"{folder} is a {method} adapter, which peft {version} does not know; update peft")
     if method not in EXACT.split():
@@ -156,7 +187,7 @@ def _read_config(folder: Path) -> peft.PeftConfig:
         )
     config.inference_mode = True
     config.modules_to_save = None  # read as replacements, without peft's copies of whole modules
-    return config
+    return config, method
 
 
 def _skeleton(base: Checkpoint) -> PreTrainedModel:
@@ -198,7 +229,7 @@ def _attached(
             raise WsteerError(f"{folder / WEIGHTS} {wrong} {key!r}; was it made on another model, or by another peft?")
         floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in own.items()}
         peft.set_peft_model_state_dict(attached, floats)
-    modules = attached.base_model.model.modules()
+    modules = attached.get_base_model().modules()
     return [module for module in modules if isinstance(module, BaseTunerLayer) and hasattr(module, "base_layer")]
 
 
@@ -238,7 +269,8 @@ def _merged_changes(layer: Layer, parameters: Mapping[str, Parameter]) -> dict[s
         memo[id(parameter)] = nn.Parameter(weights, requires_grad=False)
     what = f"peft {peft.__version__} cannot merge {layer.owned['weight']}"
     with torch.no_grad(), _library(what):
-        copied = copy.deepcopy(layer.tuner, memo).double()
+        copied = copy.deepcopy(layer.tuner, memo)
+        cast(nn.Module, copied).double()
         copied.merge()
     changes = {}
     for key, merged in copied.get_base_layer().named_parameters(recurse=False):
@@ -263,9 +295,11 @@ def _difference(values: Tensor, parameter: Parameter, first: int) -> Tensor:
 def _library(what: str) -> Iterator[None]:
     """Turn what peft and transformers raise into one clear error; what they only warn of is checked here.
 
-    peft is kept from compiling BOFT's CUDA kernel, which cannot read the CPU's tensors: False means tried in vain.
+    peft would compile BOFT's CUDA kernel, which cannot read the CPU's tensors, and has no switch against it but its own
+    note that it was tried in vain: False.
     """
-    kept, boft._FBD_CUDA = getattr(boft, "_FBD_CUDA", None), False
+    kept = getattr(boft, "_FBD_CUDA", None)
+    boft._FBD_CUDA = False  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -273,7 +307,6 @@ def _library(what: str) -> Iterator[None]:
     except WsteerError:
         raise
     except Exception as error:  # whatever a folder's files make the libraries raise, the folder is the user's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WsteerError(f"{what}: {reason}") from error
+        raise WsteerError(f"{what}: {reason(error)}") from error
     finally:
         boft._FBD_CUDA = kept

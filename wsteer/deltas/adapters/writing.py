@@ -10,13 +10,10 @@ from torch import Tensor
 
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, Checkpoint
 from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX
+from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.text import write_json
-
-WEIGHTS = "adapter_model.safetensors"
-
 
 # the name of the inner model, by what its own names begin with; GPT-2's files on the Hub are such
 INNER_MODELS = {
@@ -26,9 +23,9 @@ INNER_MODELS = {
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM accepts as its --max-lora-rank
 
 
-def _factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:
+def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:
     """For each module of the model in memory (lora_B [out, r], lora_A [r, in]); what no LoRA can say is refused."""
-    factors = {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name in delta.terms:
         module, _, leaf = name.rpartition(".")
         if not delta.is_low_rank(name) or leaf != "weight":
@@ -38,14 +35,14 @@ def _factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Te
             )
         if re.search(r"\.experts\.\d+\.", name):
             raise WsteerError(f"{name}: PEFT cannot adapt the experts one by one; steer a checkpoint")
-        lora_B, lora_A = delta.change(name).factors
+        lora_B, lora_A = delta.factors(name)
         if checkpoint.config.get("model_type") in CONV1D_MODELS and CONV1D_NAMES.search(module):
             lora_B, lora_A = lora_A.T, lora_B.T
         factors[_in_memory(module)] = (lora_B, lora_A)
-    embedding, head = checkpoint.tied or (None, None)
-    if embedding in delta.terms and not delta.untied:
-        # an adapter's modules change one by one, whether or not the base ties them
-        factors[head.removesuffix(".weight")] = delta.change(embedding).factors
+    if checkpoint.tied is not None and not delta.untied:
+        embedding, head = checkpoint.tied
+        if embedding in delta.terms:  # an adapter's modules change one by one, whether or not the base ties them
+            factors[head.removesuffix(".weight")] = delta.factors(embedding)
     return factors
 
 
@@ -54,17 +51,17 @@ def _in_memory(module: str) -> str:
     return INNER_MODELS.get(module.partition(".")[0], "") + module
 
 
-def _served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+def served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
     """The least rank that holds all factors and that vLLM accepts; the largest one's own beyond those."""
     largest = max(lora_A.shape[0] for _, lora_A in factors.values())
     return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
 
 
-def _write_adapter(
+def write_adapter(
     folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], k: float, checkpoint: Checkpoint, name: str
 ) -> None:
     """adapter_config.json and adapter_model.safetensors of plain LoRA with scaling 1, factors padded to one rank."""
-    rank = _served_rank(factors)
+    rank = served_rank(factors)
     tensors: dict[str, Tensor] = {}
     for module, (lora_B, lora_A) in factors.items():
         missing = rank - lora_A.shape[0]

@@ -9,8 +9,8 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.scoring import SCORERS, VERDICTS
-from wsteer.files.rows import read_records
+from wsteer.evaluation.scoring import SCORERS
+from wsteer.files.rows import read_objects
 
 BUILT_IN = Path(__file__).parent
 KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "metrics", "tradeoff"}
@@ -109,16 +109,18 @@ def _check_names(path: Path, prompts: Mapping[str, Prompt], metrics: Mapping[str
     for name, metric in metrics.items():
         if not metric.count:
             raise WsteerError(f"{path}: metric {name!r} counts nothing")
-        for prompt, verdict in [*metric.count.items(), *metric.among.items()]:
-            if prompt not in prompts or verdict not in VERDICTS[prompts[prompt].score]:
-                raise WsteerError(f"{path}: metric {name!r} counts {verdict!r} of {prompt!r}, which no prompt can give")
+        for counted, verdict in [*metric.count.items(), *metric.among.items()]:
+            if counted not in prompts or verdict not in SCORERS[prompts[counted].score].verdicts:
+                raise WsteerError(
+                    f"{path}: metric {name!r} counts {verdict!r} of {counted!r}, which no prompt can give"
+                )
 
 
 def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
     """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (a row a prompt, its fact under `base`)."""
     facts: dict[str, Fact] = {}
     ids: dict[str, str] = {}
-    for where, row in read_records(source):
+    for where, row in read_objects(source):
         fact = _fact(where, row.get("base", row))
         if ids.setdefault(fact.id, fact.question) != fact.question:
             raise WsteerError(f"{where} has the id {fact.id!r} of another question; give every question its own id")
@@ -159,4 +161,4 @@ def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]
 
 def grade(task: Task, prompt: str, fact: Fact, text: str) -> str:
     """The verdict of the prompt's scorer on one answer."""
-    return SCORERS[task.prompts[prompt].score](text, fact.aliases, (fact.incorrect_answer,))
+    return SCORERS[task.prompts[prompt].score].grade(text, fact.aliases, (fact.incorrect_answer,))
