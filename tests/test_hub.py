@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.folding import adapter_factors, stored_tensors
-from tests.hub_server import COMMIT, serve
-from tests.merging import train
+from tests.helpers.checkpoints import stored_tensors
+from tests.helpers.exact_fold import adapter_factors
+from tests.helpers.hub_server import COMMIT, serve
+from tests.helpers.merging import train
 from wsteer import diff
 from wsteer.deltas.delta import Delta
 

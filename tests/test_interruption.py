@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 import wsteer
-from tests.conftest import Cli
+from tests.helpers.command import Cli
+from tests.helpers.interruption import contents
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
@@ -57,10 +58,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     factors = {name: (torch.randn(2000, 4) * 1e-2, torch.randn(4, 1000) * 1e-2) for name in names}
     Delta.of_factors(factors).save(folder / "w.safetensors")
     return base, folder / "w.safetensors"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def leftovers(output: Path) -> list[Path]:
