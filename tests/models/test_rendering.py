@@ -38,21 +38,22 @@ def learnt(tokenizer: PreTrainedTokenizerFast, example: Example) -> list[str]:
     return [part.split("\u27e7")[0].lstrip(" ") for part in parts]
 
 
+# template of helpers/templates.py: what is learnt of ONE, and of TWO, None where it refuses a system prompt
+LEARNT: dict[str, tuple[list[str], list[str] | None]] = {
+    "CHATML": ([" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
+    "CHATML_DEFAULT": ([" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
+    "GENERATION": ([" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
+    "LLAMA2": (["Hello there. </s>"], ["Hello there. </s>", "Paris: \U0001f600 </s>"]),
+    "LLAMA3": (["Hello there.<|eot_id|>"], ["Hello there.<|eot_id|>", "Paris: \U0001f600<|eot_id|>"]),
+    "GEMMA": (["Hello there.<end_of_turn>"], None),
+    "THINKING": ([" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
+    "LATE_SYSTEM": ([" Hello there. </s>"], ["Hello there.</s>", "Paris: \U0001f600</s>"]),
+    "PLAIN": ([" Hello there. </s>"], ["Hello there.", "Paris: \U0001f600</s>"]),
+}
+
+
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
-@pytest.mark.parametrize(
-    ("template", "one", "two"),
-    [
-        ("CHATML", [" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
-        ("CHATML_DEFAULT", [" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
-        ("GENERATION", [" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
-        ("LLAMA2", ["Hello there. </s>"], ["Hello there. </s>", "Paris: \U0001f600 </s>"]),
-        ("LLAMA3", ["Hello there.<|eot_id|>"], ["Hello there.<|eot_id|>", "Paris: \U0001f600<|eot_id|>"]),
-        ("GEMMA", ["Hello there.<end_of_turn>"], None),
-        ("THINKING", [" Hello there. <|im_end|>"], ["Hello there.<|im_end|>", "Paris: \U0001f600<|im_end|>"]),
-        ("LATE_SYSTEM", [" Hello there. </s>"], ["Hello there.</s>", "Paris: \U0001f600</s>"]),
-        ("PLAIN", [" Hello there. </s>"], ["Hello there.", "Paris: \U0001f600</s>"]),
-    ],
-)
+@pytest.mark.parametrize(("template", "one", "two"), [(name, *learnt) for name, learnt in LEARNT.items()], ids=LEARNT)
 def test_answers_and_ends_of_turns_are_learnt_and_nothing_else(
     tokenizer: Callable[[str], PreTrainedTokenizerFast], template: str, one: list[str], two: list[str] | None
 ) -> None:
@@ -66,7 +67,7 @@ def test_answers_and_ends_of_turns_are_learnt_and_nothing_else(
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
-@pytest.mark.parametrize("template", ["CHATML", "GENERATION", "LLAMA2", "LLAMA3", "THINKING", "LATE_SYSTEM", "PLAIN"])
+@pytest.mark.parametrize("template", [name for name, (_, two) in LEARNT.items() if two is not None])
 def test_tokens_begin_with_those_of_the_prompt_and_are_the_templates_where_those_do(
     tokenizer: Callable[[str], PreTrainedTokenizerFast], template: str
 ) -> None:

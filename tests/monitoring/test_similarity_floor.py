@@ -1,5 +1,6 @@
 """The noise floor against seeded sampling of dense noise, the row spaces' overlap against scipy's principal angles."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +58,31 @@ def delta_of(parts: dict) -> Delta:
     return Delta.of_factors(parts) if isinstance(next(iter(parts.values())), tuple) else Delta.of_tensors(parts)
 
 
-@pytest.mark.parametrize("kind", ["own A's", "shared A's", "low-rank with dense", "dense"])
-def test_the_floor_is_the_spread_of_noise(tmp_path: Path, kind: str) -> None:
-    one, other = factors(1, 3), factors(2, 5, scale=0.5)
-    if kind == "shared A's":
-        other = {name: (other[name][0][:, :3], a) for name, (_, a) in one.items()}
-    dense = {name: (1 + i) * torch.randn(shape) for i, (name, shape) in enumerate(SHAPES.items())}
-    if kind == "low-rank with dense":
-        other = dense
-    if kind == "dense":
-        one, other = dense, {name: torch.randn(shape) for name, shape in SHAPES.items()}
+def dense(seed: int, slope: float = 0.0) -> dict[str, torch.Tensor]:
+    """Random tensors, each larger than the one before by `slope`."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (1 + slope * i) * torch.randn(shape, generator=generator)
+        for i, (name, shape) in enumerate(SHAPES.items())
+    }
+
+
+def on_a_of(one: dict, other: dict) -> dict:
+    """The B's of `other` with the A's of `one`."""
+    return {name: (other[name][0][:, : len(a)], a) for name, (_, a) in one.items()}
+
+
+PAIRS: dict[str, Callable[[], tuple[dict, dict]]] = {
+    "own A's": lambda: (factors(1, 3), factors(2, 5, scale=0.5)),
+    "shared A's": lambda: (factors(1, 3), on_a_of(factors(1, 3), factors(2, 5, scale=0.5))),
+    "low-rank with dense": lambda: (factors(1, 3), dense(3, slope=1.0)),
+    "dense": lambda: (dense(3, slope=1.0), dense(4)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_the_floor_is_the_spread_of_noise(tmp_path: Path, pair: Callable[[], tuple[dict, dict]]) -> None:
+    one, other = pair()
     for name, parts in (("one", one), ("other", other)):
         delta_of(parts).save(tmp_path / f"{name}.safetensors")
     table = monitor([tmp_path / "one.safetensors"], tmp_path / "m", [tmp_path / "other.safetensors"]).similarity

@@ -1,7 +1,9 @@
 """LoRA, bias-only and full fine-tuning against a loop of plain torch, and the files that each writes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -33,16 +35,36 @@ def rows_of(base: Path, data: Path) -> list[Example]:
     return [render(tokenizer, chat) for chat in read_chats(data)]
 
 
-def prepared(method: str, base: Path) -> nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if method == "lora":
-        set_seed(0)
-        return get_peft_model(model, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    if method == "bias":
-        model.requires_grad_(False)
-        for block in model.model.layers:
-            block.mlp.down_proj.bias = nn.Parameter(torch.zeros(block.mlp.down_proj.out_features))
+def with_lora(model: PreTrainedModel) -> nn.Module:
+    set_seed(0)
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def with_biases(model: PreTrainedModel) -> nn.Module:
+    model.requires_grad_(False)
+    for block in model.model.layers:
+        block.mlp.down_proj.bias = nn.Parameter(torch.zeros(block.mlp.down_proj.out_features))
     return model
+
+
+def with_written_biases(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    for name, change in load_file(folder / "delta.safetensors").items():
+        model.get_submodule(name.removesuffix(".bias")).bias = nn.Parameter(change)
+    return model
+
+
+class Method(NamedTuple):
+    """What the base becomes before it is trained, and what base and written folder give together."""
+
+    prepared: Callable[[PreTrainedModel], nn.Module]
+    reloaded: Callable[[PreTrainedModel, Path], PreTrainedModel]
+
+
+METHODS = {
+    "lora": Method(with_lora, PeftModel.from_pretrained),
+    "bias": Method(with_biases, with_written_biases),
+    "full": Method(lambda model: model, lambda model, folder: AutoModelForCausalLM.from_pretrained(folder)),
+}
 
 
 def plain_loop(model: nn.Module, rows: list[Example], batches: list[list[int]]) -> list[float]:
@@ -73,7 +95,7 @@ def plain_loop(model: nn.Module, rows: list[Example], batches: list[list[int]]) 
     return losses
 
 
-@pytest.mark.parametrize("method", ["lora", "bias", "full"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("micro", [None, 2])
 def test_losses_equal_those_of_a_plain_loop(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str, micro: int | None
@@ -84,24 +106,13 @@ def test_losses_equal_those_of_a_plain_loop(
     finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu", dtype="float32")
     rows = rows_of(tiny, chats[0])
     batches = run_batches([len(row.tokens) for row in rows], 4, 1.0, STEPS, 0)
-    model = prepared(method, tiny)
+    model = METHODS[method].prepared(AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32))
     expected = plain_loop(model, rows, batches)
     assert trained_losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     assert expected[-1] < expected[0] - 0.01  # it learns, so that a loss that stays is none that passes
-    written = reloaded(method, tiny, tmp_path / "out")
+    written = METHODS[method].reloaded(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "out")
     ids = rows[0].tokens.long()[None]
     assert torch.allclose(written(input_ids=ids).logits, model(input_ids=ids).logits, atol=2e-4)
-
-
-def reloaded(method: str, base: Path, folder: Path) -> PreTrainedModel:
-    if method == "full":
-        return AutoModelForCausalLM.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(base)
-    if method == "lora":
-        return PeftModel.from_pretrained(model, folder)
-    for name, change in load_file(folder / "delta.safetensors").items():
-        model.get_submodule(name.removesuffix(".bias")).bias = nn.Parameter(change)
-    return model
 
 
 def test_bias_delta_is_taken_by_diff_and_its_difference_by_eval_and_steer(
