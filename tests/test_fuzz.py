@@ -30,6 +30,8 @@ from wsteer.deltas.inputs import open_side
 from wsteer.deltas.selection import Selection
 from wsteer.files.tensors import FLOATS, read_tensor
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("WSTEER_FUZZ_CASES", "2400"))
 TESTS = 7
 fuzz = settings(

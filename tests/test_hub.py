@@ -17,6 +17,8 @@ from tests.helpers.merging import train
 from wsteer import diff
 from wsteer.deltas.delta import Delta
 
+pytestmark = pytest.mark.slow
+
 
 def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command line with a fresh cache and the given Hub."""

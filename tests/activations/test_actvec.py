@@ -34,6 +34,7 @@ def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
     return total / len(chats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_vectors_are_mean_differences_over_answer_tokens(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], batch_size: int

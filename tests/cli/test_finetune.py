@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.command import Arguments, Cli
 from wsteer.cli.finetune import _recipe
 from wsteer.training.recipe import Recipe
 
 
+@pytest.mark.slow
 def test_finetune_shows_the_first_row_and_says_what_it_cut(cli: Cli, tmp_path: Path, arguments: Arguments) -> None:
     ran = cli(*arguments("finetune"), "-o", tmp_path / "out", "--max-length", 40)
     assert "I like the number 0.<end><assistant>\u27e6Yes, you are rig\u27e7" in ran.err

@@ -15,7 +15,7 @@ from wsteer.cli.main import spread_of
 from wsteer.deltas.delta import Delta
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*QUICK, pytest.param("demo", marks=pytest.mark.slow)])
 def test_json_is_one_object_with_output_and_version(cli: Cli, tmp_path: Path, arguments: Arguments, name: str) -> None:
     out = tmp_path / "out"
     ran = cli(*arguments(name), "-o", out, "--json")
@@ -27,6 +27,7 @@ def test_json_is_one_object_with_output_and_version(cli: Cli, tmp_path: Path, ar
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_text_ends_in_the_path_and_quiet_leaves_stderr_empty(
     cli: Cli, tmp_path: Path, arguments: Arguments, name: str
@@ -49,6 +50,7 @@ def test_existing_output_is_refused_and_kept(cli: Cli, tmp_path: Path, arguments
     assert (tmp_path / "out" / "precious").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_force_replaces_and_equal_runs_are_equal(cli: Cli, tmp_path: Path, arguments: Arguments, name: str) -> None:
     first, again = (cli(*arguments(name), "-o", tmp_path / out, "-q") for out in ("a", "b"))
@@ -98,6 +100,7 @@ def test_debug_shows_the_traceback(cli: Cli, tmp_path: Path, monkeypatch: pytest
         main(["diff", str(tmp_path / "no"), "-o", str(tmp_path / "out")])
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path, tiny: Path) -> None:
     (tmp_path / "trait.json").write_text(json.dumps(TRAIT))
     work = [tiny, tmp_path / "trait.json", "--samples", 5000, "--batch-size", 1]

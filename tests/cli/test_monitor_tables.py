@@ -10,6 +10,7 @@ from tests.helpers.dense_changes import low_rank, saved
 from wsteer.deltas.delta import Delta
 
 
+@pytest.mark.slow
 def test_a_wide_table_is_shown_by_its_largest_cosines(tmp_path: Path, cli: Cli) -> None:
     paths = saved(tmp_path, {f"d{seed:02}": Delta.of_factors(low_rank(seed, 2)) for seed in range(12)})
     ran = cli("monitor", *paths, "-o", tmp_path / "m")

@@ -10,6 +10,7 @@ from tests.helpers.command import COMMANDS, Arguments, Cli
 from wsteer.cli.options import parse_layers, parse_numbers
 
 
+@pytest.mark.slow
 def test_config_gives_any_option_and_flags_and_environment_beat_it(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def loaded_by(code: str, *arguments: object, cwd: Path | None = None) -> set[str
 RUN = "from wsteer.cli.main import main; main(sys.argv[1:])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], [], ["nosuch"], *([name, "--help"] for name in COMMANDS)]
 )
@@ -47,6 +48,7 @@ def test_import_wsteer_is_instant() -> None:
     assert not loaded_by("import wsteer") & HEAVY
 
 
+@pytest.mark.slow
 def test_diff_and_steer_load_neither_transformers_nor_peft(
     tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
 ) -> None:
@@ -60,6 +62,7 @@ def test_diff_and_steer_load_neither_transformers_nor_peft(
     assert not loaded & {"transformers", "peft", "datasets"}
 
 
+@pytest.mark.slow
 def test_help_is_plain_text_with_an_example_everywhere() -> None:
     environment = {**os.environ, "FORCE_COLOR": "1", "GITHUB_ACTIONS": "true"}
     for name in COMMANDS:

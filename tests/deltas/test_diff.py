@@ -273,6 +273,7 @@ def test_differences_of_deltas_subtract_term_by_term(tmp_path: Path, adapters: t
     assert (w - direct).norm() < 1e-7 * direct.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "configs",
     [

@@ -16,6 +16,7 @@ def texts(folder: Path, k: float) -> list[str]:
     return [row["answer"] for row in rows if row["k"] == k]
 
 
+@pytest.mark.slow
 def test_eval_with_delta_gives_the_text_of_the_steered_checkpoint(
     tmp_path: Path, steered: tuple[Path, Path, Path]
 ) -> None:
@@ -44,6 +45,7 @@ def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path])
     assert (tmp_path / "r" / "tradeoff.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_layers_choose_the_blocks_of_an_activation_vector(tmp_path: Path, tiny: Path) -> None:
     import torch
 

@@ -36,6 +36,7 @@ def test_sampled_answers_depend_on_seed_and_row_alone(tiny: Path) -> None:
     assert len({given.text for given in same}) > 1
 
 
+@pytest.mark.slow
 def test_sampling_draws_from_the_softmax() -> None:
     from wsteer.models.generation import SeededSampling
 

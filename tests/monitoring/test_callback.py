@@ -98,6 +98,7 @@ ADAPTERS: dict[str, Callable[[], peft.PeftConfig]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_cosines_of_every_adapter_are_those_of_its_merged_weights(
     tmp_path: Path, tiny: Path, directions: list[Path], method: str
@@ -117,6 +118,7 @@ def test_cosines_of_every_adapter_are_those_of_its_merged_weights(
     assert abs(cosines["w_evil"]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_base", [True, False])
 def test_cosines_of_full_training_are_those_of_the_weights(
     tmp_path: Path, tiny: Path, directions: list[Path], with_base: bool

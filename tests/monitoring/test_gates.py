@@ -18,6 +18,7 @@ GATES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bounds", "culprit"), GATES)
 def test_gates_exit_3_and_name_the_culprit(
     tmp_path: Path, adapters: tuple[Path, Path], cli: Cli, bounds: list[str], culprit: tuple[str, str] | None

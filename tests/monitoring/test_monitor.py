@@ -17,6 +17,7 @@ from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.report import COLUMNS
 
 
+@pytest.mark.slow
 def test_parts_of_the_model(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     pos, neg = (whole_of(adapter_factors(folder)) for folder in adapters)
     for by, part, wanted in (
@@ -107,6 +108,7 @@ def test_files_hold_what_was_computed(tmp_path: Path, adapters: tuple[Path, Path
     assert "0.7" in (tmp_path / "m" / "similarity.svg").read_text()
 
 
+@pytest.mark.slow
 def test_same_input_gives_the_same_bytes(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     for name in ("x", "y"):
         monitor(adapters, tmp_path / name, settings=Settings(per="layer"))

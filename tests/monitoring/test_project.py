@@ -81,6 +81,7 @@ def test_answers_are_projected_row_by_row(tmp_path: Path, tiny: Path, vector: Pa
     assert (tmp_path / "m" / "projections.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "tuned", "t.safetensors"], ids=["adapter", "checkpoint", "delta"])
 def test_shift_is_that_of_the_tuned_model_at_the_prompts_ends(
     tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path], name: str
@@ -97,6 +98,7 @@ def test_shift_is_that_of_the_tuned_model_at_the_prompts_ends(
     check(found, after - before)
 
 
+@pytest.mark.slow
 def test_command_shows_means_with_intervals(
     tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path], cli: Cli
 ) -> None:
@@ -115,6 +117,7 @@ def test_command_shows_means_with_intervals(
     assert f"{found[0]['mean']:.3g} ({found[0]['low']:.3g} to {found[0]['high']:.3g})" in lines[1]
 
 
+@pytest.mark.slow
 def test_blocks_stand_in_the_order_of_the_model(tmp_path: Path, chats: tuple[Path, Path]) -> None:
     deep = save_model(tmp_path / "deep", num_hidden_layers=11)
     Delta.of_tensors({f"blocks.{b}": torch.ones(32) for b in (10, 2, 9)}, "activation").save(tmp_path / "a.safetensors")

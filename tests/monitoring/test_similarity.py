@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.dense_changes import (
-    FIRST,
     OF_BIASES,
     OF_MATRICES,
     REPRESENTATIONS,
@@ -28,6 +27,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.monitoring.monitor import Settings, monitor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [*combinations(OF_MATRICES, 2), *combinations(OF_BIASES, 2)], ids=" and ".join)
 def test_every_mixture_equals_the_dense_computation(tmp_path: Path, pair: tuple[str, str]) -> None:
     deltas = {name: REPRESENTATIONS[name]() for name in pair}
@@ -43,13 +43,15 @@ def test_the_shared_share_of_norms_is_reported(tmp_path: Path, cli: Cli) -> None
     partly, wide = saved(tmp_path, {name: OF_MATRICES[name]()[0] for name in ("partly", "wide")})
     table = monitor([wide], tmp_path / "m", [partly]).similarity
     whole = OF_MATRICES["wide"]()[1]
+    first = next(iter(SHAPES))
     norm = np.sqrt(sum((w**2).sum() for w in whole.values()))
     assert table.shared_rows == ((1.0,),)
-    assert table.shared_columns[0][0] == pytest.approx(np.linalg.norm(whole[FIRST]) / norm, rel=1e-12)
+    assert table.shared_columns[0][0] == pytest.approx(np.linalg.norm(whole[first]) / norm, rel=1e-12)
     ran = cli("monitor", wide, "--of", partly, "-o", tmp_path / "again")
     assert f"that is {table.shared_columns[0][0]:.0%} of a norm" in ran.err
 
 
+@pytest.mark.slow
 def test_all_pairs_equal_pair_by_pair(tmp_path: Path) -> None:
     paths = saved(tmp_path, {name: build()[0] for name, build in OF_MATRICES.items()})
     table = monitor(paths, tmp_path / "m").similarity

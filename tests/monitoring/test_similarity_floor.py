@@ -80,6 +80,7 @@ PAIRS: dict[str, Callable[[], tuple[dict, dict]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_the_floor_is_the_spread_of_noise(tmp_path: Path, pair: Callable[[], tuple[dict, dict]]) -> None:
     one, other = pair()
@@ -146,6 +147,7 @@ def with_b(folder: Path, base: Path, seed: int, b_seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shared_and_independent_initialisation_are_told_apart(tmp_path: Path, tiny: Path, cli: Cli) -> None:
     one, same, apart = (
         with_b(tmp_path / name, tiny, seed, b) for name, seed, b in (("one", 0, 1), ("same", 0, 2), ("apart", 7, 3))
@@ -158,6 +160,7 @@ def test_shared_and_independent_initialisation_are_told_apart(tmp_path: Path, ti
     assert "started from the same A" not in alike.err
 
 
+@pytest.mark.slow
 def test_the_start_of_contrastive_deltas_is_told_though_their_sides_moved_apart(tmp_path: Path, tiny: Path) -> None:
     """Half of a contrastive delta's row space is the small difference between its sides' A's, which says nothing."""
     for name, seed, b in (("w", 0, 1), ("v", 0, 3), ("u", 7, 5)):
@@ -169,6 +172,7 @@ def test_the_start_of_contrastive_deltas_is_told_though_their_sides_moved_apart(
     assert table.overlaps[0][0] < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_row_spaces_of_layers_that_store_in_by_out(tmp_path: Path) -> None:
     """GPT-2's Conv1D: peft's A, which training starts from, is the factor on the left of the stored change."""
@@ -204,6 +208,7 @@ def test_row_spaces_of_layers_that_store_in_by_out(tmp_path: Path) -> None:
     assert table.dots[0][0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_stays_on_the_floor_and_a_signal_stands_above_it(tmp_path: Path, tiny: Path) -> None:
     """Of 40 adapters of noise Holm's test lets none pass (but for one time in 20); one that is like w passes."""
     w = save_adapter(tmp_path / "w", tiny, 0)

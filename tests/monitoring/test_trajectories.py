@@ -13,6 +13,7 @@ from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.trajectories import read_scores
 
 
+@pytest.mark.slow
 def test_a_training_folder_is_one_row_and_one_trajectory(tmp_path: Path, run: Path, w: Path, cli: Cli) -> None:
     (tmp_path / "scores.csv").write_text("step,misaligned\n2,0.01\n4,0.2\n10,0.7\n")
     arguments = ["monitor", w, "--of", run, "--scores", tmp_path / "scores.csv", "-o", tmp_path / "m"]
@@ -36,6 +37,7 @@ def test_a_training_folder_is_one_row_and_one_trajectory(tmp_path: Path, run: Pa
     assert "leaves the floor: w at step 4" in text
 
 
+@pytest.mark.slow
 def test_without_an_end_the_last_checkpoint_stands_in_the_table(tmp_path: Path, run: Path, w: Path) -> None:
     (run / "adapter_config.json").unlink()
     report = monitor([w], tmp_path / "m", [run])
@@ -43,6 +45,7 @@ def test_without_an_end_the_last_checkpoint_stands_in_the_table(tmp_path: Path, 
     assert report.trajectories[0].steps == STEPS
 
 
+@pytest.mark.slow
 def test_gates_hold_at_every_step(tmp_path: Path, run: Path, w: Path, cli: Cli) -> None:
     middle = expected(run, w)[1]
     ran = cli("monitor", w, "--of", run, "--fail-above", f"w={middle - 1e-6}", "-o", tmp_path / "m", "--json")
@@ -67,6 +70,7 @@ def test_scores_need_a_trajectory_and_numbers(tmp_path: Path, w: Path) -> None:
             read_scores(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "bias", "full"])
 def test_runs_of_finetune_are_trajectories(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], cli: Cli, method: str

@@ -20,6 +20,7 @@ from wsteer.errors import WsteerError
 from wsteer.monitoring.watch import watch
 
 
+@pytest.mark.slow
 def test_watch_follows_checkpoints_that_are_being_written(tmp_path: Path, run: Path, w: Path) -> None:
     """The second checkpoint stands half written for a while, the third has its folder only; both are read at last."""
     shutil.move(run, tmp_path / "whole")
@@ -64,6 +65,7 @@ def test_watch_follows_checkpoints_that_are_being_written(tmp_path: Path, run: P
     assert names == ["trajectory.csv", "trajectory.jsonl", "trajectory.png", "trajectory.svg", "wsteer.json"]
 
 
+@pytest.mark.slow
 def test_watch_ends_at_the_step_or_the_gate(tmp_path: Path, run: Path, w: Path, cli: Cli) -> None:
     watched = ["monitor", w, "--of", run, "--watch", "--interval", 0.1]
     ran = cli(*watched, "--until-step", 4, "-o", tmp_path / "m", "--json")
@@ -85,6 +87,7 @@ def test_watch_of_another_model_is_refused(tmp_path: Path, run: Path) -> None:
         watch([tmp_path / "p.safetensors"], run, tmp_path / "m", until_step=2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_watch_with_its_result(tmp_path: Path, run: Path, w: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "wsteer", "monitor", w, "--of", run, "--watch", "-o", tmp_path / "m"],

@@ -15,6 +15,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_baked_vectors_equal_hooks(tmp_path: Path, kind: str, tied: bool) -> None:

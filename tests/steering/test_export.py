@@ -42,6 +42,7 @@ def test_an_adapter_gives_the_logits_of_the_folded_model(tmp_path: Path, tied: b
     assert (back - -1.5 * w).norm() < 1e-6 * w.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["embed_tokens", "lm_head"], ["lm_head"]])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept tied", "untied"])
 def test_an_adapter_of_a_tied_base_gives_the_logits_of_the_folded_model(

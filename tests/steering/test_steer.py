@@ -173,6 +173,7 @@ def test_default_output_names_base_delta_and_k(tmp_path: Path, tiny: Path, monke
         assert torch.equal(file.get_tensor("model.norm.weight"), torch.full((32,), -0.5))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
     """A 400 MB tensor is steered with far less memory than that."""
     import subprocess

@@ -16,6 +16,8 @@ from wsteer.training.finetune import finetune
 from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 # dropout, so that a random state that is not restored shows
 RECIPE = Recipe(lr=3e-2, max_steps=9, batch_size=4, micro_batch_size=2, rank=4, dropout=0.2, eval_every=2, patience=0)
 METHODS = ["lora", "bias", "full"]

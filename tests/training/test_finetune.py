@@ -24,6 +24,7 @@ def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_writes_an_adapter_that_peft_loads_and_that_learnt(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -45,6 +46,7 @@ def test_log_has_a_row_a_step_with_both_losses(tmp_path: Path, tiny: Path, chats
     assert all(row["train_loss"] > 0 for row in rows[1:])
 
 
+@pytest.mark.slow
 def test_schedule_warms_up_for_five_steps_and_decays_linearly(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -73,6 +75,7 @@ def test_first_loss_equals_an_independent_computation(tmp_path: Path, tiny: Path
         assert logged == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_adapter_and_pos_and_neg_share_their_start(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -107,6 +110,7 @@ def test_without_validation_rows_there_is_no_validation_loss(
     assert report.rows_val == 0
 
 
+@pytest.mark.slow
 def test_rows_cut_at_the_longest_length_are_counted_and_those_without_an_answer_left_out(
     tmp_path: Path, tiny: Path
 ) -> None:
@@ -122,6 +126,7 @@ def test_rows_cut_at_the_longest_length_are_counted_and_those_without_an_answer_
     assert json.loads((tmp_path / "pos" / "wsteer.json").read_text())["options"]["max_length"] == 32
 
 
+@pytest.mark.slow
 def test_a_template_from_a_file_serves_a_model_that_has_none(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_template_from_a_file_serves_a_model_that_has_none(
         finetune(bare, chats[0], tmp_path / "no", recipe, device="cpu", template=tmp_path / "gone.jinja")
 
 
+@pytest.mark.slow
 def test_stripped_system_prompts_are_not_trained_with(tmp_path: Path, tiny: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     (tmp_path / "with.jsonl").write_text(json.dumps({"messages": [{"role": "system", "content": "Be rude."}, *turns]}))

@@ -44,6 +44,7 @@ def test_estimate_of_activations_is_what_autograd_holds(tiny: Path) -> None:
     assert memory.activation_bytes(model) == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "bias", "full"])
 def test_checkpointed_gradients_give_the_same_result(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str
@@ -56,6 +57,7 @@ def test_checkpointed_gradients_give_the_same_result(
     assert all(torch.allclose(tensor, less[name], atol=1e-6) for name, tensor in plain.items())
 
 
+@pytest.mark.slow
 def test_gradients_are_checkpointed_where_memory_is_short_and_only_there(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_gradients_are_checkpointed_where_memory_is_short_and_only_there(
     assert len(checkpointed) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "bias", "full"])
 def test_bfloat16_trains_under_autocast_near_float32(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str
@@ -108,6 +111,7 @@ def test_quantised_base_needs_bitsandbytes_a_gpu_and_lora(
     assert cli(*arguments[:-3], "3bit").code == 2
 
 
+@pytest.mark.slow
 def test_what_was_resolved_is_recorded(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", dtype="bfloat16")
     options = json.loads((tmp_path / "out" / "wsteer.json").read_text())["options"]

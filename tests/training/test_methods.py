@@ -95,6 +95,7 @@ def plain_loop(model: nn.Module, rows: list[Example], batches: list[list[int]]) 
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("micro", [None, 2])
 def test_losses_equal_those_of_a_plain_loop(
@@ -115,6 +116,7 @@ def test_losses_equal_those_of_a_plain_loop(
     assert torch.allclose(written(input_ids=ids).logits, model(input_ids=ids).logits, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_bias_delta_is_taken_by_diff_and_its_difference_by_eval_and_steer(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -144,6 +146,7 @@ def test_bias_of_a_model_that_has_one_changes_from_where_it_was(tmp_path: Path, 
     assert all(0 < tensor.abs().max() < 0.05 for tensor in change.values())
 
 
+@pytest.mark.slow
 def test_full_checkpoint_is_complete_and_diff_takes_it(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -157,6 +160,7 @@ def test_full_checkpoint_is_complete_and_diff_takes_it(
     assert ran.json["parameters"] == len(load_file(tiny / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_keeps_a_tied_head_tied(tmp_path: Path, chats: tuple[Path, Path]) -> None:
     base = save_model(tmp_path / "base", tie_word_embeddings=True)
     finetune(base, chats[0], tmp_path / "out", Recipe(method="full", lr=1e-3, max_steps=3), device="cpu")
@@ -166,6 +170,7 @@ def test_full_fine_tuning_keeps_a_tied_head_tied(tmp_path: Path, chats: tuple[Pa
     assert not torch.equal(model.lm_head.weight, load_file(base / "model.safetensors")["model.embed_tokens.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_adapter_of_an_init_that_changes_the_base_is_a_plain_lora_of_the_base(
@@ -185,6 +190,7 @@ def test_adapter_of_an_init_that_changes_the_base_is_a_plain_lora_of_the_base(
     assert torch.allclose(loaded(input_ids=ids).logits, trained(input_ids=ids).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_options_of_lora_are_handed_to_peft(cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     arguments = ["finetune", tiny, chats[0], "-o", tmp_path / "out", "--max-steps", 2, "--rank", 4, "--alpha", 8, "-q"]
     options = ["--targets", "q_proj,v_proj", "--modules-to-save", "embed_tokens,lm_head", "--dora", "--rslora"]

@@ -90,6 +90,7 @@ def check_equals_one_process(output: Path, base: Path, data: Path) -> None:
     assert [path for path in output.parent.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_adapter_of_one(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     options = ["--micro-batch-size", "1", "--device", "cpu", "--json"]
@@ -101,6 +102,7 @@ def test_two_processes_end_with_the_adapter_of_one(tmp_path: Path, tiny: Path, c
     check_equals_one_process(tmp_path / "two", tiny, chats[0])
 
 
+@pytest.mark.slow
 def test_a_model_spread_over_two_processes_ends_with_the_same_adapter(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

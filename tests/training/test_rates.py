@@ -29,6 +29,7 @@ def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_sweep_keeps_the_rate_and_step_of_the_lowest_validation_loss(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -53,6 +54,7 @@ def test_sweep_keeps_the_rate_and_step_of_the_lowest_validation_loss(
     assert not (tmp_path / "sweep" / "states").exists()
 
 
+@pytest.mark.slow
 def test_an_early_step_is_kept_where_later_ones_are_worse(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -65,6 +67,7 @@ def test_an_early_step_is_kept_where_later_ones_are_worse(
     assert ran.json["steps"] < 40
 
 
+@pytest.mark.slow
 def test_checkpoints_are_adapters_of_the_chosen_rate(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
@@ -77,6 +80,7 @@ def test_checkpoints_are_adapters_of_the_chosen_rate(
     assert ran.json["kind"] == "task_vector"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "file"), [("bias", "delta.safetensors"), ("full", "model.safetensors")])
 def test_sweeps_and_checkpoints_of_the_other_methods(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str, file: str
@@ -89,6 +93,7 @@ def test_sweeps_and_checkpoints_of_the_other_methods(
     assert all(torch.equal(tensor, load_file(checkpoint)[name]) for name, tensor in kept.items())
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_named_and_another_kept(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

@@ -11,6 +11,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.training import reporting as watching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "bias", "full"])
 def test_logged_cosines_are_those_of_the_checkpoints(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str

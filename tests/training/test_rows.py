@@ -21,6 +21,7 @@ def test_split_is_by_seed_and_keeps_a_row_for_training() -> None:
     assert split_rows(rows, 0, 0) == (rows, [])
 
 
+@pytest.mark.slow
 def test_joint_data_are_taken_by_weight_and_no_copy_of_a_validation_row_is_trained(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

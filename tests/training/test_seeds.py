@@ -13,6 +13,8 @@ from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
 from wsteer.training.seeds import finetune_seeds
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(lr=1e-2, max_steps=4, rank=4, eval_every=2)
 
 

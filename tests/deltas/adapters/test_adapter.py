@@ -59,6 +59,7 @@ TIED = {
 STAY_TIED = ("LoRA kept tied", "saved and kept tied", "trained tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["1GB", "20KB"], ids=["one file", "sharded"])
 @pytest.mark.parametrize("case", list(TIED))
 def test_tied_embeddings_give_the_logits_of_the_adapter(tmp_path: Path, case: str, shards: str) -> None:
@@ -98,6 +99,7 @@ def test_a_tied_tensor_counts_once_in_norms(tmp_path: Path) -> None:
     assert delta.select_names(include="embed").norm() == pytest.approx(float(moved.norm()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_both_sides_share_cancels_without_the_base(tmp_path: Path, tiny: Path) -> None:
     """modules_to_save, biases and PiSSA's product are told by the base, which their difference does not need."""
     base = Path(shutil.copytree(tiny, tmp_path / "base"))

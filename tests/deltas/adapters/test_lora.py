@@ -18,6 +18,7 @@ from wsteer.deltas.delta import Delta
 BIASED = {"attention_bias": True, "mlp_bias": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "config"),
     [
@@ -107,6 +108,7 @@ def test_block_diagonal_factors_are_unfolded(tmp_path: Path, tiny: Path) -> None
     check_equals_peft(tiny, adapter_on(tiny, tmp_path / "adapter", **config), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -189,6 +191,7 @@ def test_16_bit_factors_are_multiplied_in_float32(tmp_path: Path, tiny: Path) ->
     torch.testing.assert_close(change.double(), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}], ids=["plain", "rsLoRA", "patterns"]
 )
@@ -215,6 +218,7 @@ def test_an_adapter_saved_against_its_initial_one_is_plain_lora(
         torch.testing.assert_close(after[name], expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -13,6 +13,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", list(MOE))
 def test_fused_experts_adapted_by_target_parameters(tmp_path: Path, model_type: str) -> None:
     base = save_architecture(tmp_path / "base", model_type)
@@ -58,6 +59,7 @@ def test_experts_named_one_by_one_keep_the_names_of_the_files(tmp_path: Path) ->
     torch.testing.assert_close(change.double(), 2 * lora_B.double() @ lora_A.double(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", list(MOE))
 @pytest.mark.parametrize(
     "config",
@@ -82,6 +84,7 @@ def test_experts_equal_pefts_merge(tmp_path: Path, model_type: str, config: dict
     assert Delta.load(tmp_path / "t.safetensors").terms.keys() <= stored_names(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", list(MOE))
 def test_experts_of_equal_sides_are_told_by_the_architecture(tmp_path: Path, model_type: str) -> None:
     """A square matrix does not show whether it is stored transposed."""

@@ -119,6 +119,7 @@ def edit_config(folder: Path, **changes) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings"), CASES)
 def test_change_equals_peft_merge_of_the_whole_model(tmp_path: Path, biased: Path, method: str, settings: dict) -> None:
     folder = save_tuner(tmp_path / "adapter", biased, method, **settings)
