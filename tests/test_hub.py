@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.helpers.checkpoints import stored_tensors
+from tests.helpers.checkpoint_contents import stored_tensors
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.hub_server import COMMIT, serve
 from tests.helpers.merging import train

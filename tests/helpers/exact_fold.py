@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.helpers.checkpoints import stored_tensors
+from tests.helpers.checkpoint_contents import stored_tensors
 
 
 def adapter_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:

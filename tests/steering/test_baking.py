@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 import wsteer
-from tests.helpers.checkpoints import TOKENS, logits
+from tests.helpers.checkpoint_contents import TOKENS, logits
 from tests.helpers.tiny import SIZES, save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import wsteer
-from tests.helpers.checkpoints import TOKENS, logits
+from tests.helpers.checkpoint_contents import TOKENS, logits
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.merging import EXPERTS, adapter_on, save_architecture, train
 from tests.helpers.tiny import SIZES, save_adapter, save_model

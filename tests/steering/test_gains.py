@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import wsteer
-from tests.helpers.checkpoints import stored_tensors
+from tests.helpers.checkpoint_contents import stored_tensors
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import save_adapter
 from wsteer.deltas.delta import Delta

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import wsteer
-from tests.helpers.checkpoints import same_weights, stored_tensors
+from tests.helpers.checkpoint_contents import same_weights, stored_tensors
 from wsteer.deltas.delta import Delta
 from wsteer.steering.rounding import rounded_stochastically
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import wsteer
-from tests.helpers.checkpoints import stored_tensors
+from tests.helpers.checkpoint_contents import stored_tensors
 from tests.helpers.exact_fold import adapter_factors, check_bf16_fold
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.delta import Delta

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wsteer
-from tests.helpers.checkpoints import logits, same_weights, stored_tensors
+from tests.helpers.checkpoint_contents import logits, same_weights, stored_tensors
 from tests.helpers.command import Cli
 from tests.helpers.tiny import SIZES, save_model
 from wsteer.deltas.delta import Delta
