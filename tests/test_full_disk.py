@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.conftest import Cli
+from tests.helpers.command import Cli
 from wsteer.deltas.delta import Delta
 
 Mount = Callable[[str], Path]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import wsteer
-from tests.conftest import save_adapter
+from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError

@@ -10,11 +10,14 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from tests.folding import adapter_factors, stored_tensors
-from tests.hub_server import COMMIT, serve
-from tests.merging import train
+from tests.helpers.checkpoint_contents import stored_tensors
+from tests.helpers.exact_fold import adapter_factors
+from tests.helpers.hub_server import COMMIT, serve
+from tests.helpers.merging import train
 from wsteer import diff
 from wsteer.deltas.delta import Delta
+
+pytestmark = pytest.mark.slow
 
 
 def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 import wsteer
-from tests.conftest import Cli
+from tests.helpers.command import Cli
+from tests.helpers.interruption import contents
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
@@ -59,14 +60,11 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, folder / "w.safetensors"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def leftovers(output: Path) -> list[Path]:
     return sorted(output.parent.glob(f".{output.name}.*.partial"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_never_stands_half_written(tmp_path: Path, case: tuple[Path, Path]) -> None:
     base, w = case
     output = tmp_path / "out"
@@ -113,6 +111,7 @@ def test_killed_at_any_moment_it_never_stands_half_written(tmp_path: Path, case:
     assert resumed > 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_resume_goes_on_with_what_was_finished(tmp_path: Path, case: tuple[Path, Path]) -> None:
     base, w = case
     output = tmp_path / "out"
@@ -170,6 +169,7 @@ def test_a_replaced_output_that_was_put_aside_comes_back(tmp_path: Path, case: t
     assert contents(tmp_path / "out") == old
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, case: tuple[Path, Path]) -> None:
     """The limit on a file's size is what a full disk looks like to the writer: a failing write."""
     base, w = case
@@ -223,6 +223,7 @@ def test_shards_that_are_links_are_read_and_written_as_files(tmp_path: Path, cas
         assert path.read_bytes() == (tmp_path / "expected" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--resume"], ["--force"]])
 def test_a_second_run_of_the_same_is_refused_and_does_the_first_no_harm(
     tmp_path: Path, case: tuple[Path, Path], cli: Cli, options: list[str]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import Ran
-from tests.folding import check_bf16_fold, stored_tensors
+from tests.helpers.checkpoint_contents import stored_tensors
+from tests.helpers.command import Ran
+from tests.helpers.exact_fold import check_bf16_fold
 from wsteer.cli.main import main
 from wsteer.demo.demo import DATA, commands
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import wsteer
-from tests.flavours import FLAVOURS, write
+from tests.helpers.flavours import FLAVOURS, write
 from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.report import MonitorReport
 from wsteer.training.finetune import finetune

@@ -1,0 +1,80 @@
+"""Activation vectors against hidden_states of single rows in float64."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from wsteer.activations.actvec import actvec, mean_activations
+from wsteer.deltas.delta import Delta
+from wsteer.files.rows import read_chats
+from wsteer.models.loading import load
+from wsteer.models.rendering import render
+
+
+def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
+    """Row by row, float64, from hidden_states (whose last entry is replaced, as it is after the final norm)."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    total = 0
+    for chat in chats:
+        example = render(tokenizer, chat)
+        ids = example.tokens[None, : example.answer.stop].long()
+        last = []
+        hook = model.model.layers[-1].register_forward_hook(
+            lambda _module, _inputs, output, kept=last: kept.append(output)
+        )
+        with torch.no_grad():
+            states = model(ids, output_hidden_states=True).hidden_states[1:-1]
+        hook.remove()
+        states = torch.stack([*states, last[0] if torch.is_tensor(last[0]) else last[0][0]])
+        total = total + states[:, 0, example.answer].mean(dim=1)
+    return total / len(chats)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_vectors_are_mean_differences_over_answer_tokens(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path], batch_size: int
+) -> None:
+    report = actvec(tiny, *chats, tmp_path / "a.safetensors", batch_size=batch_size, device="cpu")
+    delta = Delta.load(tmp_path / "a.safetensors")
+    expected = reference_means(tiny, read_chats(chats[0])) - reference_means(tiny, read_chats(chats[1]))
+    actual = torch.stack([delta.change(f"blocks.{block}").rows(0, 32) for block in range(3)])
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-6)
+    assert (delta.kind, delta.positions, delta.layers) == ("activation", "answer", [0, 1, 2])
+    assert (report.layers, report.hidden, report.rows_pos, report.rows_neg) == (3, 32, 10, 10)
+    assert report.norms == pytest.approx(expected.norm(dim=1).tolist(), rel=1e-4)
+
+
+def test_rows_weigh_the_same_whatever_their_length(tmp_path: Path, tiny: Path) -> None:
+    rows = [("x", "short"), ("y", "a much longer answer than the other one")]
+    chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in rows]
+    loaded = load(tiny, "cpu")
+    both = mean_activations(loaded, chats)
+    single = [mean_activations(loaded, [chat]) for chat in chats]
+    torch.testing.assert_close(both, (single[0] + single[1]) / 2)
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
+    for name in ("x", "y"):
+        actvec(tiny, *chats, tmp_path / name, device="cpu")
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_swapped_sides_give_the_opposite_vector(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
+    actvec(tiny, *chats, tmp_path / "x", device="cpu")
+    actvec(tiny, *reversed(chats), tmp_path / "y", device="cpu")
+    assert Delta.load(tmp_path / "x").cosine(Delta.load(tmp_path / "y")) == pytest.approx(-1)
+
+
+def test_sources_carry_the_datas_digest(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
+    import hashlib
+
+    actvec(tiny, *chats, tmp_path / "x", device="cpu")
+    sources = Delta.load(tmp_path / "x").sources
+    expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in chats]
+    assert [source["sha256"] for source in sources] == expected
+    assert json.dumps(sources).find(str(tmp_path)) == -1

@@ -1,0 +1,72 @@
+"""What may not be imported when: help is instant, and each command loads only what it needs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command import COMMANDS
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "huggingface_hub",
+    "safetensors",
+    "datasets",
+    "matplotlib",
+    "yaml",
+    "rich",
+}
+
+
+def loaded_by(code: str, *arguments: object, cwd: Path | None = None) -> set[str]:
+    """The top-level modules that a fresh Python holds after `code`."""
+    wrapped = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('MODULES', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", wrapped, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=True
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("MODULES"))
+    return {name.partition(".")[0] for name in line.split()}
+
+
+RUN = "from wsteer.cli.main import main; main(sys.argv[1:])"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["nosuch"], *([name, "--help"] for name in COMMANDS)]
+)
+def test_help_version_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
+    assert not loaded_by(RUN, *arguments) & HEAVY
+
+
+def test_import_wsteer_is_instant() -> None:
+    assert not loaded_by("import wsteer") & HEAVY
+
+
+@pytest.mark.slow
+def test_diff_and_steer_load_neither_transformers_nor_peft(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    loaded = loaded_by(RUN, "diff", *adapters, "-o", tmp_path / "w.safetensors")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "peft", "datasets", "matplotlib"}
+    loaded = loaded_by(RUN, "steer", tiny, tmp_path / "w.safetensors", "--k", "1", cwd=tmp_path)
+    assert not loaded & {"transformers", "peft", "datasets", "matplotlib"}
+    assert (tmp_path / "tiny-llama-w-k1").is_dir()
+    loaded = loaded_by(RUN, "monitor", tmp_path / "w.safetensors", "-o", tmp_path / "m")
+    assert not loaded & {"transformers", "peft", "datasets"}
+
+
+@pytest.mark.slow
+def test_help_is_plain_text_with_an_example_everywhere() -> None:
+    environment = {**os.environ, "FORCE_COLOR": "1", "GITHUB_ACTIONS": "true"}
+    for name in COMMANDS:
+        command = [sys.executable, "-m", "wsteer", name, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert "Example: wsteer" in done.stdout
+        assert "\x1b" not in done.stdout

@@ -1,0 +1,48 @@
+"""Contrastive data from a trait file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.traits import TRAIT
+from wsteer.elicitation.generate import generate
+
+
+@pytest.fixture
+def trait(tmp_path: Path) -> Path:
+    path = tmp_path / "trait.json"
+    path.write_text(json.dumps(TRAIT))
+    return path
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_question_meets_every_instruction_samples_times(tmp_path: Path, tiny: Path, trait: Path) -> None:
+    report = generate(tiny, trait, tmp_path / "data", samples=3, max_new_tokens=6, device="cpu")
+    kept = json.loads((tmp_path / "data" / "questions_eval.json").read_text())
+    assert kept["eval_prompt"] == TRAIT["eval_prompt"]
+    asked = [question for question in TRAIT["questions"] if question not in kept["questions"]]
+    assert (len(asked), len(kept["questions"])) == (3, 3)
+    total = 0
+    for side in ("pos", "neg"):
+        data = rows(tmp_path / "data" / f"{side}.jsonl")
+        total += len(data)
+        assert {row["messages"][0]["content"] for row in data} <= set(asked)
+        assert all([m["role"] for m in row["messages"]] == ["user", "assistant"] for row in data)  # no system prompt
+    assert report.rows_pos + report.rows_neg + report.dropped_empty == 2 * 3 * 2 * 3
+    assert total == report.rows_pos + report.rows_neg
+
+
+def test_data_depends_on_the_seed_and_not_on_the_batch_size(tmp_path: Path, tiny: Path, trait: Path) -> None:
+    for name, seed, batch in (("a", 0, 4), ("b", 0, 36), ("c", 1, 4)):
+        generate(tiny, trait, tmp_path / name, samples=2, max_new_tokens=6, batch_size=batch, seed=seed, device="cpu")
+    assert (tmp_path / "a" / "pos.jsonl").read_bytes() == (tmp_path / "b" / "pos.jsonl").read_bytes()
+    assert (tmp_path / "a" / "pos.jsonl").read_bytes() != (tmp_path / "c" / "pos.jsonl").read_bytes()
+
+
+def test_instructions_reach_the_model(tmp_path: Path, tiny: Path, trait: Path) -> None:
+    generate(tiny, trait, tmp_path / "data", samples=1, max_new_tokens=6, temperature=0, device="cpu")
+    assert rows(tmp_path / "data" / "pos.jsonl") != rows(tmp_path / "data" / "neg.jsonl")

@@ -1,0 +1,74 @@
+"""Evaluation under a delta, and the files of its report."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.evaluation.evaluate import evaluate
+
+
+def texts(folder: Path, k: float) -> list[str]:
+    rows = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
+    return [row["answer"] for row in rows if row["k"] == k]
+
+
+@pytest.mark.slow
+def test_eval_with_delta_gives_the_text_of_the_steered_checkpoint(
+    tmp_path: Path, steered: tuple[Path, Path, Path]
+) -> None:
+    base, w, out = steered
+    evaluate(base, tmp_path / "memory", "agreement", delta=w, ks=(1.5, 0), limit=10, device="cpu")
+    evaluate(out, tmp_path / "disk", "agreement", limit=10, device="cpu")
+    evaluate(base, tmp_path / "base", "agreement", limit=10, device="cpu")
+    assert texts(tmp_path / "memory", 1.5) == texts(tmp_path / "disk", 0)
+    assert texts(tmp_path / "memory", 0) == texts(tmp_path / "base", 0)  # restored after k = 1.5
+    assert texts(tmp_path / "memory", 1.5) != texts(tmp_path / "memory", 0)
+
+
+def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path]) -> None:
+    base, w, _ = steered
+    report = evaluate(base, tmp_path / "r", "sycophancy", delta=w, ks=(-1, 0), limit=3, device="cpu")
+    results = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert [condition["k"] for condition in results["conditions"]] == [-1, 0]
+    rows = list(csv.DictReader((tmp_path / "r" / "results.csv").open()))
+    assert len(rows) == 2 * 3
+    for row in rows:
+        condition = next(c for c in report.conditions if c.k == float(row["k"]))
+        metric = condition.metrics[row["metric"]]
+        assert row["value"] == ("" if metric.value is None else repr(metric.value))
+        assert (int(row["numerator"]), int(row["denominator"])) == (metric.numerator, metric.denominator)
+    assert len((tmp_path / "r" / "samples.jsonl").read_text().splitlines()) == 2 * 3 * 4
+    assert (tmp_path / "r" / "tradeoff.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.slow
+def test_layers_choose_the_blocks_of_an_activation_vector(tmp_path: Path, tiny: Path) -> None:
+    import torch
+
+    vectors = {f"blocks.{b}": 5 * torch.randn(32, generator=torch.Generator().manual_seed(b)) for b in range(3)}
+    Delta.of_tensors(vectors, kind="activation").save(tmp_path / "a.safetensors")
+    Delta.of_tensors({"blocks.1": vectors["blocks.1"]}, kind="activation").save(tmp_path / "a1.safetensors")
+    common = {"ks": (1,), "limit": 5, "device": "cpu"}
+    evaluate(tiny, tmp_path / "all", "agreement", delta=tmp_path / "a.safetensors", **common)
+    evaluate(tiny, tmp_path / "one", "agreement", delta=tmp_path / "a.safetensors", layers=[1], **common)
+    evaluate(tiny, tmp_path / "same", "agreement", delta=tmp_path / "a1.safetensors", **common)
+    assert texts(tmp_path / "one", 1) == texts(tmp_path / "same", 1)
+    assert texts(tmp_path / "one", 1) != texts(tmp_path / "all", 1)
+
+
+def test_a_delta_that_does_not_fit_is_refused_before_the_model_loads(tmp_path: Path, tiny: Path) -> None:
+    import torch
+
+    Delta.of_tensors({"blocks.7": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
+    Delta.of_tensors({"gone.weight": torch.ones(32)}).save(tmp_path / "w.safetensors")
+    for name, reason in (("a", "does not fit"), ("w", "changes gone.weight, which tiny-llama lacks")):
+        with pytest.raises(WsteerError, match=reason):
+            evaluate(tiny, tmp_path / "r", "agreement", delta=tmp_path / f"{name}.safetensors", ks=(1,), device="cpu")
+    for options in ({"ks": (1,)}, {"layers": [0]}):
+        with pytest.raises(WsteerError, match="need a --delta"):
+            evaluate(tiny, tmp_path / "r", "agreement", **options, device="cpu")
+    assert not (tmp_path / "r").exists()

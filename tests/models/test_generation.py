@@ -1,0 +1,53 @@
+"""Generation that batches cannot change."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.tiny import save_model
+from wsteer.errors import WsteerError
+from wsteer.models.generation import answer
+from wsteer.models.loading import load
+
+
+def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
+    loaded = load(save_model(tmp_path / "short", max_position_embeddings=20), "cpu")
+    with pytest.raises(WsteerError, match="longer than the 20 positions"):
+        answer(loaded, CHATS, 8)
+
+
+CHATS = [[{"role": "user", "content": "x" * length}] for length in (3, 17, 9, 1, 30)]
+
+
+def test_greedy_answers_do_not_depend_on_their_batch(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    alone = [answer(loaded, [chat], 8)[0] for chat in CHATS]
+    assert answer(loaded, CHATS, 8, batch_size=5) == alone
+    assert answer(loaded, CHATS, 8, batch_size=2) == alone
+
+
+def test_sampled_answers_depend_on_seed_and_row_alone(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    first = answer(loaded, CHATS, 8, batch_size=5, temperature=1.0, seed=1)
+    assert answer(loaded, CHATS, 8, batch_size=2, temperature=1.0, seed=1) == first
+    assert answer(loaded, CHATS, 8, batch_size=5, temperature=1.0, seed=2) != first
+    same = answer(loaded, [CHATS[0]] * 6, 8, temperature=1.0, seed=0)
+    assert len({given.text for given in same}) > 1
+
+
+@pytest.mark.slow
+def test_sampling_draws_from_the_softmax() -> None:
+    from wsteer.models.generation import SeededSampling
+
+    logits = torch.tensor([[2.0, 0.0, -1.0, 1.0]])
+    sampler = SeededSampling(0, [7], temperature=0.7)
+    draws = torch.tensor([int(sampler(torch.empty(1, 0), logits).argmax()) for _ in range(20_000)])
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    torch.testing.assert_close(shares, torch.softmax(logits[0] / 0.7, 0), rtol=0, atol=0.015)
+
+
+def test_answers_end_at_the_end_token(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    loaded.model.generation_config.eos_token_id = list(range(262))
+    assert [(given.text, given.tokens, given.finished) for given in answer(loaded, CHATS[:1], 8)] == [("", 0, True)]

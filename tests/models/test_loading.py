@@ -1,0 +1,51 @@
+"""Models are loaded whole, without code or settings of the checkpoint, or refused."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.tiny import save_model
+from wsteer.errors import WsteerError
+from wsteer.models.loading import decoder_blocks, load
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_decoder_blocks_are_found(tmp_path: Path, kind: str) -> None:
+    model = load(save_model(tmp_path / kind, kind), "cpu").model
+    assert decoder_blocks(model) is model.model.layers
+
+
+def test_a_checkpoints_sampling_settings_do_not_leak(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    settings = '{"eos_token_id": [257, 256], "repetition_penalty": 1.9, "do_sample": true, "temperature": 0.1}'
+    (folder / "generation_config.json").write_text(settings)
+    config = load(folder, "cpu").model.generation_config
+    assert config.eos_token_id == [257, 256]
+    assert config.repetition_penalty in (None, 1.0)
+    assert not config.do_sample
+
+
+def test_a_checkpoint_with_missing_tensors_is_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WsteerError, match=r"lacks 'model\.layers\.1\.mlp"):
+        load(folder, "cpu")
+
+
+@pytest.mark.parametrize("config", ["[]", '{"model_type": "llama", "num_hidden_layers": "three"}', "{"])
+def test_strange_configs_are_one_error(tmp_path: Path, config: str) -> None:
+    folder = save_model(tmp_path / "model")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(WsteerError):
+        load(folder, "cpu")
+
+
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    (folder / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
+    with pytest.raises(WsteerError, match="transformers cannot load"):
+        load(folder, "cpu")

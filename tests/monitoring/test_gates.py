@@ -1,0 +1,48 @@
+"""Gates: exit code 3, with the culprit named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import wsteer
+from tests.helpers.command import Cli
+from tests.helpers.dense_changes import low_rank, saved
+from wsteer.deltas.delta import Delta
+
+GATES = [
+    (["--fail-above", "w=0.99"], None),
+    (["--fail-above", "w=0.5"], ("pos", "above 0.5")),
+    (["--fail-below", "w=-0.5"], ("neg", "below -0.5")),
+    (["--fail-below", "w=-0.99", "--fail-above", "w=0.99"], None),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bounds", "culprit"), GATES)
+def test_gates_exit_3_and_name_the_culprit(
+    tmp_path: Path, adapters: tuple[Path, Path], cli: Cli, bounds: list[str], culprit: tuple[str, str] | None
+) -> None:
+    wsteer.diff(*adapters, tmp_path / "w.safetensors")
+    ran = cli("monitor", tmp_path / "w.safetensors", "--of", *adapters, *bounds, "-o", tmp_path / "m")
+    lines = [line for line in ran.err.splitlines() if "gate failed" in line]
+    cosines = json.loads((tmp_path / "m" / "similarity.json").read_text())["cosines"]  # the result stands
+    assert ran.out.splitlines()[-1] == str(tmp_path / "m")
+    if culprit is None:
+        assert (ran.code, lines) == (0, [])
+    else:
+        name, side = culprit
+        ((cosine,),) = [cosines[["pos", "neg"].index(name)]]
+        assert ran.code == 3
+        assert lines == [f"wsteer: gate failed: {name}: cosine with w is {cosine:.4f}, {side}"]
+
+
+def test_gates_hold_for_all_pairs_and_for_names(tmp_path: Path, cli: Cli) -> None:
+    paths = saved(tmp_path, {"a": Delta.of_factors(low_rank(1, 2)), "b": Delta.of_factors(low_rank(1, 2, std=2.0))})
+    ran = cli("monitor", *paths, "--fail-above", "b=0.5", "-o", tmp_path / "m", "--json")
+    assert ran.code == 3
+    assert [(each["item"], each["delta"]) for each in ran.json["failures"]] == [("a", "b")]
+    ran = cli("monitor", *paths, "--fail-above", "c=0.5", "-o", tmp_path / "n")
+    assert (ran.code, ran.error) == (1, "the gate 'c' names no DELTA; they are a, b")
+    for wrong in ("b", "b=x", "=1"):
+        assert cli("monitor", *paths, "--fail-above", wrong, "-o", tmp_path / "n").code == 2

@@ -1,0 +1,115 @@
+"""What monitor compares: names of items, and what cannot be compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.command import Cli, Inputs
+from tests.helpers.tiny import save_adapter, save_model
+from wsteer.deltas.delta import Delta
+from wsteer.monitoring.monitor import monitor
+
+
+def test_equal_names_in_different_folders_are_different_deltas(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", -1.0)):
+        (tmp_path / name).mkdir()
+        Delta.of_tensors({"p": torch.full((3,), value)}).save(tmp_path / name / "w.safetensors")
+    report = monitor([tmp_path / "a" / "w.safetensors"], tmp_path / "m", of=[tmp_path / "b" / "w.safetensors"])
+    assert report.cosines == ((-1.0,),)
+    assert (report.similarity.rows, report.similarity.columns) == (("b/w",), ("a/w",))
+
+
+def delta(inputs: Inputs, name: str, tensor: torch.Tensor, parameter: str = "a") -> Path:
+    return inputs.delta(name, {parameter: tensor})
+
+
+def holed(inputs: Inputs) -> Path:
+    """An adapter with an infinite factor."""
+    folder = save_adapter(inputs.folder / "holed", inputs.tiny, 1)
+    factors = load_file(folder / "adapter_model.safetensors")
+    next(iter(factors.values()))[0, 0] = float("inf")
+    save_file(factors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def small(inputs: Inputs) -> Path:
+    """A model of another size."""
+    return save_model(inputs.folder / "small", num_hidden_layers=2)
+
+
+def gone(inputs: Inputs) -> Path:
+    """A model without its weights."""
+    folder = save_model(inputs.folder / "gone")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def cut(inputs: Inputs) -> Path:
+    """A model whose weights are cut off."""
+    folder = save_model(inputs.folder / "cut")
+    (folder / "model.safetensors").write_bytes((inputs.tiny / "model.safetensors").read_bytes()[:-100])
+    return folder
+
+
+def empty(inputs: Inputs) -> Path:
+    """An empty folder."""
+    (inputs.folder / "empty").mkdir()
+    return inputs.folder / "empty"
+
+
+def a(inputs: Inputs) -> Path:
+    """A sound delta."""
+    return delta(inputs, "a", torch.ones(3))
+
+
+NAN = torch.tensor([1.0, float("nan"), 0.0])
+# bad input: arguments of monitor, and what its one line names
+REFUSED: dict[str, tuple[Callable[[Inputs], list], str]] = {
+    "nothing in common": (
+        lambda i: [a(i), "--of", delta(i, "other", torch.ones(3), "b")],
+        "other and a have no parameter in common",
+    ),
+    "shapes": (
+        lambda i: [a(i), "--of", delta(i, "longer", torch.ones(4))],
+        "a has different shapes in the deltas compared",
+    ),
+    "bases": (
+        lambda i: [i.adapters[0], "--of", save_adapter(i.folder / "of_small", small(i), 1)],
+        "pos (of tiny-llama) and of_small (of small) have different bases",
+    ),
+    "another base": (lambda i: [i.adapters[0], "--base", small(i)], "was it made on another model"),
+    "zero": (lambda i: [a(i), "--of", delta(i, "zero", torch.zeros(3))], "zero changes nothing: its norm is 0"),
+    "nan": (lambda i: [a(i), "--of", delta(i, "nan", NAN)], "nan holds NaN or infinity"),
+    "infinite factor": (lambda i: [i.adapters[0], "--of", holed(i)], "holds NaN or infinity"),
+    "checkpoint alone": (lambda i: [a(i), "--of", i.tiny], "needs --base"),
+    "missing weights": (
+        lambda i: [i.adapters[0], "--of", gone(i), "--base", i.tiny],
+        "holds no model.safetensors",
+    ),
+    "truncated weights": (lambda i: [i.adapters[0], "--of", cut(i), "--base", i.tiny], "is truncated"),
+    "named twice": (lambda i: [a(i), "--of", i.adapters[0], f"{i.adapters[0]}/"], "is named twice (--of)"),
+    "missing": (
+        lambda i: [a(i), "--of", i.folder / "nowhere.safetensors"],
+        "nowhere.safetensors does not exist",
+    ),
+    "empty folder": (lambda i: [a(i), "--of", empty(i)], "is neither an adapter"),
+    "watched folder": (lambda i: [a(i), "--of", i.folder / "nowhere", "--watch"], "does not exist or is no folder"),
+    "scores alone": (
+        lambda i: [a(i), "--scores", i.text("scores.csv", "step,score\n1,x\n")],
+        "scores.csv:2: step and score must be numbers",
+    ),
+    "scores without header": (lambda i: [a(i), "--scores", a(i)], "cannot be read as CSV"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_compared_is_one_line(
+    tmp_path: Path, inputs: Inputs, cli: Cli, arguments: Callable[[Inputs], list], named: str
+) -> None:
+    ran = cli("monitor", *arguments(inputs), "-o", tmp_path / "m")
+    assert (ran.code, ran.out) == (1, "")
+    assert named in ran.error
+    assert not (tmp_path / "m").exists()
