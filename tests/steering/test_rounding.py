@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 import wsteer
 from tests.helpers.checkpoint_contents import same_weights, stored_tensors
 from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
 from wsteer.steering.rounding import rounded_stochastically
 
 COUNT = 1 << 18
@@ -82,3 +83,20 @@ def test_stochastic_rounding_is_unbiased_and_leaves_what_the_dtype_holds(dtype: 
         assert 1 <= len(rounded.unique()) <= 2
         spread = float(rounded.unique().max() - rounded.unique().min())
         assert float(rounded.double().mean()) == pytest.approx(float(many[0]), abs=max(spread, 1e-12) * 5 / 2**9)
+
+
+def test_a_rounding_that_there_is_not_is_refused_wherever_python_names_one(
+    tmp_path: Path, steered: tuple[Path, Path, Path]
+) -> None:
+    base, w, _ = steered
+    with pytest.raises(WsteerError, match="no rounding 'up'"):
+        wsteer.steer(base, w, k=1, output=tmp_path / "out", rounding="up")
+    with pytest.raises(WsteerError, match="no rounding 'up'"):
+        wsteer.evaluate(base, tmp_path / "e", "agreement", delta=w, ks=[1], limit=1, rounding="up")
+    loaded = wsteer.load(base)
+    with (
+        pytest.raises(WsteerError, match="no rounding 'up'"),
+        wsteer.applied(loaded.model, wsteer.Delta.load(w), rounding="up"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -107,3 +107,14 @@ def test_a_rate_that_diverges_is_named_and_another_kept(
 def test_a_sweep_needs_validation(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
     with pytest.raises(WsteerError, match="--val"):
         finetune(tiny, chats[0], tmp_path / "out", Recipe(lr=(1e-3, 1e-4), val_fraction=0), device="cpu")
+
+
+def test_several_rates_on_a_single_row_are_refused_since_nothing_is_left_to_compare_them(
+    cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
+) -> None:
+    (tmp_path / "one.jsonl").write_text(chats[0].read_text().splitlines()[0] + "\n")
+    arguments = ["finetune", tiny, tmp_path / "one.jsonl", "-o", tmp_path / "out", "--max-steps", 1, "--rank", 2]
+    ran = cli(*arguments, "--lr", "1e-3,1e-2", "-q")
+    assert (ran.code, "compared by their validation loss" in ran.error) == (1, True)
+    assert not (tmp_path / "out").exists()
+    assert cli(*arguments, "--lr", "1e-3,1e-2", "--val", chats[1], "-q").code == 0

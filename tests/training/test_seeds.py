@@ -7,7 +7,9 @@ import pytest
 
 from tests.helpers.command import Cli
 from tests.helpers.interruption import contents, interrupting, leftovers, press_ctrl_c
+from tests.helpers.tiny import TEMPLATE
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.diff import diff
 from wsteer.training.finetune import finetune
 from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
@@ -79,3 +81,24 @@ def test_seeds_that_differ_or_stand_alone_are_refused(
         assert cli("finetune", tiny, chats[0], "-o", tmp_path / "x", f"--seeds={seeds}").code == code
     record = json.loads((tmp_path / "pos" / "wsteer.json").read_text())
     assert record["options"]["seed"] == [0, 1]
+
+
+@pytest.mark.parametrize("changed", ["val", "template", "save_every", "watched"])
+def test_seeds_do_not_go_on_with_what_other_options_left(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path], adapters: tuple[Path, Path], changed: str
+) -> None:
+    diff(adapters[0], output=tmp_path / "w.safetensors")
+    (tmp_path / "template.jinja").write_text(TEMPLATE + "{# another #}")
+    others = {
+        "val": chats[1],
+        "template": tmp_path / "template.jinja",
+        "save_every": 2,
+        "watched": [tmp_path / "w.safetensors"],
+    }
+    run = {"device": "cpu", changed: others[changed]}
+    with pytest.raises(Interrupted):
+        progress = interrupting("seed 1 train", 2, press_ctrl_c)
+        finetune_seeds(tiny, chats[0], tmp_path / "out", RECIPE, [0, 1], device="cpu", progress=progress)
+    finetune_seeds(tiny, chats[0], tmp_path / "out", RECIPE, [0, 1], resume=True, **run)
+    finetune_seeds(tiny, chats[0], tmp_path / "whole", RECIPE, [0, 1], **run)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
