@@ -66,9 +66,10 @@ def show_presets(context: typer.Context, name: str | None) -> str | None:
 EPILOG = """
 Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several. The loss is on every assistant
-  turn: its answer and the token that ends it, nothing else. neg.jsonl:6
-  takes a set 6 times (a fraction is allowed); copies of a validation row
-  are never trained. Hub datasets need pip install 'wsteer[hub]'.
+  turn: its answer and the token that ends it; the first row is shown with
+  these marked. neg.jsonl:6 takes a set 6 times (a fraction is allowed);
+  copies of a validation row are never trained. Hub datasets need pip
+  install 'wsteer[hub]'.
 Templates: a {% generation %} mark is heeded where there is one, and not
   needed. What a template puts before an answer, such as an empty thinking
   block, is not trained. There is one BOS where the tokenizer wants one. The
@@ -83,26 +84,23 @@ Presets: --preset sets learning rate, batch and length as in the paper's
   Table 1; a flag overrides one of them.
 Methods: lora writes a PEFT adapter; an --init that changes the base is
   written as a plain LoRA of twice the rank. bias trains mlp.down_proj.bias
-  of every block, added at zero where the model has none, and writes
-  delta.safetensors; wsteer diff takes the folder. full trains all weights
-  and writes a checkpoint in float32, which resolves what 16 bits round
-  away.
+  of every block, from zero where the model has none, and writes
+  delta.safetensors; wsteer diff takes the folder. full writes a checkpoint
+  in float32, which resolves what 16 bits round away.
 Seeds: give both sides the same --seed: they start from the same A, and what
   they share cancels. wsteer diff of two folders made with --seeds subtracts
   seed by seed, writes the mean, and reports the cosines between the seeds.
-On the way: --track logs the cosine of the running change with each delta at
-  every validation: in log.jsonl, in loss.png, and with --report-to there
-  (TensorBoard's files go to runs/NAME).
+On the way: the cosines of --track are logged at every validation: in
+  log.jsonl, in loss.png, and with --report-to there (TensorBoard's in
+  runs/NAME).
 Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to go
   on; --resume after that, or after a crash, ends with the bytes of an
   uninterrupted run. A state is also saved every five minutes.
-Memory: --micro-batch-size splits a step. Gradients are checkpointed where
-  an estimate says that memory is short. --load-in needs pip install
-  'wsteer[quant]'. A GPU with bfloat16 computes in it unless --dtype says
-  otherwise.
-Processes: torchrun -m wsteer finetune ... or accelerate launch -m wsteer
-  ...; a step's rows stay --batch-size over all processes, and one of them
-  prints.
+Memory: gradients are checkpointed where an estimate says that memory is
+  short. --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16
+  computes in it unless --dtype says otherwise.
+Processes: torchrun -m wsteer finetune ..., or accelerate launch; over all
+  of them a step has --batch-size rows, and one writes and prints.
 """
 
 
