@@ -6,6 +6,9 @@ The names below load on first use, so that `import wsteer` is instant.
 >>> code = "import sys, wsteer; print('torch' in sys.modules)"
 >>> subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 'False'
+>>> import wsteer
+>>> [name for name in wsteer.__all__ if not hasattr(wsteer, name)]
+[]
 """
 
 import importlib
