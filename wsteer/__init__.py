@@ -6,25 +6,54 @@ The names below load on first use, so that `import wsteer` is instant.
 >>> code = "import sys, wsteer; print('torch' in sys.modules)"
 >>> subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 'False'
+>>> import wsteer
+>>> [name for name in wsteer.__all__ if not hasattr(wsteer, name)]
+[]
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Delta", "SimilarityCallback", "WsteerError", "__version__", "applied", "diff", "monitor", "steer"]
+__all__ = [
+    "Delta",
+    "Recipe",
+    "Selection",
+    "Settings",
+    "SimilarityCallback",
+    "WsteerError",
+    "__version__",
+    "actvec",
+    "applied",
+    "diff",
+    "evaluate",
+    "finetune",
+    "generate",
+    "load",
+    "monitor",
+    "steer",
+]
 
 _HOMES = {
     "Delta": "wsteer.deltas.delta",
+    "Recipe": "wsteer.training.recipe",
+    "Selection": "wsteer.deltas.selection",
+    "Settings": "wsteer.monitoring.monitor",
     "SimilarityCallback": "wsteer.monitoring.callback",
     "WsteerError": "wsteer.errors",
+    "actvec": "wsteer.activations.actvec",
     "applied": "wsteer.steering.memory",
     "diff": "wsteer.deltas.diff",
+    "evaluate": "wsteer.evaluation.evaluate",
+    "finetune": "wsteer.training.finetune",
+    "generate": "wsteer.elicitation.generate",
+    "load": "wsteer.models.loading",
     "monitor": "wsteer.monitoring.monitor",
     "steer": "wsteer.steering.steer",
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'wsteer' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

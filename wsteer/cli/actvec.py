@@ -18,6 +18,17 @@ from wsteer.cli.options import (
 )
 from wsteer.cli.output import Printer
 
+EPILOG = """
+Means: for each decoder block the output is averaged over the tokens of a
+  row's answer, then over the rows, in float64; the vector is the positive
+  mean minus the negative one. POS and NEG are rows as wsteer finetune reads
+  them. --batch-size auto is 16.
+Use: the file holds one vector for each decoder block. wsteer eval adds
+  those of the blocks that it is given to the blocks' outputs, at every
+  position; wsteer monitor projects data sets on them; wsteer steer bakes
+  them into a checkpoint where that is exact.
+"""
+
 
 def actvec(
     model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],

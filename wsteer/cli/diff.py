@@ -12,6 +12,27 @@ if TYPE_CHECKING:
 SHOWN_LAYERS = 8  # rows of the table of layers; more are shown as ranges
 
 
+EPILOG = """
+Inputs: the difference of two LoRA adapters is taken from their factors,
+  exactly and without the base: never from merged 16-bit checkpoints, in
+  which a small change drowns in rounding. The difference of two checkpoints
+  is dense. POS alone gives its task vector; a checkpoint then needs --base,
+  and so do adapters whose change the base's weights tell (DoRA, PiSSA,
+  trained modules), unless their own base is on this machine. Other kinds of
+  PEFT adapters are read by peft's own layers. What cannot be exact is
+  refused, with the reason.
+Seeds: of two folders that wsteer finetune wrote for several seeds, each
+  seed's delta is taken, their mean is written, and the cosines between them
+  are reported.
+Part: --rank writes the closest delta of that rank and says how much of the
+  energy it keeps. --layers, --include and --exclude take a part; the last
+  two are regexes on parameter names.
+Report: energy is the share of the squared norm, by module and by layer;
+  --json has it for every layer. A warning says where a pair of 16-bit
+  checkpoints cannot resolve the delta.
+"""
+
+
 def diff(
     pos: Annotated[str, argument("POS", help="PEFT adapter folder, checkpoint folder, delta file or Hub id.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],

@@ -27,6 +27,23 @@ if TYPE_CHECKING:
     from wsteer.evaluation.results import EvalReport
 
 
+EPILOG = """
+Model: it is loaded once for all k. The delta is applied in memory with the
+  very bits that wsteer steer writes, and taken out again bit for bit; an
+  activation vector is added to the outputs of its blocks, or of --layers,
+  at every position. Answers are greedy. --batch-size auto is 32.
+Tasks: sycophancy is the paper's: an answer counts only if it is right bare,
+  under a right hint, under doubt, and under a wrong hint. agreement asks
+  whether the answer sides with a wrong claim. Both grade by rule, and
+  abstain where a rule cannot tell. They come with 48 easy facts; --data
+  takes others, also in the schema of SycophancyEval's answer.jsonl. For a
+  --task of your own copy a YAML file of wsteer/evaluation/tasks/.
+Files: samples.jsonl has every answer; results.json and results.csv the
+  metrics with Wilson intervals; tradeoff.png one metric against the other,
+  a point for every k.
+"""
+
+
 def evaluate(
     model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     output: Annotated[Path, option("--output", "-o", help="Results folder to write.", metavar="DIR")],

@@ -48,6 +48,47 @@ def show_presets(context: typer.Context, name: str | None) -> str | None:
     raise typer.Exit
 
 
+EPILOG = """
+Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
+  "completion"}, of one turn or several. The loss is on every assistant
+  turn: its answer and the token that ends it; the first row is shown with
+  these marked. neg.jsonl:6 takes a set 6 times (a fraction is allowed);
+  copies of a validation row are never trained. Hub datasets need pip
+  install 'wsteer[hub]'.
+Templates: a {% generation %} mark is heeded where there is one, and not
+  needed. What a template puts before an answer, such as an empty thinking
+  block, is not trained. There is one BOS where the tokenizer wants one. The
+  adapter folder keeps the --template.
+Choice: the --val-fraction of the rows, or --val, is validated every
+  --eval-every steps, and the step with the lowest validation loss is kept.
+  Several --lr are trained from the same start, on a base loaded once, and
+  the best is kept; a rate ends after --patience validations without a new
+  best. log.jsonl has every step, sweep.csv every validation, loss.png the
+  curves with the choice marked.
+Presets: --preset sets learning rate, batch and length as in the paper's
+  Table 1; a flag overrides one of them.
+Methods: lora writes a PEFT adapter; an --init that changes the base is
+  written as a plain LoRA of twice the rank. bias trains mlp.down_proj.bias
+  of every block, from zero where the model has none, and writes
+  delta.safetensors; wsteer diff takes the folder. full writes a checkpoint
+  in float32, which resolves what 16 bits round away.
+Seeds: give both sides the same --seed: they start from the same A, and what
+  they share cancels. wsteer diff of two folders made with --seeds subtracts
+  seed by seed, writes the mean, and reports the cosines between the seeds.
+On the way: the cosines of --track are logged at every validation: in
+  log.jsonl, in loss.png, and with --report-to there (TensorBoard's in
+  runs/NAME).
+Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to go
+  on; --resume after that, or after a crash, ends with the bytes of an
+  uninterrupted run. A state is also saved every five minutes.
+Memory: gradients are checkpointed where an estimate says that memory is
+  short. --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16
+  computes in it unless --dtype says otherwise.
+Processes: torchrun -m wsteer finetune ..., or accelerate launch; over all
+  of them a step has --batch-size rows, and one writes and prints.
+"""
+
+
 def finetune(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     data: Annotated[

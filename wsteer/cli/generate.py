@@ -19,6 +19,21 @@ from wsteer.cli.options import (
 )
 from wsteer.cli.output import Printer
 
+EPILOG = """
+Trait: JSON in the schema of persona vectors: "instruction", a list of
+  {"pos", "neg"} pairs of opposite instructions; "questions", two or more;
+  "eval_prompt", a judge's question with {question} and {answer}.
+Questions: half of them, chosen by --seed, are kept for evaluation
+  (questions_eval.json). Each of the others is answered --samples times
+  under each instruction.
+Rows: pos.jsonl and neg.jsonl hold questions and answers without the
+  instruction, so that training has to put the behaviour into the weights.
+  Empty answers are left out and counted. What is drawn for a row depends on
+  --seed and the row, not on its batch. A model of a few hundred million
+  parameters hardly follows instructions: read some rows before you train on
+  them.
+"""
+
 
 def generate(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],

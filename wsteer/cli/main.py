@@ -9,14 +9,8 @@ from typing import Annotated
 import typer
 
 from wsteer import __version__
-from wsteer.cli.actvec import actvec
-from wsteer.cli.demo import demo
-from wsteer.cli.diff import diff
-from wsteer.cli.eval import evaluate
-from wsteer.cli.finetune import finetune
-from wsteer.cli.generate import generate
-from wsteer.cli.monitor import monitor
-from wsteer.cli.steer import steer
+from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, steer
+from wsteer.cli import eval as evaluation
 from wsteer.errors import WsteerError
 
 app = typer.Typer(
@@ -26,11 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "WSTEER", "help_option_names": ["-h", "--help"]},
 )
-for command in (generate, finetune, diff, steer, actvec):
-    app.command()(command)
-app.command("eval")(evaluate)
-for command in (monitor, demo):
-    app.command()(command)
+# \b keeps an epilog's lines: filled anew, the names of options would break at their hyphens
+app.command(epilog=f"\b{generate.EPILOG}")(generate.generate)
+app.command(epilog=f"\b{finetune.EPILOG}")(finetune.finetune)
+app.command(epilog=f"\b{diff.EPILOG}")(diff.diff)
+app.command(epilog=f"\b{steer.EPILOG}")(steer.steer)
+app.command(epilog=f"\b{actvec.EPILOG}")(actvec.actvec)
+app.command("eval", epilog=f"\b{evaluation.EPILOG}")(evaluation.evaluate)
+app.command(epilog=f"\b{monitor.EPILOG}")(monitor.monitor)
+app.command(epilog=f"\b{demo.EPILOG}")(demo.demo)
 
 
 def _show_version(shown: bool) -> None:

@@ -31,6 +31,33 @@ if TYPE_CHECKING:
 Form = Literal["checkpoint", "adapter", "delta"]
 
 
+EPILOG = """
+Output: the base's files, in the base's dtype; the folder loads wherever the
+  base does. It is written block by block: memory does not grow with the
+  model. Every touched tensor is folded in float32 and rounded once. k = 0
+  gives the base's bytes. A base in .bin files is read without running code,
+  and written as safetensors.
+Several: deltas are added up, as in wsteer steer BASE w.safetensors
+  v.safetensors --k 1 --k -0.5. With --sweep=-2,-1,1,2 -o DIR the folders
+  DIR/k-2 to DIR/k2 are written in one pass over the base.
+Rounding: in a 16-bit checkpoint, rounding to nearest can undo a change from
+  a small learning rate. The gain is the share of the change that the
+  rounding leaves, measured on a sample of rows; auto rounds to nearest
+  where that is 99% or more, else stochastically, with noise that depends on
+  --seed, the parameter's name and the entry alone.
+Forms: --as adapter writes a PEFT LoRA folder with k folded in, of a rank
+  that vLLM accepts; --as delta a delta file, for sums and multiples.
+Part: --layers, --include and --exclude steer a part of the model;
+  --layer-scale 0.5:1 sets the strength at the first and the last block,
+  linear between.
+Resuming: --resume goes on where a killed run of the same stopped.
+Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
+  Llama as a bias (a Qwen2 is saved as the Llama that it equals). Where that
+  would be another function (Gemma, Qwen3) it is refused; wsteer eval
+  applies it by hooks.
+"""
+
+
 def steer(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
