@@ -261,7 +261,6 @@ def finetune(
 
 def _recipe(preset: str | None, **given: Any) -> Recipe:
     """The recipe of the preset, with the values that were given in place of its own."""
-
     values = PRESETS[preset].values if preset else {}
     if given["epochs"] is not None:
         values["max_steps"] = None  # the length that was asked for, not the preset's
