@@ -1,1 +1,1 @@
-"""The whole chain on a small real model: `model` fetches it, `chain` runs the commands."""
+"""The whole chain on a small real model: `model` fetches it, `demo` runs the commands."""
