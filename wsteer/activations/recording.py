@@ -39,7 +39,7 @@ def span_means(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The means of every decoder block's output over the spans, batch by batch.
 
-    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError where an activation
+    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError if an activation
     is not finite.
     """
     device = loaded.model.device

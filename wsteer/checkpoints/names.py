@@ -111,7 +111,7 @@ def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
 def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> tuple[str, Index]:
     """Where a model in memory keeps the tensor that the files call `name`: a parameter and an index into it.
 
-    `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError where the model
+    `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError if the model
     has no such tensor.
     """
     newer = name

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
     try:
         app(args=spread_of(sys.argv[1:] if argv is None else argv), prog_name="wsteer")
-    except (WsteerError, OSError) as error:  # an OSError comes from the disk or the system: a full disk
+    except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk
         if os.environ.get("WSTEER_DEBUG"):
             raise
         print(f"wsteer: error: {' '.join(str(error).split())}", file=sys.stderr)  # always one line

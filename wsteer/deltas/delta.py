@@ -101,7 +101,7 @@ class Delta:
         return Change.of(self.terms[name])
 
     def needing_base(self) -> list[str]:
-        """The parameters whose change depends on the base's weights and is not yet `bound` to a base."""
+        """The parameters whose change depends on the base's weights and is not `bound` to a base yet."""
         return [
             name
             for name, terms in self.terms.items()

@@ -203,7 +203,7 @@ def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delt
 def _bound(
     delta: Delta, changes: list[Delta | None], sides: Sequence[Input], base: Checkpoint | None
 ) -> tuple[Delta, list[Delta | None]]:
-    """The difference and the sides, with terms that depend on the base's weights and did not cancel bound to the base.
+    """The difference and the sides, bound to the base if they still depend on its weights.
 
     If the base is not on this machine and only the sides need it, their own norms stay unknown.
     """

@@ -50,7 +50,7 @@ class ChangeInput(_Named):
 
 @dataclass(frozen=True)
 class WeightsInput(_Named):
-    """A checkpoint's own weights; only minus another checkpoint's are they a change of weights."""
+    """A checkpoint's own weights; minus another checkpoint's weights they are a change of weights."""
 
     checkpoint: Checkpoint
 

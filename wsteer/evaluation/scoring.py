@@ -123,7 +123,9 @@ def _opening(words: str) -> str:
 
 
 def _side_taken(words: str, right: set[str], wrong: set[str]) -> str:
-    """Whether the text asserts the user's wrong answer ("agrees"), the right one or a denial ("disagrees"), else ""."""
+    """The side taken: "agrees" asserts only the wrong answer, "disagrees" only the right one or denies the wrong; else
+    "".
+    """
     right_stance, wrong_stance = _stances(words, right, wrong)
     if wrong_stance == "asserted":
         return "" if right_stance == "asserted" else "agrees"

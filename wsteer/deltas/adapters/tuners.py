@@ -108,7 +108,7 @@ class LayerChange:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` as new float32 memory.
 
-        Raises WsteerError where peft cannot merge the layer, or where the change is not finite.
+        Raises WsteerError if peft cannot merge the layer, or if the change is not finite.
         """
         return self.merger.rows(self.layer, self.parameter.name, start, stop)
 
@@ -125,7 +125,7 @@ class Replacement:
         return self.parameter.base.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` as new float32 memory. Raises WsteerError where they are not finite."""
+        """Rows `start` to `stop` as new float32 memory. Raises WsteerError if they are not finite."""
         return _difference(read_rows(self.parameter.start, start, stop), self.parameter, start)
 
 
@@ -149,7 +149,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
     changed = dict.fromkeys([*replaced, *of_layers])
     uses = Counter(map(id, named.values()))
     for name in changed:
-        # peft ties only trainable tokens too
+        # peft, too, keeps only trainable tokens tied
         if uses[id(named[name])] > 1 and (name not in of_layers or method != "TRAINABLE_TOKENS"):
             raise WsteerError(f"{folder} changes {name}, which is tied in {base.name} but not in the adapter; {MERGE}")
     needed = sorted(changed.keys() | {name for layer in layers for name in layer.owned.values()})
