@@ -11,8 +11,7 @@ BIAS_PATTERN = re.compile(r"model\.layers\.\d+\.mlp\.down_proj\.bias")
 
 
 def as_biases(delta: Delta) -> Delta:
-    """An activation delta as the change of biases that equals it, at every position; a delta of weights is unchanged.
-    """
+    """An activation delta as the change of biases that equals it, at every position; other deltas are unchanged."""
     if delta.kind != "activation":
         return delta
     terms = {BIAS.format(layer_of(name)): parts for name, parts in delta.terms.items()}
