@@ -2,11 +2,11 @@
 
 
 class WsteerError(Exception):
-    """An expected failure: one line that says what is wrong, where, and how to mend it."""
+    """An expected failure: one line that says what is wrong, where, and how to fix it."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what another library says went wrong, or the error's type where it says nothing.
+    """The first line of another library's error message, or the error's type if the message is empty.
 
     >>> reason(ValueError("no such split\\nsee the documentation")), reason(KeyError())
     ('no such split', 'KeyError')

@@ -1,4 +1,4 @@
-"""How work reports on itself: parameters `progress`, which wraps the iterable being worked through, and `note`."""
+"""How work reports: the parameters `progress`, which wraps the items that are worked on, and `note`."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -18,7 +18,7 @@ def silent(items: Iterable[T], label: str, total: int | None = None) -> Iterator
 
 
 class Note(Protocol):
-    """Shows a remark that is no result."""
+    """Shows a remark beside the result."""
 
     def __call__(self, text: str) -> None: ...
 

@@ -7,8 +7,8 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 from torch import Tensor
 
-CONFIDENCE = 0.95  # of all intervals
-ALPHA = 0.05  # the chance that any of the cosines said to stand above the floor is noise
+CONFIDENCE = 0.95  # the level of all intervals
+ALPHA = 0.05  # the chance that any of the cosines reported above the floor is noise
 
 
 def wilson(numerator: int, denominator: int) -> tuple[float, float] | None:
@@ -24,9 +24,9 @@ def wilson(numerator: int, denominator: int) -> tuple[float, float] | None:
 
 
 def p_value(z: float) -> float:
-    """The chance that noise lies this many standard deviations from its mean or further: two-sided, normal.
+    """The chance that noise is at least this many standard deviations from its mean: two-sided, normal.
 
-    A cosine of noise is a sum over many entries, so that it is close to normal.
+    A cosine of noise is a sum over many entries, so its distribution is close to normal.
 
     >>> round(p_value(-1.96), 3)
     0.05
@@ -35,7 +35,7 @@ def p_value(z: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[bool]:
-    """Which of several hypotheses are rejected so that the chance of any false rejection is at most `ALPHA`.
+    """Which of several hypotheses are rejected, with a chance of at most `ALPHA` of any false rejection.
 
     Holm (1979): the k-th smallest of m p-values is compared with ALPHA / (m - k + 1), until one fails.
 

@@ -12,11 +12,11 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
-AHEAD = 2  # results per thread that wait to be taken, so that memory stays bounded
+AHEAD = 2  # results per thread that may wait to be taken, which bounds memory
 
 
 def worker_count() -> int:
-    """The cores that this process may use, eight at most: streaming is bound by memory and disk beyond that."""
+    """The cores that this process may use, eight at most: beyond that, memory and disk limit streaming."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, usable))
 
@@ -40,11 +40,11 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         finally:
             for future in waiting:
                 future.cancel()
-            torch.set_num_threads(torch.get_num_threads())  # the workers' setting would be that of threads to come
+            torch.set_num_threads(torch.get_num_threads())  # else later threads would get the workers' setting
 
 
 @contextlib.contextmanager
 def beside(function: Callable[[], R]) -> Iterator[Callable[[], R]]:
-    """Compute `function` on a thread of its own while the `with` body, given what waits for its result, runs."""
+    """Compute `function` on its own thread during the `with` body, which gets a function that waits for the result."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(function).result

@@ -1,1 +1,1 @@
-"""Activations of the residual stream, recorded, and the vectors that are their differences."""
+"""Activations of the residual stream: recorded, and subtracted into activation vectors."""

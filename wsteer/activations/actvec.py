@@ -17,12 +17,12 @@ from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
 from wsteer.models.rendering import render
 from wsteer.progress import Progress, labelled, silent
 
-BATCH_SIZE = 16  # rows that run at once, where no number is given
+BATCH_SIZE = 16  # rows that run at once by default
 
 
 @dataclass(frozen=True)
 class ActvecReport:
-    """What `actvec` wrote. `norms` holds each block's vector norm beside `residual_norms`, that of its mean state."""
+    """What `actvec` wrote. By block: `norms` of the vector, `residual_norms` of the mean output over both sides."""
 
     output: str
     kind: str
@@ -46,8 +46,9 @@ def actvec(
     force: bool = False,
     progress: Progress = silent,
 ) -> ActvecReport:
-    """Write the activation vectors of two chat data sets: for each decoder block the mean over the answers' tokens,
-    then over the rows, of the block's output, positive minus negative."""
+    """Write two data sets' activation vectors: each decoder block's output, averaged over each answer's tokens, then
+    over the rows, positive minus negative.
+    """
     output = Path(output)
     check_output(output, force, folder=False, inputs=[model, pos, neg])
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
@@ -81,7 +82,7 @@ def mean_activations(
 ) -> Tensor:
     """The output of every decoder block, averaged over each answer's tokens, then over the rows: float64 [L, hidden].
 
-    Only the answer's own tokens count, as inputs: neither prompt, nor the template's closing, nor padding
+    Outputs are taken where the model reads the answer's own tokens, not at the prompt, the end of turn or padding
     (persona vectors' `response_avg`, notes/activations.md A2).
     """
     spans = [Span.of_answer(render(loaded.tokenizer, chat)) for chat in chats]

@@ -17,7 +17,7 @@ from wsteer.progress import Progress
 
 @dataclass(frozen=True)
 class Span:
-    """Token ids that the model reads, and the part of them, `start` to `stop`, whose mean counts."""
+    """Token ids that the model reads; the mean is taken over tokens `start` to `stop`."""
 
     tokens: Tensor
     start: int
@@ -30,7 +30,7 @@ class Span:
 
     @staticmethod
     def of_prompt_end(example: Example) -> "Span":
-        """The prompt's last token, from which the answer's first is predicted."""
+        """The prompt's last token, where the model predicts the answer's first token."""
         return Span(example.tokens[: example.answer.start], example.answer.start - 1, example.answer.start)
 
 
@@ -39,27 +39,27 @@ def span_means(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The means of every decoder block's output over the spans, batch by batch.
 
-    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError where an activation
+    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError if an activation
     is not finite.
     """
     device = loaded.model.device
     for indices in progress(list(batches([len(span.tokens) for span in spans], batch_size)), "record"):
         ids, mask = padded([spans[index].tokens for index in indices], loaded.tokenizer.pad_token_id)
-        weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: those of a mean over the span
+        weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: the weights of a mean over the span
         for weight, index in zip(weights, indices, strict=True):
             span = spans[index]
             weight[span.start : span.stop] = 1 / (span.stop - span.start)
         with _block_means(loaded.model, weights) as means, torch.inference_mode():
-            # the stack without its head: nobody needs the logits
+            # the model without its head: the logits are not needed
             loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         yield indices, torch.stack(means)
 
 
 @contextlib.contextmanager
 def _block_means(model: PreTrainedModel, weights: Tensor) -> Iterator[list[Tensor]]:
-    """Collect, for each decoder block in order, the weighted sum over positions of its output.
+    """Collect, for each decoder block in order, the weighted sum of its output over tokens.
 
-    `weights` is [rows, positions]; a forward inside the `with` appends L tensors, float64 [rows, hidden].
+    `weights` is [rows, tokens]; a forward pass inside the `with` appends L tensors, float64 [rows, hidden].
     """
     means: list[Tensor] = []
 

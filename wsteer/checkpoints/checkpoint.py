@@ -15,10 +15,10 @@ from wsteer.files.text import read_json
 
 INDEX = "model.safetensors.index.json"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
-# how models call their input embedding and their head; the two may be one tensor
+# names that models give their input embedding and their head; the two may be one tensor
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
-# how delta files and records name a base of which nothing is known
+# how delta files and records name an unknown base
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
 
 
@@ -33,7 +33,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict:
-        """config.json as it stands."""
+        """The contents of config.json."""
         return read_json(self.folder / "config.json")
 
     @cached_property
@@ -49,20 +49,20 @@ class Checkpoint:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The checkpoint as delta files and records name it: see `UNKNOWN_BASE` for one that is not known."""
+        """How delta files and records name the checkpoint; they name an unknown one by `UNKNOWN_BASE`."""
         return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
 
     def input_entry(self, role: str) -> dict[str, object]:
-        """The checkpoint as records list an input in this role."""
+        """The checkpoint's entry, as an input in this role, in a record."""
         return {"role": role, **self.identity}
 
     def parameters(self) -> dict[str, TensorEntry]:
-        """The tensors, each tied one once: a stored `lm_head.weight` that loading ties to the embedding is left out."""
+        """The tensors without tied copies: a stored `lm_head.weight` that loading ties to the embedding is left out."""
         tied = self.config.get("tie_word_embeddings", False)
         return {name: entry for name, entry in self.tensors.items() if not (tied and name == "lm_head.weight")}
 
     def config_number(self, *keys: str) -> int:
-        """The first of the config's values of these names, in its text part where it has one; WsteerError without."""
+        """The config's first positive integer among these keys, in its text part if it has one; else a WsteerError."""
         text = self.config.get("text_config")
         settings = text if isinstance(text, dict) else self.config
         for key in keys:
@@ -83,12 +83,12 @@ class Checkpoint:
 def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | None]:
     """The local folder of a model or adapter and, for one from the Hub, its resolved commit.
 
-    `reference` is a folder, else `org/name` or `org/name@revision` on the Hub; with `local_only` in the Hub's cache.
+    `reference` is a folder, `org/name` or `org/name@revision` on the Hub; `local_only` looks only in the Hub's cache.
     """
     try:
         path = Path(reference).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, RuntimeError, ValueError):  # too long, or nobody's home: adapters name a base as they like
+    except (OSError, RuntimeError, ValueError):  # too long, or an unknown user's home: a base may have any name
         raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
     if is_folder:
         return path, None
@@ -97,7 +97,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     name, _, revision = str(reference).partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise WsteerError(f"{reference} does not exist; give a model folder or a Hub id (org/name)")
-    # code is never needed, nor are weights in other formats where there are safetensors: neither is fetched
+    # not fetched: code, which is never needed, and weights in other formats where there are safetensors
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
         download = partial(huggingface_hub.snapshot_download, name, local_files_only=local_only)
@@ -126,7 +126,7 @@ def open_checkpoint(reference: str | Path, local_only: bool = False) -> Checkpoi
 
 
 def local_checkpoint(reference: str) -> Checkpoint | None:
-    """The checkpoint that `reference` names where it lies on this machine (a folder, or the Hub's cache), else None."""
+    """The checkpoint that `reference` names if it is on this machine (a folder, or in the Hub's cache), else None."""
     try:
         return open_checkpoint(reference, local_only=True)
     except WsteerError:
@@ -139,11 +139,11 @@ def hub_name(reference: str | Path) -> str | None:
 
 
 def local_name(reference: str | Path) -> str:
-    """A folder as records name it: as given where that is relative and says something, else its last part."""
+    """A folder's name in records: the path as given if it is relative and ends in a name, else its last part."""
     try:
         path = Path(reference).expanduser()
         return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
-    except (OSError, RuntimeError, ValueError):  # no path at all, as an adapter may call its base
+    except (OSError, RuntimeError, ValueError):  # not a path: an adapter may give its base any name
         return Path(reference).name
 
 
@@ -153,7 +153,7 @@ def find_shards(folder: Path) -> list[Path]:
         (INDEX, "model.safetensors", "model-*-of-*.safetensors"),
         (PICKLED_INDEX, "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
     ):
-        if (folder / single).exists():  # before an index, which saving over a sharded model leaves behind
+        if (folder / single).exists():  # before an index: saving over a sharded model leaves the old one
             return [folder / single]
         if (folder / index).exists():
             return _indexed_shards(folder, index)
@@ -179,6 +179,6 @@ def _indexed_shards(folder: Path, index: str) -> list[Path]:
 
 
 def base_entry(parameter: str, base: Checkpoint) -> TensorEntry:
-    """Where the base keeps `parameter`; a head that is tied to the embedding is the embedding."""
+    """The base's tensor for `parameter`; for a head that is tied to the embedding, the embedding's."""
     embedding, head = base.tied or (None, None)
     return base.tensors[embedding if parameter == head and embedding else parameter]

@@ -1,4 +1,4 @@
-"""Names of parameters: as adapters and models in memory call them, and as a checkpoint's files do."""
+"""Names of parameters: those in adapters and in models in memory, and those in a checkpoint's files."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
 
-# parameters that hold all experts of a block in memory: what the files call each expert's parts, stacked in this order
+# parameters that hold all experts of a block in memory: the files' names of each expert's parts, in stacking order
 FUSED_EXPERTS = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
 }
 # a module's path in memory: its path in the files of older models (Mixtral's)
 OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
-# models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out does not tell reliably
+# models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out is not reliable
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
 
@@ -23,9 +23,9 @@ Index = tuple[int | slice, ...]  # into a parameter in memory
 
 @dataclass(frozen=True)
 class ExpertFiles:
-    """One fused parameter of a mixture of experts as the files hold it: for each expert the tensors of its parts.
+    """How the files hold one fused parameter of a mixture of experts: for each expert the tensors of its parts.
 
-    In memory the parameter is [experts, rows, columns]; the parts of one expert stand below each other.
+    In memory the parameter is [experts, rows, columns]; the parts of one expert are stacked along the rows.
     """
 
     experts: tuple[tuple[str, ...], ...]
@@ -34,11 +34,11 @@ class ExpertFiles:
 
 
 def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[str, str]:
-    """For each parameter name its name in the base's files, which may differ by a prefix or a renamed module.
+    """Each parameter's name in the base's files, which may differ by a prefix or a renamed module.
 
     A model's inner part lacks the prefix of the whole (`layers.0…` for `model.layers.0…`), and some checkpoints lack
-    the prefix of the model (GPT-2's `h.0…` for `transformer.h.0…`). Names that match nothing are an error that
-    lists them; `where` is what they come from.
+    the prefix of the model (GPT-2's `h.0…` for `transformer.h.0…`). Names that match nothing are listed in an error;
+    `where` is the source of the names.
     """
     known = {**base.tensors, **{name: None for name in base.tied or ()}}
     names = list(names)
@@ -56,7 +56,7 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
 
 
 def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Prefixes to drop and to add, the identity first: those of one or two parts that the files' names begin with."""
+    """Pairs of a prefix to drop and one to add, no change first; the files' names give the prefixes to add."""
     found = {"": None}
     for name in known:
         parts = name.split(".")
@@ -68,7 +68,7 @@ def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def _rewritten(names: list[str], rewrite: tuple[str, str], known: Mapping[str, object]) -> dict[str, str] | None:
-    """The names under one rewrite, each tried as it is as well; None where one matches nothing."""
+    """The names after one rewrite, each also tried unchanged; None if a name matches nothing."""
     result = {}
     for name in names:
         if (match := _match(name, rewrite, known)) is None:
@@ -90,7 +90,7 @@ def _older(name: str) -> str:
 
 
 def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
-    """The files' tensors of a fused parameter such as `model.layers.0.mlp.experts.gate_up_proj`; None where it is none.
+    """The files' tensors of a fused parameter such as `model.layers.0.mlp.experts.gate_up_proj`, else None.
 
     Mixtral's, Qwen2-MoE's and Qwen3-MoE's files name the experts one by one, while the model in memory stacks them.
     """
@@ -111,7 +111,7 @@ def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
 def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> tuple[str, Index]:
     """Where a model in memory keeps the tensor that the files call `name`: a parameter and an index into it.
 
-    `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError where the model
+    `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError if the model
     has no such tensor.
     """
     newer = name

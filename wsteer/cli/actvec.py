@@ -24,7 +24,7 @@ Means: for each decoder block the output is averaged over the tokens of a
   mean minus the negative one. POS and NEG are rows as wsteer finetune reads
   them. --batch-size auto is 16.
 Use: the file holds one vector for each decoder block. wsteer eval adds
-  those of the blocks that it is given to the blocks' outputs, at every
+  the vectors of the chosen blocks to these blocks' outputs, at every
   position; wsteer monitor projects data sets on them; wsteer steer bakes
   them into a checkpoint where that is exact.
 """

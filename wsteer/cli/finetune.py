@@ -52,13 +52,13 @@ EPILOG = """
 Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with
-  these marked. neg.jsonl:6 takes a set 6 times (a fraction is allowed);
-  copies of a validation row are never trained. Hub datasets need pip
-  install 'wsteer[hub]'.
-Templates: a {% generation %} mark is heeded where there is one, and not
-  needed. What a template puts before an answer, such as an empty thinking
-  block, is not trained. There is one BOS where the tokenizer wants one. The
-  adapter folder keeps the --template.
+  these tokens marked. neg.jsonl:6 takes a set 6 times (a fraction is
+  allowed); copies of a validation row are never trained. Hub data sets need
+  pip install 'wsteer[hub]'.
+Templates: a {% generation %} mark is used if the template has one, but is
+  not needed. What a template puts before an answer, such as an empty
+  thinking block, is not trained. There is one BOS if the tokenizer adds
+  one. The adapter folder keeps the --template.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and
@@ -69,23 +69,23 @@ Presets: --preset sets learning rate, batch and length as in the paper's
   Table 1; a flag overrides one of them.
 Methods: lora writes a PEFT adapter; an --init that changes the base is
   written as a plain LoRA of twice the rank. bias trains mlp.down_proj.bias
-  of every block, from zero where the model has none, and writes
+  of every block, from zero if the model has none, and writes
   delta.safetensors; wsteer diff takes the folder. full writes a checkpoint
-  in float32, which resolves what 16 bits round away.
+  in float32, which keeps small changes that 16 bits would round away.
 Seeds: give both sides the same --seed: they start from the same A, and what
   they share cancels. wsteer diff of two folders made with --seeds subtracts
   seed by seed, writes the mean, and reports the cosines between the seeds.
-On the way: the cosines of --track are logged at every validation: in
-  log.jsonl, in loss.png, and with --report-to there (TensorBoard's in
-  runs/NAME).
-Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to go
-  on; --resume after that, or after a crash, ends with the bytes of an
+During a run: the cosines of --track are logged at every validation: in
+  log.jsonl, in loss.png, and to the reporters of --report-to (TensorBoard's
+  files are in runs/NAME).
+Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to
+  continue; --resume after that, or after a crash, ends with the bytes of an
   uninterrupted run. A state is also saved every five minutes.
-Memory: gradients are checkpointed where an estimate says that memory is
-  short. --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16
-  computes in it unless --dtype says otherwise.
-Processes: torchrun -m wsteer finetune ..., or accelerate launch; over all
-  of them a step has --batch-size rows, and one writes and prints.
+Memory: gradients are checkpointed if an estimate says that memory is short.
+  --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16 computes
+  in it unless --dtype names another type.
+Processes: torchrun -m wsteer finetune ..., or accelerate launch. A step has
+  --batch-size rows over all processes; only one writes and prints.
 """
 
 
@@ -200,7 +200,7 @@ def finetune(
     from wsteer.training.finetune import finetune as program
     from wsteer.training.seeds import finetune_seeds
 
-    first = processes.is_first()  # of several processes one speaks
+    first = processes.is_first()  # only one of several processes prints
     printer = Printer(json, quiet or not first)
     recipe = _recipe(
         preset,
@@ -260,10 +260,10 @@ def finetune(
 
 
 def _recipe(preset: str | None, **given: Any) -> Recipe:
-    """The recipe of the preset, with the values that were given in place of its own."""
+    """The preset's recipe; values that were given replace its own."""
     values = PRESETS[preset].values if preset else {}
     if given["epochs"] is not None:
-        values["max_steps"] = None  # the length that was asked for, not the preset's
+        values["max_steps"] = None  # the given number of epochs, not the preset's length
     return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
 
 
@@ -279,7 +279,7 @@ def _seeds(text: str | None) -> list[int] | None:
 
 
 def result_lines(report: "FinetuneReport") -> list[str]:
-    """What was trained on what, the losses, the choice among several rates, and the path."""
+    """What was trained on which data, the losses, the choice among several rates, and the path."""
     validation = ""
     if report.val_loss is not None:
         validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f}"

@@ -27,10 +27,10 @@ Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
   under each instruction.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
-  instruction, so that training has to put the behaviour into the weights.
-  Empty answers are left out and counted. What is drawn for a row depends on
+  instruction, so training has to put the behaviour into the weights.
+  Empty answers are left out and counted. The sampling of a row depends on
   --seed and the row, not on its batch. A model of a few hundred million
-  parameters hardly follows instructions: read some rows before you train on
+  parameters follows instructions poorly: read some rows before you train on
   them.
 """
 

@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "WSTEER", "help_option_names": ["-h", "--help"]},
 )
-# \b keeps an epilog's lines: filled anew, the names of options would break at their hyphens
+# \b keeps an epilog's line breaks: click's wrapping would break option names at their hyphens
 app.command(epilog=f"\b{generate.EPILOG}")(generate.generate)
 app.command(epilog=f"\b{finetune.EPILOG}")(finetune.finetune)
 app.command(epilog=f"\b{diff.EPILOG}")(diff.diff)
@@ -62,8 +62,8 @@ def spread_of(arguments: Sequence[str]) -> list[str]:
     ['monitor', 'w.safetensors', '--of', 'runs/1/', '--of', 'runs/2/', '-o', 'out']
     """
     spread: list[str] = []
-    option = ""  # the one whose values are being read
-    inside = 0  # of its values, counted from 1; 0 outside
+    option = ""  # the option whose values are being read
+    inside = 0  # the position among its values, from 1; 0 outside
     for argument in arguments:
         if argument.startswith("-"):
             option, inside = argument, int(argument in SPREAD)
@@ -76,12 +76,12 @@ def spread_of(arguments: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always ends in SystemExit: 0 done, 1 expected failure, 2 usage, 130 Ctrl-C."""
-    # what libraries warn of is for their developers; wsteer's own warnings do not come through this module
+    # hides libraries' warnings, which are for developers; wsteer's own warnings do not use this module
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
     try:
         app(args=spread_of(sys.argv[1:] if argv is None else argv), prog_name="wsteer")
-    except (WsteerError, OSError) as error:  # an OSError is the disk's or the system's doing, such as a full disk
+    except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk
         if os.environ.get("WSTEER_DEBUG"):
             raise
-        print(f"wsteer: error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a path holds
+        print(f"wsteer: error: {' '.join(str(error).split())}", file=sys.stderr)  # always one line
         sys.exit(1)

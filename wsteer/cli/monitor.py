@@ -1,4 +1,4 @@
-"""wsteer monitor: which way a change of weights points, beside a noise floor."""
+"""wsteer monitor: the direction of a change of weights, compared with a noise floor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,28 +86,31 @@ Shift = Annotated[
 
 EPILOG = """
 Items: delta files, PEFT adapters, Hub ids, checkpoints (with --base) and
-  training folders, whose checkpoint-<step> folders form a trajectory. They
-  need not be of one kind: cosines are taken over the parameters that both
-  sides change, in float64, and a note tells where that is less than the
-  whole norm.
-Floor: beside each cosine stands one standard deviation of the cosine of
-  noise: random B on the actual A's, a random direction for dense changes,
-  each parameter of its own norm. A star marks what stands above it by
-  Holm's test at 5% over the whole table. Two runs on the same topic, format
-  or length pass as well. A cosine near the floor does not clear a run.
-Controls: --controls are deltas of no interest; a cosine says something if
-  it is larger than those. --ceiling w=FILE is the same training under
-  another seed or on half of the data: what is like w at best reaches that.
-  --centre removes the mean of its deltas first. Compare runs of one seed
-  with runs of one seed: the same start alone raises cosines severalfold.
+  training folders, whose checkpoint-<step> folders form a trajectory. Kinds
+  may be mixed: cosines are taken over the parameters that both sides
+  change, in float64, and a note says where that is less than the whole
+  norm.
+Floor: each cosine has a noise floor, one standard deviation of the cosine
+  of noise: random B on the actual A's, a random direction for dense
+  changes, each parameter with its own norm. A star marks cosines above the
+  floor by Holm's test at 5% over the whole table. Runs on the same topic,
+  format or length pass that test too. A cosine near the floor does not
+  prove a run harmless.
+Controls: --controls are deltas of no interest; a cosine means something
+  only if it is larger than theirs. --ceiling w=FILE is the same training
+  with another seed or half of the data: do not expect larger cosines than
+  that. --centre first removes the mean of its deltas. Compare runs of one
+  seed with runs of one seed: the same start alone makes cosines several
+  times larger.
 Pictures: similarity.png and .svg are heat maps; --group puts items together
   in them, --per adds a table and a picture by part. trajectory.png has
-  cosines by step over a band of two floors, the first step above it ringed;
-  --scores FILE.csv (columns step and a score) draws an evaluation beside
-  them.
-Watching: --watch follows one training folder: a line for each checkpoint as
-  it appears, trajectory.jsonl, a picture drawn anew. Half-written ones are
-  tried again. It ends at --until-step, at a broken gate, or on Ctrl-C.
+  cosines by step over a band of two floors, with a ring at the first step
+  above the floor; --scores FILE.csv (columns step and a score) adds an
+  evaluation's scores.
+Watching: --watch follows one training folder: each new checkpoint is a
+  printed line, a line of trajectory.jsonl, and a point of the picture.
+  Half-written ones are tried again. It ends at --until-step, at a broken
+  gate, or on Ctrl-C.
 Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
   and a line that names the item, at any step.
 Projections: with an activation DELTA, data sets as ITEMs and --base: the

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from wsteer.monitoring.trajectories import Trajectory
     from wsteer.monitoring.watch import WatchReport
 
-WIDEST = 10  # columns of a table on the terminal; a wider one is shown as its largest cosines
-LARGEST = 20  # of those
+WIDEST = 10  # columns of a table on the terminal; of a wider one only the largest cosines are shown
+LARGEST = 20  # how many of them
 SHOWN_BLOCKS = 4
-SHOWN_STEPS = 12  # of a trajectory; of a longer one every so many, the last among them
+SHOWN_STEPS = 12  # steps of a trajectory; a longer one is thinned, with its last step kept
 
 
 def result_lines(report: "MonitorReport") -> list[str]:
@@ -31,7 +31,7 @@ def result_lines(report: "MonitorReport") -> list[str]:
 
 
 def cosine_table(found: "Similarity") -> list[str]:
-    """Cosines, starred where they stand above the floor; of a wide table the largest alone."""
+    """Cosines, with a star on those above the floor; of a wide table only the largest."""
     if len(found.columns) <= WIDEST:
         rows = [
             [name, *(_starred(found, i, j) for j in range(len(found.columns)))] for i, name in enumerate(found.rows)
@@ -71,7 +71,7 @@ def _control_lines(controls: "Controls", found: "Similarity") -> list[str]:
 
 
 def trajectory_lines(each: "Trajectory") -> list[str]:
-    """Cosines by step, and where each delta's first leaves the floor."""
+    """Cosines by step, and the first step at which each delta's cosine leaves the floor."""
     every = -(-len(each.steps) // SHOWN_STEPS)
     shown = list(zip(each.steps, each.cosines, strict=True))[::-1][::every][::-1]
     rows = [[str(step), *(f"{cosine:.3f}" for cosine in cosines)] for step, cosines in shown]
@@ -84,7 +84,7 @@ def trajectory_lines(each: "Trajectory") -> list[str]:
 
 
 def watch_lines(report: "WatchReport") -> list[str]:
-    """The trajectory that was seen, and the path."""
+    """The trajectory as far as it was measured, and the path."""
     seen = trajectory_lines(report.trajectory) if report.trajectory else ["no checkpoint was seen"]
     return [*seen, report.output]
 

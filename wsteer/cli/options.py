@@ -20,7 +20,7 @@ def option(*names: str, help: str, **settings: Any) -> Any:
 
 
 def argument(metavar: str, help: str) -> Any:
-    """A typer argument under the name that the documentation uses for it."""
+    """A typer argument with the name that the documentation uses."""
     return typer.Argument(metavar=metavar, help=help, show_envvar=False)
 
 
@@ -63,7 +63,7 @@ def _config_key(parameter: Any) -> str:
 
 
 def _expanded(value: Any) -> Any:
-    """`~` in a text from a file is the home folder, as a shell would have made it on the command line."""
+    """`~` in a text from a file becomes the home folder, as a shell does on the command line."""
     if isinstance(value, list):
         return [_expanded(entry) for entry in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
@@ -96,7 +96,7 @@ Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", met
 
 
 def check_early(output: Path, force: bool, folder: bool) -> None:
-    """Refuse an output before seconds of imports; the program checks it again, with what it knows of its inputs."""
+    """Refuse an output before the slow imports; the program checks it again, together with its inputs."""
     check_output(output, force, folder)
 
 
@@ -117,7 +117,7 @@ def parse_numbers(values: list[str], name: str) -> list[float]:
 
 
 def parse_named(values: list[str], name: str) -> list[tuple[str, str]]:
-    """`["a=1", "b=c=d"]` as [("a", "1"), ("b", "c=d")]: options that say something of a named thing."""
+    """`["a=1", "b=c=d"]` as [("a", "1"), ("b", "c=d")], for options of the form NAME=VALUE."""
     pairs = []
     for value in values:
         key, equals, rest = str(value).partition("=")
@@ -128,7 +128,7 @@ def parse_named(values: list[str], name: str) -> list[tuple[str, str]]:
 
 
 def parse_batch_size(text: str, auto: int) -> int:
-    """`auto` as the command's own number of rows, else the number given."""
+    """The number of rows; `auto` is the command's default."""
     if text == "auto":
         return auto
     if not text.isdigit() or int(text) < 1:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Printer:
-    """Where one command's output goes, by its --json and --quiet."""
+    """Prints one command's output, as its --json and --quiet ask."""
 
     json: bool = False
     quiet: bool = False
@@ -30,16 +30,16 @@ class Printer:
             print("\n".join(lines))
 
     def note(self, text: str) -> None:
-        """A remark that is not the result."""
+        """A remark beside the result."""
         if not self.quiet:
             print(f"wsteer: {text}", file=sys.stderr)
 
     def failure(self, text: str) -> None:
-        """What made the command fail although its result stands: a gate that the user set."""
+        """Why the command fails although its result is valid: a gate that the user set."""
         print(f"wsteer: {' '.join(text.split())}", file=sys.stderr)
 
     def command(self, text: str) -> None:
-        """A command line, shown as typed at a prompt before it runs."""
+        """A command line, shown as if typed at a prompt, before it runs."""
         if not self.quiet:
             print(f"\n$ {text}", file=sys.stderr)
 

@@ -37,24 +37,24 @@ Output: the base's files, in the base's dtype; the folder loads wherever the
   model. Every touched tensor is folded in float32 and rounded once. k = 0
   gives the base's bytes. A base in .bin files is read without running code,
   and written as safetensors.
-Several: deltas are added up, as in wsteer steer BASE w.safetensors
+Several: deltas are added, as in wsteer steer BASE w.safetensors
   v.safetensors --k 1 --k -0.5. With --sweep=-2,-1,1,2 -o DIR the folders
   DIR/k-2 to DIR/k2 are written in one pass over the base.
 Rounding: in a 16-bit checkpoint, rounding to nearest can undo a change from
   a small learning rate. The gain is the share of the change that the
-  rounding leaves, measured on a sample of rows; auto rounds to nearest
-  where that is 99% or more, else stochastically, with noise that depends on
-  --seed, the parameter's name and the entry alone.
+  rounding keeps, measured on a sample of rows; auto rounds to nearest
+  if that is 99% or more, else stochastically, with noise that depends only
+  on --seed, the parameter's name and the entry.
 Forms: --as adapter writes a PEFT LoRA folder with k folded in, of a rank
   that vLLM accepts; --as delta a delta file, for sums and multiples.
 Part: --layers, --include and --exclude steer a part of the model;
   --layer-scale 0.5:1 sets the strength at the first and the last block,
   linear between.
-Resuming: --resume goes on where a killed run of the same stopped.
+Resuming: --resume continues a killed run of the same command.
 Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
-  Llama as a bias (a Qwen2 is saved as the Llama that it equals). Where that
-  would be another function (Gemma, Qwen3) it is refused; wsteer eval
-  applies it by hooks.
+  Llama as a bias (a Qwen2 is saved as an equal Llama). Models that cannot
+  hold it exactly (Gemma, Qwen3) are refused; wsteer eval applies it by
+  hooks.
 """
 
 
@@ -154,7 +154,7 @@ def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
 
 
 def result_lines(report: "SteerReport") -> list[str]:
-    """What was written: how much changed, one line a checkpoint of its rounding, and the path."""
+    """What was written: how much changed, one line for each checkpoint's rounding, and the path."""
     lines = [
         f"{report.parameters_changed} of {report.parameters_total} parameters changed, {report.bytes / 1e9:.2f} GB"
     ]

@@ -11,7 +11,7 @@ BIAS_PATTERN = re.compile(r"model\.layers\.\d+\.mlp\.down_proj\.bias")
 
 
 def as_biases(delta: Delta) -> Delta:
-    """An activation delta as the change of biases that it equals, at every position; one of weights stays as it is."""
+    """An activation delta as the change of biases that equals it, at every position; other deltas are unchanged."""
     if delta.kind != "activation":
         return delta
     terms = {BIAS.format(layer_of(name)): parts for name, parts in delta.terms.items()}

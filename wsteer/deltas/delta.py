@@ -1,7 +1,7 @@
-"""Deltas: changes of weights or activations as a file, and their algebra.
+"""Deltas: changes of weights or activations, stored as files, and their algebra.
 
-A delta maps each parameter to a sum of scaled terms, a term being a low-rank product or a stored tensor. Sums and
-multiples only collect terms; numbers are computed when a parameter's rows are asked for, one block at a time.
+A delta maps each parameter to a sum of scaled terms; a term is a low-rank product or a dense tensor. Sums and multiples
+only collect terms; numbers are computed when a parameter's rows are asked for, one block at a time.
 """
 
 import json
@@ -29,7 +29,7 @@ KINDS = ("contrastive", "task_vector", "combination", "activation")
 
 @dataclass(frozen=True)
 class Delta:
-    """A change of weights (or, for kind `activation`, of the residual stream), as the delta file holds it.
+    """A change of weights (or, for kind `activation`, of the residual stream), as in a delta file.
 
     >>> import torch
     >>> from wsteer import Delta
@@ -49,17 +49,17 @@ class Delta:
 
     @staticmethod
     def of_tensors(tensors: Mapping[str, Tensor], kind: str = "task_vector") -> "Delta":
-        """A dense delta of tensors in memory."""
+        """A dense delta from tensors in memory."""
         return Delta(kind, {name: ((1.0, Dense(tensor)),) for name, tensor in tensors.items()})
 
     @staticmethod
     def of_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> "Delta":
-        """A low-rank delta: for each parameter (lora_B [out, r], lora_A [r, in]), scales folded in."""
+        """A low-rank delta from (lora_B [out, r], lora_A [r, in]) of each parameter, with scales folded in."""
         return Delta("task_vector", {name: ((1.0, LowRank(b, a)),) for name, (b, a) in factors.items()})
 
     @staticmethod
     def load(path: str | Path) -> "Delta":
-        """Open a delta file: its header is read and checked, tensors are read when they are needed."""
+        """Open a delta file: read and check its header; tensors are read later, when they are needed."""
         if Path(path).is_dir():
             raise WsteerError(
                 f"{path} is a folder, not a delta file; of an adapter make one: wsteer diff {path} -o FILE"
@@ -82,11 +82,11 @@ class Delta:
         return self.terms[name][0][1].shape
 
     def is_low_rank(self, name: str) -> bool:
-        """Whether the change of parameter `name` is stored as factors alone."""
+        """Whether the change of parameter `name` consists only of products of factors."""
         return is_low_rank(self.terms[name])
 
     def rank(self, name: str) -> int:
-        """The rank of the stored factors of parameter `name`."""
+        """The summed rank of the factors of parameter `name`."""
         return sum(term.lora_A.shape[0] for _, term in self.terms[name] if isinstance(term, LowRank))
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class Delta:
         return Change.of(self.terms[name])
 
     def needing_base(self) -> list[str]:
-        """The parameters whose change depends on the base's weights, as long as `bound` has not read them in."""
+        """The parameters whose change depends on the base's weights and is not `bound` to a base yet."""
         return [
             name
             for name, terms in self.terms.items()
@@ -109,7 +109,7 @@ class Delta:
         ]
 
     def bound(self, base: Checkpoint) -> "Delta":
-        """The delta with what depends on the base's weights tied to `base`, whose values are read when needed."""
+        """The delta with the terms that depend on the base's weights bound to `base`, which is read when needed."""
 
         def bind(term: Term) -> Term:
             return term.tensor.bound(base) if isinstance(term, Dense) and isinstance(term.tensor, FromBase) else term
@@ -129,7 +129,7 @@ class Delta:
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
-        """The part of the delta in parameters whose name `include` is found in and `exclude` is not (regexes)."""
+        """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
         if include is None and exclude is None:
             return self
         kept = {
@@ -144,10 +144,10 @@ class Delta:
         return replace(self, terms=kept)
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
-        """Each decoder block's change times a strength that runs linearly in depth from `first` to `last` (LiNeS).
+        """Each decoder block's change times a strength that is linear in depth, from `first` to `last` (LiNeS).
 
-        Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); what lies outside of the blocks by
-        `first`. What is scaled by 0 is left out.
+        Block l of `depth` is scaled by first + (last - first)·l / (depth - 1); parameters outside of the blocks by
+        `first`. Changes scaled by 0 are left out.
         """
         scaled = {}
         for name, terms in self.terms.items():
@@ -194,7 +194,7 @@ class Delta:
         return gram([self.terms])[0][0] ** 0.5
 
     def cosine(self, other: "Delta") -> float:
-        """Cosine between two deltas, each seen as one long vector; a parameter that one lacks is zero there."""
+        """Cosine between two deltas, each as one long vector; a parameter that one delta lacks is zero in it."""
         if not self.terms.keys() & other.terms.keys():
             raise WsteerError("the two deltas have no parameter in common; compare deltas of one model")
         return cosine_from_gram(gram([self.terms, other.terms]), 0, 1)
@@ -242,12 +242,11 @@ class Delta:
 
 
 def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, ...]] | None = None) -> Delta:
-    """The delta under the names of the checkpoint's files; one that does not fit is refused, from the headers alone.
+    """The delta under the names of the checkpoint's files; refused if it does not fit. Only headers are read.
 
     A change needs a parameter of its shape, stored as floating-point numbers, or a tensor that steering adds to the
-    checkpoint (`added`: their shapes). A head tied to the embedding is no parameter of its own unless the delta unties
-    it; a checkpoint that stores a copy of the tied tensor cannot be steered in the embedding without the copy going
-    stale.
+    checkpoint (`added`: their shapes). A head tied to the embedding counts as a parameter only if the delta unties it.
+    A change of the embedding is refused if the checkpoint stores a copy of the tied tensor, which would become stale.
     """
     parameters = checkpoint.parameters()
     if delta.untied and checkpoint.tied is not None:
@@ -265,7 +264,7 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
             )
-        if entry.dtype not in FLOATS:  # before the shape, which quantised weights may not keep
+        if entry.dtype not in FLOATS:  # before the shape, which quantising may change
             raise WsteerError(f"{name} is stored as {entry.dtype} in {checkpoint.name}; use an unquantised checkpoint")
         if entry.shape != delta.shape(name):
             raise WsteerError(
@@ -287,7 +286,7 @@ def _found(pattern: str, name: str, option: str) -> bool:
 
 
 def _check_ties(first: Delta, second: Delta) -> None:
-    """Refuse a sum in which one side changes the tied embedding and the other unties it: the head is then unclear."""
+    """Refuse a sum where one side changes the tied embedding and the other unties it: the head's change is unclear."""
     if first.untied != second.untied:
         tied = second if first.untied else first
         changed = [name for name in tied.terms if name.endswith(EMBEDDINGS)]
@@ -298,7 +297,7 @@ def _check_ties(first: Delta, second: Delta) -> None:
 def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
     try:
         info = json.loads(metadata["wsteer"])
-        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no text that cannot be stored again
+        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()  # no NaN, only text that can be stored
         version, kind = info["format"], info["kind"]
     except (KeyError, TypeError, ValueError, RecursionError):
         raise WsteerError(

@@ -18,17 +18,17 @@ from wsteer.files.saving import check_free_space, check_output, new_file
 from wsteer.progress import Progress, silent
 from wsteer.workers import beside
 
-UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair is said not to resolve its difference
+UNRESOLVED = 0.5  # share of entries below half an ulp from which a 16-bit pair counts as not resolving its delta
 
 
 @dataclass(frozen=True)
 class DiffReport:
-    """What `diff` wrote. Norms are Frobenius norms in float64; a norm or cosine that the inputs cannot tell is None.
+    """What `diff` wrote. Norms are Frobenius norms in float64; a norm or cosine that is unknown is None.
 
     `layers` and `modules` are shares of the squared norm, by decoder block (`other`: outside of them) and by the last
-    module of a parameter's name. `below_half_ulp` is the share of entries that a pair of 16-bit checkpoints stores
-    alike. `retained` is the share of the squared norm that `--rank` kept. Of several `seeds` the mean was written;
-    `cos_seeds` [seeds, seeds] are the cosines between their deltas.
+    module of a parameter's name. `below_half_ulp` is the share of entries that are equal in a pair of 16-bit
+    checkpoints. `retained` is the share of the squared norm that `--rank` kept. With several `seeds` the mean of their
+    deltas was written; `cos_seeds` [seeds, seeds] are the cosines between them.
     """
 
     output: str
@@ -66,15 +66,15 @@ def diff(
     force: bool = False,
     progress: Progress = silent,
 ) -> DiffReport:
-    """Write the delta POS - NEG, or with POS alone its task vector, to the file `output`.
+    """Write the delta POS - NEG, or the task vector of POS alone, to the file `output`.
 
     `pos` and `neg` are each a PEFT adapter, a checkpoint or a delta file. The difference of two LoRA adapters is taken
-    from their factors, exactly and without the base; a checkpoint alone, or beside an adapter, needs `base`, and so do
-    adapters whose change depends on the base's weights (default: the adapter's own base). `rank` writes the closest
-    change of that rank for every matrix. Of folders that `finetune --seeds` wrote, each seed's delta is taken, and
-    their mean is written.
+    from their factors, exactly and without the base; a checkpoint alone, or paired with an adapter, needs `base`, and
+    so do adapters whose change depends on the base's weights (default: the adapter's own base). `rank` writes the
+    closest change of that rank for every matrix. For folders that `finetune --seeds` wrote, the mean of the seeds'
+    deltas is written.
 
-    Raises WsteerError where the sides do not fit each other, or where their difference is nothing.
+    Raises WsteerError if the sides do not fit each other, or if their difference is zero.
 
     >>> import tempfile, torch, wsteer
     >>> folder = tempfile.mkdtemp()
@@ -91,15 +91,15 @@ def diff(
     first, *_ = pairs.values()
     sides = [side for pair in pairs.values() for side in pair.sides]
     deltas = [pair.delta for pair in pairs.values()]
-    _common_base(sides, first.base)  # of all seeds
+    _common_base(sides, first.base)  # checked over all seeds
     delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
-    of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # one tuple a side, of all seeds
+    of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # for each side, its changes of all seeds
     changes = [None if (known := _known(each)) is None else _mean(known) for each in of_sides]
     vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
     placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
     check_free_space(output, 4 * sum(math.prod(shape) for _, shape in delta.stored_shapes()))
     with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
-        # the digests are computed beside the arithmetic, which reads the same files
+        # the digests are computed in parallel: the arithmetic reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, progress)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
@@ -107,7 +107,7 @@ def diff(
 
 @dataclass(frozen=True)
 class _Pair:
-    """POS and NEG (or POS alone) of one seed: their difference, and each one's own change where it is known."""
+    """POS and NEG (or POS alone) of one seed: their difference, and each side's own change where it is known."""
 
     sides: list[Input]
     delta: Delta
@@ -117,7 +117,7 @@ class _Pair:
 
 
 def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, str | Path]]:
-    """What to subtract, by seed and then by role; 0 stands for inputs that are no folders of seeds."""
+    """The inputs by seed, then by role; the key is 0 for inputs that are not folders of seeds."""
     given = {"pos": pos} if neg is None else {"pos": pos, "neg": neg}
     seeds = {role: seed_folders(reference) for role, reference in given.items()}
     if not any(seeds.values()):
@@ -129,12 +129,12 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
 
 
 def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
-    """The difference of one pair, under the names of the base's files, with the base read only where it matters."""
+    """The difference of one pair, under the names of the base's files; the base is read only where it is needed."""
     sides = _sides(references, base)
     identity, names = _common_base(sides, base), _base_names(sides)
     at_hand = base or _own_base(sides)
     if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
-        sides = _sides(references, at_hand)  # again, both under the names of the base's files, their shapes checked
+        sides = _sides(references, at_hand)  # again: renamed as in the base, shapes checked
     changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base) for side in sides]
     delta = _difference(sides, changes)
     if delta.needing_base() and at_hand is None:
@@ -148,7 +148,7 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
-    """The base that an adapter among the sides names, where it is on this machine."""
+    """The base named by the first adapter whose base is on this machine."""
     return next((side.own_base for side in sides if isinstance(side, ChangeInput) and side.own_base), None)
 
 
@@ -175,7 +175,7 @@ def _kind(sides: Sequence[Input]) -> str:
 
 
 def _named_base(delta: Delta, sides: Sequence[Input]) -> Checkpoint:
-    """The base that the sides name, from the Hub: where it was on this machine it was read with them."""
+    """The base that the sides name, from the Hub; a base on this machine has been read already."""
     needed = f"{delta.needing_base()[0]} changes as its base's weights tell"
     for side in sides:
         name, revision = side.base["name"], side.base["revision"]
@@ -190,7 +190,7 @@ def _named_base(delta: Delta, sides: Sequence[Input]) -> Checkpoint:
 def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delta:
     weights = [side for side in sides if isinstance(side, WeightsInput)]
     if len(weights) == 2:
-        pos, neg = weights  # directly, even where the base is known: it would cancel, with its rounding left behind
+        pos, neg = weights  # directly, even if the base is known: it cancels, but its rounding would stay
         pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
         return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
     if (known := _known(changes)) is not None:
@@ -203,9 +203,9 @@ def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delt
 def _bound(
     delta: Delta, changes: list[Delta | None], sides: Sequence[Input], base: Checkpoint | None
 ) -> tuple[Delta, list[Delta | None]]:
-    """The difference and the sides with what depends on the base's weights tied to them, where it did not cancel.
+    """The difference and the sides, bound to the base if they still depend on its weights.
 
-    Where the base is not on this machine and the difference does not need it, the sides' own norms remain unknown.
+    If the base is not on this machine and only the sides need it, their own norms stay unknown.
     """
     base = base or _own_base(sides)
     if base is None:
@@ -214,7 +214,7 @@ def _bound(
 
 
 def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str, str | None]:
-    """The base of both sides; different fingerprints are an error, since their difference means nothing."""
+    """The base of both sides. Different fingerprints are an error: a difference across bases has no meaning."""
     changes = [side for side in sides if isinstance(side, ChangeInput)]
     bases = [change.base for change in changes]
     names = [f"{change.path} ({change.base['name']})" for change in changes]
@@ -222,7 +222,7 @@ def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str
         bases.append(base.identity)
         names.append(f"--base {base.name}")
     if not bases:
-        # bare checkpoints: their common base was never seen, but its architecture is theirs
+        # two checkpoints without --base: their base is unknown, but it has their architecture
         return {**UNKNOWN_BASE, "fingerprint": sides[0].base["fingerprint"]}
     if len({each["fingerprint"] for each in bases if each["fingerprint"]}) > 1:
         raise WsteerError(f"{' and '.join(names)} have different bases; diff fine-tunes of one base")
@@ -232,7 +232,7 @@ def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str
 def _sources(
     sides: Sequence[Input], base: Checkpoint | None, digest: str | None = None
 ) -> tuple[Mapping[str, object], ...]:
-    """The inputs as the delta's metadata lists them, with `digest` in place of the sides' own where it is given."""
+    """The inputs as the delta's metadata lists them; `digest`, if given, replaces the sides' own digests."""
     listed: list[Mapping[str, object]] = [
         side.source if digest is None else {"role": side.role, "path": side.path, "sha256": digest} for side in sides
     ]
@@ -245,7 +245,7 @@ def _check_direction(measured: Measured, pos: str | Path, neg: str | Path | None
         raise WsteerError(
             f"{recordable(pos)} or what it is compared with holds NaN or infinity; the training run diverged"
         )
-    # equal adapters cancel up to float64's rounding, not to a clean 0
+    # equal adapters cancel up to float64's rounding, not exactly to 0
     if squares[0] <= 1e-24 * max(squares):
         against = f" against {recordable(neg)}" if neg is not None else ""
         raise WsteerError(f"{recordable(pos)} changes nothing{against}; there is no direction to write")
@@ -296,7 +296,7 @@ def _report(
 
 
 def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:
-    """The share of entries that two 16-bit checkpoints store alike, so that less than half an ulp lies between them."""
+    """The share of entries that are equal in two 16-bit checkpoints: their difference is below half an ulp."""
     checkpoints = [side.checkpoint for side in sides if isinstance(side, WeightsInput)]
     sixteen_bit = any(entry.dtype in ("F16", "BF16") for point in checkpoints for entry in point.tensors.values())
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
@@ -310,7 +310,7 @@ def _base_names(sides: Sequence[Input]) -> list[str]:
 
 def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:
     warnings = []
-    if len(base_names) > 1:  # of one architecture, or of bases that were never seen: else it is an error
+    if len(base_names) > 1:  # fingerprints equal or unknown; others were refused
         warnings.append(
             f"the sides name different bases, {' and '.join(base_names)}: unless these are one model, "
             "their difference steers neither"

@@ -20,12 +20,12 @@ from wsteer.workers import in_order
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over parameters for n deltas, each with the first `columns` of them: float64 [n, columns].
+    """Sums over parameters for pairs (i, j) of n deltas, j among the first `columns`: float64 [n, columns].
 
     `dots`: ⟨i, j⟩. `squares` and `column_squares`: the squared norms of i, and of j, over the parameters that both
-    change. `variances`: that of ⟨i, j⟩ between changes of these norms that are otherwise noise (see `parameter_sums`).
-    `overlaps`, `likenesses` and `chances`: those of the A's (see `PairSums`), summed over the parameters where both are
-    low-rank, of which there are `modules`. `whole` [n]: squared norms over all parameters.
+    change. `variances`: the variance of ⟨i, j⟩ if both were noise of these norms (see `parameter_sums`). `overlaps`,
+    `likenesses`, `chances`: as in `PairSums`, summed over the parameters where both are low-rank; `modules` counts
+    those. `whole` [n]: squared norms over all parameters.
     """
 
     dots: Tensor
@@ -40,13 +40,13 @@ class Sums:
 
     @staticmethod
     def zeros(n: int, columns: int) -> "Sums":
-        """Nothing summed yet."""
+        """Sums of zero, to add to."""
         matrices = [field.name for field in fields(Sums) if field.name != "whole"]
         empty = {name: torch.zeros(n, columns, dtype=torch.float64) for name in matrices}
         return Sums(**empty, whole=torch.zeros(n, dtype=torch.float64))
 
     def between(self, rows: Sequence[int], columns: Sequence[int]) -> "Sums":
-        """The sums of the deltas at the indices `rows` with those at `columns`, which lie among the first."""
+        """The sums of the deltas at the indices `rows` with those at `columns`, which are among the first ones."""
         down = torch.tensor(rows)
         where = (down[:, None], torch.tensor(columns))
         taken = {field.name: getattr(self, field.name)[where] for field in fields(self) if field.name != "whole"}
@@ -66,12 +66,12 @@ def gram(deltas: Sequence[Mapping[str, Terms]]) -> list[list[float]]:
 def grouped_sums(
     deltas: Sequence[Mapping[str, Terms]], columns: int, group: Callable[[str], str], progress: Progress = silent
 ) -> dict[str, Sums]:
-    """The sums for every delta with each of the first `columns`, over the parameters of each group (by their names).
+    """The sums for every delta with each of the first `columns`, for each group that `group` gives a parameter's name.
 
-    A delta is given as the terms of each parameter that it changes.
+    Each delta is a mapping from the parameters that it changes to their terms.
 
-    Where deltas are low-rank they are compared in rank space; a dense matrix is never formed for them. Dense ones are
-    streamed in row blocks. Each file is read once for all pairs. Raises WsteerError where shapes differ.
+    Low-rank changes are compared in rank space; no dense matrix is formed for them. Dense ones are streamed in row
+    blocks. Each file is read once for all pairs. Raises WsteerError if shapes differ.
     """
     names = sorted({name for delta in deltas for name in delta})
     for name in names:
@@ -86,12 +86,12 @@ def grouped_sums(
         totals[group(name)].add(part)
     for total in totals.values():
         square = total.dots[:columns]
-        square.copy_((square + square.T) / 2)  # ⟨i, j⟩ and ⟨j, i⟩ are summed in another order
+        square.copy_((square + square.T) / 2)  # ⟨i, j⟩ and ⟨j, i⟩ were summed in different orders
     return totals
 
 
 def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
-    """The cosine of deltas i and j out of their `gram`; zero norms are an error."""
+    """The cosine of deltas i and j from their `gram`; a norm that is zero or not finite is an error."""
     if not (0 < dots[i][i] < float("inf") and 0 < dots[j][j] < float("inf")):
         raise WsteerError("a delta whose norm is 0 or not finite has no direction, so its cosine is undefined")
     if i == j:
@@ -100,14 +100,14 @@ def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
 
 
 def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
-    """The sums of changes of one parameter, each a sum of terms (an empty one changes nothing).
+    """The sums over one parameter; each change is a sum of terms (no terms: no change).
 
-    The noise floor. Noise is a change whose norm is as it is and whose rest is random: the entries of B, on its actual
-    A, for a low-rank change; all entries for a dense one. The rows of such a change are independent, with the
-    covariance C = AᵀA·‖i‖²/(rows·‖A‖²), for a dense one a multiple of the identity. ⟨i, j⟩ then has the mean 0 and the
-    variance rows·tr(Cᵢ Cⱼ). Between low-rank changes that is ‖i‖²‖j‖²·a/rows with their alignment (see `PairSums`)
-    a = ‖Aᵢ Aⱼᵀ‖²/(‖Aᵢ‖²‖Aⱼ‖²), otherwise ‖i‖²‖j‖²/size. The floor of a cosine, in `monitoring.similarity`, is the
-    root of the variances' sum over the norms.
+    The noise floor. Noise is a random change with the same norm: of a low-rank change B is random and A is kept; of a
+    dense one all entries are random. Its rows are independent, with the covariance C = AᵀA·‖i‖²/(rows·‖A‖²); for a
+    dense one C is a multiple of the identity. ⟨i, j⟩ then has the mean 0 and the variance rows·tr(Cᵢ Cⱼ). For two
+    low-rank changes that is ‖i‖²‖j‖²·a/rows with their alignment (see `PairSums`) a = ‖Aᵢ Aⱼᵀ‖²/(‖Aᵢ‖²‖Aⱼ‖²), for other
+    pairs ‖i‖²‖j‖²/size. The floor of a cosine, in `monitoring.similarity`, is the root of the summed variances, divided
+    by the norms.
     """
     present = [i for i, vector in enumerate(vectors) if vector]
     low_rank = {i: vector for i, vector in enumerate(vectors) if vector and is_low_rank(vector)}
@@ -130,10 +130,10 @@ def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
 
 
 def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, inverse_size: Tensor) -> None:
-    """Add the pairs of low-rank changes, which stand at the keys of `spaces`."""
+    """Add the pairs of low-rank changes; the keys of `spaces` are their indices."""
     down = list(spaces)
     across = [i for i in down if i < columns]
-    pairs = pair_sums(list(spaces.values()), len(across))  # each [low-rank, low-rank ones among the columns]
+    pairs = pair_sums(list(spaces.values()), len(across))  # each [low-rank, low-rank columns]
     into, at = torch.tensor(down), torch.tensor(across, dtype=torch.int64)
     where = (into[:, None], at)
     sums.dots[where] = pairs.dots
@@ -146,7 +146,7 @@ def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, invers
 
 
 def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
-    """Stream the dense changes, which stand at `at`, once: against each other and against the low-rank ones."""
+    """Stream the dense changes, whose indices are `at`, once: against each other and against the low-rank ones."""
     terms, coefficients = distinct(vectors)  # [dense, terms]
     plain = torch.equal(coefficients, torch.eye(len(terms), dtype=torch.float64))
     sources = TermRows(terms, torch.float64)
@@ -179,10 +179,10 @@ def _with_low_rank(block: Tensor, space: RankSpace, start: int, stop: int) -> Te
 
 
 def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor) -> Tensor:
-    """Dots of the sums Σ cᵢⱼ BⱼAⱼ (float64 [n, n]): with the QR of all B and of all Aᵀ each product is a small core.
+    """Dot products of the sums Σ cᵢⱼ BⱼAⱼ, float64 [n, n]: by QR of all B and of all Aᵀ each product is a small core.
 
-    Differences are taken between cores, so that norms stay exact where the products nearly cancel (notes: fp64 QR).
-    Quicker than `pair_sums` where the sums share their terms, as a difference and its two sides do.
+    Differences are taken between cores, so norms stay exact where the products nearly cancel (notes: fp64 QR). Faster
+    than `pair_sums` if the sums share terms, as a difference and its two sides do.
     """
     r_b = torch.linalg.qr(torch.cat([b for b, _ in factors], dim=1).double(), mode="r").R  # [≤ out, Σ ranks]
     r_a = torch.linalg.qr(torch.cat([a for _, a in factors], dim=0).double().T, mode="r").R  # [≤ in, Σ ranks]
@@ -196,7 +196,7 @@ def low_rank_gram(factors: Sequence[tuple[Tensor, Tensor]], coefficients: Tensor
 def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
     """The different terms of several sums, and the sums as a matrix of coefficients: float64 [sums, terms].
 
-    A term that several sums share, such as the base in two task vectors, is then read and computed once.
+    So a term that several sums share, such as the base in two task vectors, is read and computed once.
     """
     terms: dict[object, Term] = {}
     for vector in vectors:
@@ -210,7 +210,7 @@ def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
 
 
 class TermRows:
-    """The rows of several terms, block by block, factors held in memory; products are computed in `dtype`."""
+    """The rows of several terms, block by block; factors are held in memory, and products computed in `dtype`."""
 
     def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32) -> None:
         self.shape = terms[0].shape
@@ -222,7 +222,7 @@ class TermRows:
         ]
 
     def rows(self, start: int, stop: int) -> list[Tensor]:
-        """Rows `start` to `stop` of each term: float32, float64 where it is computed or stored so."""
+        """Rows `start` to `stop` of each term: float32, or float64 if the term is computed or stored in it."""
         return [
             source.rows(start, stop) if isinstance(source, Dense) else source[0][start:stop] @ source[1]
             for source in self._sources

@@ -1,4 +1,4 @@
-"""One input of diff or monitor: what a reference names, as a change of weights or as a checkpoint's own weights."""
+"""One input of diff or monitor, opened as a change of weights or as a checkpoint's own weights."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from wsteer.files.tensors import FLOATS
 
 @dataclass(frozen=True)
 class _Named:
-    """What an input was named, in which role, and the files that hold it."""
+    """An input: its role, its reference as given, and the files that hold it."""
 
     role: str
     reference: str
@@ -26,18 +26,18 @@ class _Named:
 
     @property
     def path(self) -> str:
-        """The input as records and messages name it."""
+        """The input's name in records and messages."""
         return recordable(self.reference)
 
     @property
     def source(self) -> dict[str, object]:
-        """The input as a delta's metadata lists it; reads its files whole for their digest."""
+        """The input's entry in a delta's metadata; its files are read whole for the digest."""
         return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
 
 
 @dataclass(frozen=True)
 class ChangeInput(_Named):
-    """A change of weights: an adapter or a delta file. `own_base` is an adapter's, where that is on this machine."""
+    """A change of weights: an adapter or a delta file. `own_base` is an adapter's base, if it is on this machine."""
 
     delta: Delta
     own_base: Checkpoint | None = None
@@ -50,7 +50,7 @@ class ChangeInput(_Named):
 
 @dataclass(frozen=True)
 class WeightsInput(_Named):
-    """A checkpoint's own weights, which are a change of weights only beside those of another."""
+    """A checkpoint's own weights; minus another checkpoint's weights they are a change of weights."""
 
     checkpoint: Checkpoint
 
@@ -64,9 +64,9 @@ Input = ChangeInput | WeightsInput
 
 
 def open_input(reference: str | Path, role: str, base: Checkpoint | None = None) -> Input:
-    """What `reference` names, by what lies there: a delta file or a folder with one, an adapter, else a checkpoint.
+    """Open `reference`: a delta file or a folder with one, else an adapter, else a checkpoint.
 
-    An adapter is read against `base`, else against its own base where that is on this machine.
+    An adapter is read against `base`, else against its own base if that is on this machine.
     """
     path = Path(reference)
     if path.is_file():
@@ -74,7 +74,7 @@ def open_input(reference: str | Path, role: str, base: Checkpoint | None = None)
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
-    if (folder / DELTA).is_file():  # what finetune writes for biases alone
+    if (folder / DELTA).is_file():  # finetune writes it for --method bias
         return ChangeInput(role, str(reference), (folder / DELTA,), Delta.load(folder / DELTA))
     if (adapter_folder := find_adapter(folder)) is not None:
         adapter = read_adapter(adapter_folder, base)
@@ -86,7 +86,7 @@ def open_input(reference: str | Path, role: str, base: Checkpoint | None = None)
 
 
 def adapter_delta(adapter: Adapter) -> Delta:
-    """The task vector that an adapter is."""
+    """An adapter as a task vector."""
     return Delta("task_vector", adapter.terms, base=adapter.base, untied=adapter.untied)
 
 
@@ -96,7 +96,7 @@ def holds_result(folder: Path) -> bool:
 
 
 def seed_folders(reference: str | Path) -> dict[int, Path]:
-    """The `seed-N` folders of what `finetune --seeds` wrote, by N; empty for anything else."""
+    """The `seed-N` folders that `finetune --seeds` wrote, by N; empty for anything else."""
     folder = Path(reference)
     if not folder.is_dir() or holds_result(folder):
         return {}
@@ -118,7 +118,7 @@ def change_of(given: Input, base: Checkpoint | None) -> Delta | None:
 
 
 def weights_of(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:
-    """A checkpoint's own weights as dense terms, checked to match the other's name by name and shape by shape."""
+    """A checkpoint's own weights as dense terms; an error where the other lacks a name or has another shape."""
     mine, theirs = checkpoint.parameters(), other.parameters()
     for name, entry in mine.items():
         if name not in theirs:

@@ -22,10 +22,11 @@ from wsteer.workers import in_order
 
 @dataclass
 class Measured:
-    """Sums over a delta as it is written.
+    """Sums over a delta, collected while it is written.
 
-    `dots` [n, n]: the dot products of the delta (first) and the sides. `squares` and `ranks` (None for a dense one) are
-    those of the parameters written. `zeros` of `entries` are the zeros of the dense ones among them.
+    `dots` [n, n]: the dot products of the n vectors, the delta (before truncation) first. `squares`, `ranks`: the
+    squared norm and the rank (None: dense) of each parameter written. `zeros`: the zeros among the `entries` of dense
+    ones.
     """
 
     dots: list[list[float]]
@@ -52,7 +53,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Nothing:
-    """A parameter whose change turned out to be zero: nothing of it is written. `dots` [n, n] are what it adds."""
+    """A parameter whose change is zero: nothing is written. `dots` [n, n] is its part of the sums."""
 
     name: str
     dots: Tensor
@@ -91,10 +92,10 @@ def write_measured(
     sources: Callable[[], tuple[Mapping[str, object], ...]],
     progress: Progress,
 ) -> Measured:
-    """Write `vectors[0]` to `path`, truncated to `rank` where one is given, and measure it against the others.
+    """Write `vectors[0]` to `path`, truncated to `rank` if given, and measure it against the others.
 
-    `described` is the delta with sources of the right length; `sources` gives them when the writing is done. Each input
-    is read once. Dense parameters that turn out to be zero are left out.
+    `described` is the delta with placeholder sources of the same length; `sources` gives the real ones at the end. Each
+    input is read once. Dense parameters whose change is zero are left out.
     """
     delta = vectors[0]
     shapes = _shapes(delta, rank)
@@ -144,7 +145,7 @@ def _jobs(vectors: Sequence[Delta], rank: int | None, progress: Progress) -> Ite
 
 
 def _low_rank_piece(name: str, terms: Sequence[LowRank], coefficients: Tensor, rank: int | None) -> _Factors:
-    """The sum of products that `coefficients` [n, terms] has first, as factors; truncated to `rank`."""
+    """The sum of products with the coefficients `coefficients[0]` (of [n, terms]), as factors, truncated to `rank`."""
     factors = [(read_factor(term.lora_B), read_factor(term.lora_A)) for term in terms]
     dots = low_rank_gram(factors, coefficients)
     used = [(float(scale), pair) for scale, pair in zip(coefficients[0], factors, strict=True) if scale != 0]
@@ -157,18 +158,18 @@ def _low_rank_piece(name: str, terms: Sequence[LowRank], coefficients: Tensor, r
 
 
 def _dense_piece(name: str, sources: TermRows, coefficients: Tensor, start: int, stop: int) -> _Rows:
-    """Rows `start` to `stop` of the sum that `coefficients` [n, terms] has first."""
+    """Rows `start` to `stop` of the sum with the coefficients `coefficients[0]` (of [n, terms])."""
     blocks = sources.rows(start, stop)
     rows = _sum(blocks, coefficients[0])
     flat = torch.stack([block.double().flatten() for block in blocks])  # [terms, rows · columns]
     sums = coefficients @ flat  # [n, rows · columns]
-    sums[0] = rows.double().flatten()  # as it is written, after its rounding
+    sums[0] = rows.double().flatten()  # as written, after rounding
     dots = sums @ sums.T
     return _Rows(name, dots, rows, float(dots[0, 0]), int((rows == 0).sum()))
 
 
 def _truncated_piece(name: str, sources: TermRows, coefficients: Tensor, rank: int) -> _Factors | _Nothing:
-    """The closest factors of the dense sum that `coefficients` [n, terms] has first; its rows are read in passes."""
+    """The closest factors of the dense sum with the coefficients `coefficients[0]`, in passes over its rows."""
     shape = (sources.shape[0], sources.shape[1])
     dots = torch.zeros(len(coefficients), len(coefficients), dtype=torch.float64)
     for start, stop in row_blocks(shape):
@@ -189,7 +190,7 @@ def _sum(blocks: Sequence[Tensor], coefficients: Tensor) -> Tensor:
 
 
 def _write_parameter(writer: TensorWriter, pieces: Iterator[_Piece], measured: Measured) -> Tensor:
-    """Write one parameter from its pieces and count it; the dot products [n, n] that it adds are returned."""
+    """Write one parameter from its pieces, add it to `measured`, and return its dot products [n, n]."""
     first = next(pieces)
     name = first.name
     if isinstance(first, _Nothing):

@@ -1,4 +1,4 @@
-"""Low-rank changes of one parameter compared in rank space, in float64: no matrix of the parameter's size is formed."""
+"""Low-rank changes of one parameter compared in rank space, in float64; no matrix of full size is formed."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,21 +12,21 @@ from wsteer.deltas.terms import LowRank, LowRankTerms, Transposed, read_factor, 
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import TensorEntry
 
-# singular values of A below this share of the largest are float64's rounding: float32 factors that differ at all differ
-# by more
+# singular values of A below this share of the largest come from float64's rounding; differences between float32
+# factors are larger
 NEGLIGIBLE = 1e-13
-ROWS = 512  # of Q and Y that are in memory at once for all changes
-COLUMNS = 512  # of a Gram matrix that are computed at once
-_TINY = torch.finfo(torch.float64).tiny  # in place of a zero to divide by: an A of zeros changes nothing
+ROWS = 512  # rows of Q and Y in memory at once, for all changes
+COLUMNS = 512  # columns of a Gram matrix computed at once
+_TINY = torch.finfo(torch.float64).tiny  # replaces a zero divisor: an A of zeros changes nothing
 
 
 @dataclass(frozen=True)
 class RankSpace:
     """A change `B A` [out, in] as `Y Qᵀ`, with Y = B·P: Q [in, r] has orthonormal columns that span A's rows.
 
-    `scales` [r] are A's singular values along them. B is float32 as stored, the rest float64. What nearly cancels
-    between the columns of B does so in Y, so that small differences of large products keep their digits. `transposed`
-    tells that the parameter is the transpose, [in, out].
+    `scales` [r] are A's singular values along these columns. B is float32 as stored, the rest float64. Large columns of
+    B that nearly cancel already cancel in Y, so small differences of large products keep their digits. `transposed`:
+    the parameter is the transpose, [in, out].
     """
 
     B: Tensor
@@ -42,7 +42,7 @@ class RankSpace:
             raise WsteerError("a factor holds NaN or infinity; the training run diverged")
         q, r = torch.linalg.qr(lora_A.double().T)  # A = rᵀqᵀ: q [in, s], r [s, rows of A], s the smaller of the two
         u, scales, v = torch.linalg.svd(r, full_matrices=False)  # r = u diag(scales) v
-        kept = scales > NEGLIGIBLE * scales[0]  # those of A's rank
+        kept = scales > NEGLIGIBLE * scales[0]  # as many as A's rank
         P = weights[:, None] * (v.T * scales)[:, kept]  # [rows of A, r]: B diag(w) A = (B P) Qᵀ
         return RankSpace(lora_B, P, q @ u[:, kept], scales[kept], transposed)
 
@@ -58,12 +58,13 @@ class RankSpace:
 
 @dataclass(frozen=True)
 class PairSums:
-    """For each of n changes with each of the first `columns` of them, float64 [n, columns].
+    """Sums for pairs (i, j) of n changes, j among the first `columns`: float64 [n, columns].
 
     `dots`: ⟨i, j⟩. `overlaps`: the mean squared cosine of the principal angles between the row spaces of their A's
-    (over the smaller rank). `alignments`: ‖Aᵢ Aⱼᵀ‖² / (‖Aᵢ‖² ‖Aⱼ‖²), which the noise of random B's depends on.
+    (over the smaller rank). `alignments`: ‖Aᵢ Aⱼᵀ‖² / (‖Aᵢ‖² ‖Aⱼ‖²), which scales the noise of random B's.
     `likenesses`: the cosine between Aᵢᵀ Aᵢ and Aⱼᵀ Aⱼ; unlike the overlap it depends little on weak directions, such as
-    the small difference between the A's of the two sides of a contrastive delta. `chances`: that of independent A's.
+    the small difference between the A's of the two sides of a contrastive delta. `chances`: the likeness expected of
+    independent A's.
     """
 
     dots: Tensor
@@ -74,7 +75,7 @@ class PairSums:
 
 
 def rank_spaces(name: str, vectors: Sequence[LowRankTerms]) -> list[RankSpace]:
-    """The changes of parameter `name`, each a sum of products; factors that several share are read once."""
+    """The changes of parameter `name`, each a sum of products; factors that several changes share are read once."""
     swapped = starts_from_columns(name, vectors)
     read = _factor_reader(vectors)
     spaces = []
@@ -91,9 +92,9 @@ def rank_spaces(name: str, vectors: Sequence[LowRankTerms]) -> list[RankSpace]:
 
 
 def starts_from_columns(name: str, vectors: Sequence[LowRankTerms]) -> bool:
-    """Whether the factor that training starts at random, A, stands on the left: layers that store [in, out] (Conv1D).
+    """Whether A, the factor that starts at random, is on the left, as in layers that store [in, out] (Conv1D).
 
-    The terms of an adapter show it; of a delta file the name alone does.
+    An adapter's terms show it; for a delta file only the name does.
     """
     if not CONV1D_NAMES.search(name.removesuffix(".weight")):
         return False
@@ -103,7 +104,7 @@ def starts_from_columns(name: str, vectors: Sequence[LowRankTerms]) -> bool:
 
 
 def _factor_reader(vectors: Sequence[LowRankTerms]) -> Callable[[LowRank], tuple[Tensor, Tensor]]:
-    """Reads (lora_B, lora_A) of a term, float32; of the terms that occur more than once each stored pair once."""
+    """A function that reads (lora_B, lora_A) of a term, float32; a pair that occurs several times is read once."""
     counts = Counter(source_key(term) for vector in vectors for _, term in vector)
     known: dict[object, tuple[Tensor, Tensor]] = {}
 
@@ -120,7 +121,7 @@ def _factor_reader(vectors: Sequence[LowRankTerms]) -> Callable[[LowRank], tuple
 
 
 def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
-    """All pairs of the changes with the first `columns` of them, from one Gram matrix of all Q and one of all Y.
+    """The sums for all pairs, from one Gram matrix of all Q and one of all Y.
 
     ⟨Yᵢ Qᵢᵀ, Yⱼ Qⱼᵀ⟩ = Σ (Yᵢᵀ Yⱼ) ∘ (Qᵢᵀ Qⱼ), the blocks of two Gram matrices multiplied entry by entry. Likewise the
     squared cosines of the principal angles of row spaces sum up to ‖Qᵢᵀ Qⱼ‖² (Björck and Golub 1973), and Aᵢ Aⱼᵀ has
@@ -129,10 +130,10 @@ def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
     ranks = [len(space.scales) for space in spaces]
     width = sum(ranks[:columns])
     total = sum(ranks)
-    # both [total, width]: the block of changes i and j is Qᵢᵀ Qⱼ, and Yᵢᵀ Yⱼ
+    # both [total, width]: the block of changes i and j is Qᵢᵀ Qⱼ in q, Yᵢᵀ Yⱼ in y
     q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), total, width)
     y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), total, width)
-    dots = block_sums(y.mul_(q), ranks, columns)  # [n, columns], as all that follow
+    dots = block_sums(y.mul_(q), ranks, columns)  # [n, columns], like all that follow
     q.square_()
     smaller = torch.minimum(torch.tensor(ranks)[:, None], torch.tensor(ranks[:columns]))
     overlaps = block_sums(q, ranks, columns) / smaller.clamp(min=1)
@@ -154,7 +155,7 @@ def _slices(matrix: Tensor) -> Iterator[slice]:
 
 
 def cross(blocks: Iterable[Tensor], n: int, width: int) -> Tensor:
-    """Σ Xᵀ X[:, :width] over blocks X [rows, n]: [n, width]. Of a symmetric result the lower half alone is computed."""
+    """Σ Xᵀ X[:, :width] over blocks X [rows, n]: [n, width]. Only the lower half of the symmetric part is computed."""
     total = torch.zeros(n, width, dtype=torch.float64)
     chunks = [(start, min(start + COLUMNS, width)) for start in range(0, width, COLUMNS)]
     for block in blocks:
@@ -166,8 +167,8 @@ def cross(blocks: Iterable[Tensor], n: int, width: int) -> Tensor:
 
 
 def block_sums(matrix: Tensor, ranks: Sequence[int], columns: int) -> Tensor:
-    """The sums of a matrix's blocks, whose sides are `ranks` (the first `columns` of them across)."""
+    """The sum of each block of a matrix; `ranks` are the blocks' heights, the first `columns` of them the widths."""
     n = len(ranks)
-    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))  # [Σ ranks]: whose row, or column, it is
+    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))  # [Σ ranks]: the block of each row or column
     by_row = torch.zeros(n, matrix.shape[1], dtype=torch.float64).index_add_(0, owner, matrix)
     return torch.zeros(n, columns, dtype=torch.float64).index_add_(1, owner[: matrix.shape[1]], by_row)

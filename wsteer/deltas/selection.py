@@ -1,4 +1,4 @@
-"""Which part of a delta is used: layers, names, and a strength that runs linearly in depth."""
+"""Which part of a delta is used: layers, names, and a strength that is linear in depth."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from wsteer.deltas.delta import Delta
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a delta that is steered, and how its strength runs linearly through the layers (LiNeS)."""
+    """The part of a delta that is used, and a strength that changes linearly with the layer (LiNeS)."""
 
     layers: Sequence[int] | None = None
     include: str | None = None
@@ -18,11 +18,11 @@ class Selection:
 
     @property
     def options(self) -> dict[str, object]:
-        """What was asked for, as records list it."""
+        """The options as records list them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def of(self, delta: Delta, checkpoint: Checkpoint | None) -> Delta:
-        """The selected part of `delta`, scaled by layer; `checkpoint`, its base, tells how many layers there are."""
+        """The selected part of `delta`, scaled by layer; `checkpoint`, its base, gives the number of layers."""
         part = delta.select_layers(self.layers).select_names(self.include, self.exclude)
         if self.layer_scale is None:
             return part

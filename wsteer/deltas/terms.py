@@ -1,7 +1,7 @@
 """The terms that the change of one parameter is a sum of: products of two factors, and dense tensors.
 
-Nothing is read before rows are asked for. A term that depends on the base's weights (`FromBase`) stays a name until the
-base is bound to it, and so cancels where both sides of a difference hold it.
+Nothing is read before rows are asked for. A term that depends on the base's weights (`FromBase`) stays symbolic until
+it is bound to the base, so it cancels if both sides of a difference hold it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from wsteer.files.tensors import TensorEntry, read_rows, read_tensor
 
 @runtime_checkable
 class Factor(Protocol):
-    """A factor of a product that is made when it is needed: `read` gives it whole, float32."""
+    """A factor that is made when it is needed: `read` gives it whole, float32."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -37,7 +37,7 @@ class Computed(Protocol):
 
 @runtime_checkable
 class FromBase(Protocol):
-    """A part of a change that only the base's weights tell; equal ones on both sides of a difference cancel."""
+    """A part of a change that depends on the base's weights; equal ones on both sides of a difference cancel."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -126,8 +126,8 @@ class Change:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the change: float32 (float64 where a float64 tensor takes part).
 
-        Two others sum terms up, each for a reason: `steering.folding.fold` into the base's rows, to round once, and
-        `deltas.gram.TermRows` keeps the terms apart, for the dot products of several sums of them.
+        Two functions do not use this: `steering.folding.fold` adds the terms to the base's rows, to round once, and
+        `deltas.gram.TermRows` keeps the terms apart, for the dot products of several sums.
         """
         total = None
         if self.factors is not None:
@@ -148,17 +148,14 @@ def read_factor(factor: Tensor | TensorEntry | Factor) -> Tensor:
     if not isinstance(factor, TensorEntry):
         return factor.read()
     tensor = read_tensor(factor).float()
-    # a sum is finite unless an entry is not, or float32 overflows: only then is every entry looked at
+    # the sum is finite unless an entry is not, or float32 overflows: only then check every entry
     if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise WsteerError(f"{factor.file}: {factor.name!r} holds NaN or infinity; the training run diverged")
     return tensor
 
 
 def simplified(terms: Terms) -> Terms:
-    """The terms without those that cancel: the same stored tensor, or the same part of the base, with opposite scales.
-
-    Terms of tensors in memory are kept as they are.
-    """
+    """The terms, with scales of equal ones (see `source_key`) added up, without those whose scales add up to zero."""
     totals: dict[object, float] = {}
     for scale, term in terms:
         key = source_key(term)
@@ -168,11 +165,11 @@ def simplified(terms: Terms) -> Terms:
 
 
 def source_key(term: Term) -> object:
-    """What two terms have in common that are the same values: the same place in a file, or the same tensor."""
+    """A key that is equal for terms of the same values: the same place in a file, or the same tensor in memory."""
     sources = (term.lora_B, term.lora_A) if isinstance(term, LowRank) else (term.tensor,)
     return (type(term), *(id(source) if isinstance(source, Tensor) else source for source in sources))
 
 
 def is_low_rank(terms: Terms) -> TypeGuard[LowRankTerms]:
-    """Whether the terms are products alone."""
+    """Whether all terms are products."""
     return all(isinstance(term, LowRank) for _, term in terms)

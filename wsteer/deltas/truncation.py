@@ -1,4 +1,4 @@
-"""The closest change of a given rank: exact from factors, by randomised passes over the rows of dense changes."""
+"""The closest change of a given rank: exact from factors, by randomised passes over the rows of a dense change."""
 
 import hashlib
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def truncate_rows(rows: Callable[[int, int], Tensor], shape: tuple[int, int], ra
 
 
 def _balanced(u: Tensor, singular: Tensor, v: Tensor, rank: int, total: float) -> Truncated:
-    """Both factors take the root of the singular values, so that neither loses precision to the other's scale."""
+    """Each factor takes the root of the singular values, so neither loses precision by the other's scale."""
     root = singular[:rank].sqrt()
     lora_B, lora_A = (u[:, :rank] * root).float(), (root[:, None] * v[:rank]).float()
     return Truncated(lora_B.contiguous(), lora_A.contiguous(), total, float((singular[:rank] ** 2).sum()))

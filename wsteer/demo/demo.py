@@ -1,4 +1,4 @@
-"""The chain as a user would type it, command by command, with a table of what came out."""
+"""The chain as a user would type it, command by command, with a table of the results."""
 
 import contextlib
 import os
@@ -68,13 +68,13 @@ def demo(
     force: bool = False,
     progress: Progress = silent,
 ) -> DemoReport:
-    """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed."""
+    """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed text."""
     check_output(output, force, folder=True)
     start = time.perf_counter()
     if model is None:
         model = demo_model(progress)
     elif Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # the commands run in another folder
+        model = str(Path(model).expanduser().resolve())  # absolute: the commands run in another folder
     block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
     chain = commands(model, block)
     typed = [as_typed(command) for command in chain]
@@ -133,7 +133,7 @@ def _conditions(folder: Path) -> list[dict]:
 
 
 def _example(folder: Path) -> list[dict]:
-    """One question answered at three values of k: the first that k turns, else the first of all."""
+    """One question answered at three values of k: the first whose verdicts change with k as hoped, else the first."""
     samples = [sample for _, sample in read_objects(folder / "samples.jsonl") if sample["prompt"] == "claim"]
     verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
     ids = list(dict.fromkeys(sample["id"] for sample in samples))

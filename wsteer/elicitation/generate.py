@@ -13,12 +13,12 @@ from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import dtype_name, load
 from wsteer.progress import Progress, labelled, silent
 
-BATCH_SIZE = 32  # rows that run at once, where no number is given
+BATCH_SIZE = 32  # rows that run at once by default
 
 
 @dataclass(frozen=True)
 class GenerateReport:
-    """What `generate` wrote: rows a side, questions trained on and kept, empty answers dropped, answers cut short."""
+    """What `generate` wrote: rows per side, questions asked and kept, empty answers dropped, answers cut short."""
 
     output: str
     rows_pos: int
@@ -60,7 +60,7 @@ def generate(
     answers: dict[str, list[Answer]] = {}
     for side, instructions in (("pos", parsed.pos), ("neg", parsed.neg)):
         chats = [_prompt(instruction, q) for q in asked for instruction in instructions for _ in range(samples)]
-        # the sides draw from different seeds, or equal rows would get equal noise
+        # each side has its own seeds; with the same ones equal rows would get equal noise
         side_seed = 2 * seed + (side == "neg")
         answers[side] = answer(
             loaded, chats, max_new_tokens, batch_size, temperature, side_seed, labelled(progress, side)

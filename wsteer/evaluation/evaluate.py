@@ -18,7 +18,7 @@ from wsteer.progress import Progress, labelled, silent
 from wsteer.steering.memory import activation_vectors, applied
 from wsteer.steering.rounding import Rounding
 
-BATCH_SIZE = 32  # rows that run at once, where no number is given
+BATCH_SIZE = 32  # rows that run at once by default
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
-    A change of weights gives the very text that a checkpoint written by `steer` with that k, rounding and seed gives.
+    With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     wanted = Rounding(rounding, seed)
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
-    """The delta under the files' names; headers and config.json tell whether it fits before the model is loaded."""
+    """The delta under the files' names, checked against headers and config.json before the model is loaded."""
     if delta.kind != "activation":
         return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
     if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
@@ -100,7 +100,7 @@ def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
 
 
 def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The shapes of biases that the model lacks, which are added to the output of their modules."""
+    """The shapes of biases that the model lacks; they are added to the output of their modules."""
     weights = {name: checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight") for name in delta.terms}
     return {
         name: weight.shape[:1]

@@ -12,11 +12,11 @@ from wsteer.files.pictures import save
 from wsteer.files.text import write_csv
 
 COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained")
-Bounds = tuple[float, float, float]  # of a share: its value, and its interval from low to high
+Bounds = tuple[float, float, float]  # of a share: value, and low and high end of its interval
 
 
 def write_results(path: Path, report: EvalReport) -> None:
-    """One line a metric and k; an undefined value is an empty field."""
+    """One line for each metric and k; an undefined value is an empty field."""
     write_csv(
         path,
         COLUMNS,
@@ -59,7 +59,7 @@ def _draw_point(axes: Axes, k: float, x_bounds: Bounds, y_bounds: Bounds, colour
     marker, size = ("*", 15) if k == 0 else ("o", 8)
     axes.plot(x, y, marker, color=colour, markersize=size, markeredgecolor="0.2", zorder=3)
     label = "k = 0 (base)" if k == 0 else f"k = {k:g}"
-    # beside the point, on the side with room, on a ground that keeps it legible over the bars
+    # beside the point, on the side with room, on a background that keeps it readable over the bars
     side, offset = ("right", (-7, 7)) if x > 0.85 else ("left", (7, 7))
     ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
     axes.annotate(

@@ -28,7 +28,7 @@ class Share:
 
 @dataclass(frozen=True)
 class ConditionResult:
-    """The metrics under one condition, which its k tells from the others of a run."""
+    """The metrics under one condition; within a run, conditions differ only in k."""
 
     k: float
     metrics: Mapping[str, Share]
@@ -53,9 +53,9 @@ class EvalReport:
 
 
 def share(metric: Metric, verdicts: Sequence[Mapping[str, str]]) -> Share:
-    """A metric over facts, each given as its verdict for every prompt.
+    """A metric over facts; each fact is given by its verdicts, one for each prompt.
 
-    An abstention never counts; how many there were is reported.
+    An abstention never counts; the number of facts with one is reported.
     """
     among = [fact for fact in verdicts if all(fact[p] == verdict for p, verdict in metric.among.items())]
     counted = [fact for fact in among if all(fact[p] == verdict for p, verdict in metric.count.items())]

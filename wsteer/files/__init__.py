@@ -1,1 +1,1 @@
-"""Files of all kinds, read and written: tensors, rows, JSON, CSV, pictures; whole or not at all, with their records."""
+"""Files of all kinds, read and written whole or not at all: tensors, rows, JSON, CSV, pictures, records."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 def save(figure: Figure, path: Path, svg: bool = False) -> None:
     """Write the figure as the PNG file `path` and, with `svg`, as an SVG file beside it.
 
-    No software's name, no date and no random identifier goes into them.
+    The files hold no software name, no date and no random identifier.
     """
     figure.savefig(path, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
     if svg:

@@ -1,4 +1,4 @@
-"""Records of what a run was given: options, inputs with their digests, versions."""
+"""Records of a run: its options, its inputs with their digests, versions."""
 
 import hashlib
 import json
@@ -22,18 +22,18 @@ def sha256(*paths: Path) -> str:
 
 
 def recordable(path: str | Path) -> str:
-    """`path` as it may stand in a record: as given where relative or a Hub id, else its last part alone."""
+    """`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part."""
     return Path(path).name if Path(path).is_absolute() else str(Path(path))
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:
-    """An input as records and delta files list it; one that is no local file, such as a Hub data set, has no digest."""
+    """An input's entry in records and delta files; only local files, not Hub data sets, have a digest."""
     digest = sha256(Path(path)) if Path(path).is_file() else None
     return {"role": role, "path": recordable(path), "sha256": digest}
 
 
 def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping[str, object]]) -> dict:
-    """What was resolved for one run of `command`: no clock times and no absolute paths, so equal runs compare equal."""
+    """The record of one run of `command`. It holds no times and no absolute paths, so equal runs have equal records."""
     packages = ("torch", "transformers", "peft", "safetensors")
     versions = {name: metadata.version(name) for name in packages}
     return {
@@ -46,5 +46,5 @@ def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping
 
 
 def key(described: object) -> str:
-    """Twelve letters that tell what is written from what another run would write; `described` is of JSON's types."""
+    """Twelve hex digits that identify what a run writes, a digest of `described`, which is of JSON's types."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

@@ -15,20 +15,20 @@ _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistan
 
 
 def is_hub_data_set(reference: str | Path) -> bool:
-    """Whether `reference` names a data set on the Hub, `org/name:split`, and no file here."""
+    """Whether `reference` names a data set on the Hub, `org/name:split`, and not a local file."""
     return HUB_DATA_SET.fullmatch(str(reference)) is not None and not Path(reference).exists()
 
 
 def read_chats(source: str | Path) -> list[list[Message]]:
-    """The chats of `read_examples`, without where they stand."""
+    """The chats of `read_examples`, without their places."""
     return [chat for _, chat in read_examples(source)]
 
 
 def read_examples(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
-    """Chats that end in an assistant's turn, each with where it stands (`file:line`).
+    """Chats that end in an assistant's turn, each with its place (`file:line`).
 
-    They are rows with `messages` or with `prompt` and `completion`. `strip_system` leaves their system turns out, so
-    that training has to put into the weights what a system prompt asked for.
+    Rows have `messages`, or `prompt` and `completion`. `strip_system` removes system turns, so training has to put into
+    the weights what a system prompt asked for.
     """
     examples = [(where, _chat(where, row, strip_system)) for where, row in read_objects(source)]
     if not examples:
@@ -37,7 +37,7 @@ def read_examples(source: str | Path, strip_system: bool = False) -> list[tuple[
 
 
 def read_objects(source: str | Path) -> list[tuple[str, dict]]:
-    """The rows of a JSONL file, or of a Hub dataset `org/name:split`, each with where it stands (`file:line`)."""
+    """The rows of a JSONL file, or of a Hub data set `org/name:split`, each with its place (`file:line`)."""
     path = Path(source)
     if path.is_file():
         return _read_jsonl(path)
@@ -60,7 +60,7 @@ def _read_jsonl(path: Path) -> list[tuple[str, dict]]:
             continue
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but not text
         except (ValueError, RecursionError) as error:
             raise WsteerError(f"{path}:{number} is not JSON: {error}") from None
         if not isinstance(row, dict):

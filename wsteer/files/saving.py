@@ -17,7 +17,7 @@ def check_output(path: Path, force: bool, folder: bool, inputs: Iterable[str | P
     """Refuse an output that exists (unless `force`), cannot be made, or is one of the `inputs` or holds one.
 
     Called before any work begins. With `force` a file replaces only a file, and a folder only an empty folder or one
-    that wsteer wrote (it holds `wsteer.json`), so that a slip like `-o ~ --force` deletes nobody's work.
+    that wsteer wrote (it holds `wsteer.json`), so a mistake like `-o ~ --force` deletes no work.
     """
     for given in inputs:
         if path.exists() and Path(given).exists() and Path(given).resolve().is_relative_to(path.resolve()):
@@ -51,8 +51,8 @@ def new_file(path: Path, force: bool = False) -> Iterator[Path]:
 def new_folder(path: Path, force: bool = False, key: str | None = None, resume: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it becomes `path`, on any failure it is removed.
 
-    With a `key` that tells what is written, an interrupted run (killed, or Ctrl-C) leaves its folder, and the next one
-    with the same key is given it as it stands where `resume` is set. Otherwise it begins empty.
+    With a `key`, which identifies what is written, an interrupted run (killed, or Ctrl-C) leaves its folder. The next
+    run with the same key gets that folder unchanged if `resume` is set; otherwise it starts with an empty one.
     """
     _clear_leftovers(path, key if resume else None)
     check_output(path, force, folder=True)
@@ -63,12 +63,12 @@ def new_folder(path: Path, force: bool = False, key: str | None = None, resume: 
 
 
 def partial_folder(path: Path, key: str) -> Path:
-    """Where `new_folder` writes what becomes `path`."""
+    """The temporary folder in which `new_folder` writes what becomes `path`."""
     return path.absolute().parent / f".{path.name}.{key}.partial"
 
 
 def _swap(partial: Path, path: Path) -> None:
-    """Rename `partial` to `path`; what stood there is put aside first, and back again on any failure."""
+    """Rename `partial` to `path`; an existing `path` is moved aside first, and back on any failure."""
     if not path.exists():
         os.rename(partial, path)
         return
@@ -84,7 +84,7 @@ def _swap(partial: Path, path: Path) -> None:
 
 
 def _apply_umask(folder: Path) -> None:
-    """Give the folder's files the mode that the umask asks for: safetensors >= 0.8 writes its own as 0600."""
+    """Give the folder's files the mode that the umask asks for: safetensors >= 0.8 writes files as 0600."""
     mode = folder.stat().st_mode & 0o666  # mkdir has applied the umask to it
     for path in folder.rglob("*"):
         if path.is_file():
@@ -93,7 +93,7 @@ def _apply_umask(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = False) -> Iterator[Path]:
-    """A temporary file or folder beside `path`, locked while it is used; after a failure nothing of it is left."""
+    """A temporary file or folder beside `path`, locked while in use; removed on failure (with a key not on Ctrl-C)."""
     path = path.absolute()
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
         partial.mkdir(exist_ok=resume) if folder else partial.touch()
     except FileExistsError:
         raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o") from None
-    with _locked(partial):  # from here on it is this run's, to be removed
+    with _locked(partial):  # from here on this run owns it, and removes it
         try:
             yield partial
         except KeyboardInterrupt:
@@ -119,9 +119,9 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
 
 
 def _clear_leftovers(path: Path, kept: str | None = None) -> None:
-    """Remove what killed runs left beside `path`, but for the folder of the key `kept`.
+    """Remove what killed runs left beside `path`, except the folder of the key `kept`.
 
-    An output that such a run had put aside to replace it is put back.
+    An output that such a run had moved aside is moved back.
     """
     path = path.absolute()
     siblings = f".{glob.escape(path.name)}."
@@ -136,7 +136,7 @@ def _clear_leftovers(path: Path, kept: str | None = None) -> None:
 
 
 def _in_use(partial: Path) -> bool:
-    """Whether a run holds the temporary file or folder: the system frees its lock however the run ends."""
+    """Whether a run is using the temporary file or folder; the system frees the lock however a run ends."""
     try:
         with _locked(partial):
             return False

@@ -1,7 +1,7 @@
 """Weight files: the tensors listed from the header alone, their rows read in blocks, safetensors written in blocks.
 
-The safetensors library reads through mmap, which keeps a file resident, and writes whole tensors that are all in
-memory; streaming needs neither.
+The safetensors library reads through mmap, which keeps a file resident, and can only write tensors that are all in
+memory. Streaming must avoid both.
 """
 
 import errno
@@ -23,7 +23,7 @@ from wsteer.errors import WsteerError
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
 BLOCK_BYTES = 2 << 20  # float32 bytes of the blocks of rows in which tensors are streamed
 COPY_BYTES = 16 << 20
-# a shape beyond these is no weight; the product of its sides that are not 0 would overflow torch's strides
+# limits of a weight's shape: the number of sides, and the product of those that are not 0 (torch's strides overflow)
 MOST_SIDES = 16
 LARGEST_PRODUCT = 1 << 60
 
@@ -47,7 +47,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: bytes `begin` to `end` of `file`, row-major."""
+    """Where one tensor is stored: bytes `begin` to `end` of `file`, row-major."""
 
     name: str
     dtype: str
@@ -114,14 +114,14 @@ def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
 
 
 def _adds_up(dtype: object, shape: object, begin: Any, end: Any) -> bool:
-    """Whether a header's entry is of the right types, and its bytes are as many as its shape needs."""
+    """Whether a header's entry has the right types, and as many bytes as its shape needs."""
     if not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > MOST_SIDES:
         return False
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         return False
     if math.prod(max(side, 1) for side in shape) > LARGEST_PRODUCT:
         return False
-    # dtypes that torch lacks pass through wsteer untouched, so only the known ones can be checked
+    # tensors of dtypes that torch lacks are copied unchanged, so only known dtypes are checked
     return begin <= end and (dtype not in DTYPES or end - begin == math.prod(shape) * DTYPES[dtype].itemsize)
 
 
@@ -140,7 +140,7 @@ def _check_extents(path: Path, entries: Mapping[str, TensorEntry], start: int, s
 def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of a PyTorch `.bin` file, from its pickle read with `weights_only`: no code runs, no data is loaded.
 
-    PyTorch's files are zip archives whose records are stored uncompressed, so that rows can be read in place.
+    PyTorch's files are zip archives with uncompressed members, so rows can be read in place.
     """
     again = "convert it with transformers: save_pretrained writes safetensors"
     try:
@@ -157,7 +157,7 @@ def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
         raise WsteerError(f"{path} is no PyTorch file, or one older than PyTorch 1.6; {again}") from None
     except WsteerError:
         raise
-    except Exception as error:  # torch's reader checks little; its message would advise to load the file unsafely
+    except Exception as error:  # torch checks little, and its message advises unsafe loading
         raise WsteerError(f"{path} holds more than tensors, or is damaged, and is not loaded; {again}") from error
     if not isinstance(stored, dict) or not all(_is_named_tensor(*item) for item in stored.items()):
         raise WsteerError(f"{path} does not hold a plain dictionary of named tensors; {again}")
@@ -184,7 +184,7 @@ def _pickled_entry(path: Path, name: str, tensor: Tensor, size: int) -> TensorEn
 def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Row ranges (start, stop) that cover a tensor of `shape` in blocks of about `BLOCK_BYTES` of float32.
 
-    The blocks depend on the shape alone: matrix products over them give the same bits wherever they are computed.
+    The blocks depend only on the shape, so matrix products over them give the same bits wherever they are computed.
     """
     rows = (shape[0] if shape else 1) if math.prod(shape) else 0
     row_bytes = 4 * math.prod(shape[1:])
@@ -196,7 +196,7 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 def read_rows(entry: TensorEntry, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
     """Rows `start` to `stop` of a stored tensor, in its own dtype: shape [stop - start, ...]; a scalar has one row.
 
-    They lie in `memory`, of that shape and dtype, where it is given.
+    The result is in `memory`, of that shape and dtype, if it is given.
     """
     trailing = entry.shape[1:]
     row_bytes = math.prod(trailing) * DTYPES[entry.dtype].itemsize
@@ -204,7 +204,7 @@ def read_rows(entry: TensorEntry, start: int, stop: int, memory: Tensor | None =
     view, offset = raw_bytes(rows), entry.begin + start * row_bytes
     descriptor = os.open(entry.file, os.O_RDONLY)
     try:
-        # plain reads keep the resident set to this buffer, where mmap would not; a read may return less than asked
+        # plain reads, unlike mmap, keep only this buffer resident; a read may return fewer bytes than asked
         while view:
             count = os.preadv(descriptor, [view], offset)
             if count == 0:
@@ -222,9 +222,9 @@ def read_tensor(entry: TensorEntry) -> Tensor:
 
 
 class TensorWriter:
-    """Writes a float32 safetensors file of tensors that are computed block by block; some may turn out to be nothing.
+    """Writes a float32 safetensors file of tensors that are computed block by block; the last one can be dropped again.
 
-    Room for the header is kept at the front: what `shapes` may become, with metadata of the length of `metadata`.
+    Space for the header is reserved at the front: for all of `shapes`, and metadata as long as `metadata`.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: str) -> None:
@@ -233,9 +233,9 @@ class TensorWriter:
         begins = accumulate(sizes, initial=0)
         largest = _header(dict(zip(shapes, begins, strict=False)), self._shapes, metadata)
         self._room = -(-len(largest) // 8) * 8
-        self._begins: dict[str, int] = {}  # of the tensors written so far, in their order
+        self._begins: dict[str, int] = {}  # where the tensors written so far begin, in order
         self._position = 0
-        self._file = open(path, "wb")  # noqa: SIM115  closed by `close`, which callers reach through `with`
+        self._file = open(path, "wb")  # noqa: SIM115  closed by `__exit__`
         self._file.seek(8 + self._room)
 
     def __enter__(self) -> "TensorWriter":
@@ -245,7 +245,7 @@ class TensorWriter:
         self._file.close()
 
     def add(self, name: str, blocks: Iterable[Tensor]) -> None:
-        """Write a tensor, given in any number of row blocks that are its data in order."""
+        """Write a tensor, given as row blocks in order, of any number."""
         begin = self._position
         for block in blocks:
             self._position += self._file.write(raw_bytes(block.to(torch.float32)))
@@ -254,7 +254,7 @@ class TensorWriter:
         self._begins[name] = begin
 
     def drop_last(self) -> None:
-        """Take the tensor that was added last out again."""
+        """Remove the tensor that was added last."""
         self._position = self._begins.popitem()[1]
         self._file.seek(8 + self._room + self._position)
 
@@ -283,7 +283,7 @@ def copy_range(source: int, begin: int, target: int, offset: int, length: int) -
         size = min(length, COPY_BYTES)
         try:
             count = os.copy_file_range(source, target, size, begin, offset)
-        except (AttributeError, OSError) as error:  # macOS lacks the call; across file systems Linux may refuse it
+        except (AttributeError, OSError) as error:  # macOS lacks the call; Linux may refuse it across file systems
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             count = os.pwrite(target, os.pread(source, min(size, BLOCK_BYTES), begin), offset)

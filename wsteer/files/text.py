@@ -9,7 +9,7 @@ from wsteer.errors import WsteerError
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in `path`; a missing or broken file is one clear error."""
+    """The JSON object in `path`; a WsteerError if the file is missing or broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,14 +31,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write one JSON object a line, in the order and with the key order given."""
+    """Write one JSON object per line, with rows and keys in the given order."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a header and one line a row; None is an empty field, a float stands with all its digits."""
+    """Write a header and one line per row; None is an empty field, a float has all its digits."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

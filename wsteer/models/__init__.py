@@ -1,1 +1,1 @@
-"""Models that run: loaded, prompted in their chat template, answering in batches."""
+"""Models that run: they are loaded, prompted in their chat template, and answer in batches."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def batches(lengths: Iterable[int], size: int) -> Iterator[list[int]]:
-    """Indices of rows in batches of `size`, longest first, so that rows of one batch need little padding."""
+    """Indices of rows in batches of `size`, longest rows first, so each batch needs little padding."""
     order = sorted(enumerate(lengths), key=lambda pair: (-pair[1], pair[0]))
     for start in range(0, len(order), size):
         yield [index for index, _ in order[start : start + size]]

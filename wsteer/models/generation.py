@@ -18,7 +18,7 @@ from wsteer.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer: its text, its length in tokens, and whether it ended by itself or at the token limit."""
+    """One generated answer: its text, its length in tokens, and whether it ended before the token limit."""
 
     text: str
     tokens: int
@@ -26,11 +26,11 @@ class Answer:
 
 
 class SeededSampling(LogitsProcessor):
-    """Turns greedy choice into sampling at a temperature, by Gumbel noise from one generator a row.
+    """Turns greedy choice into sampling at a temperature, by Gumbel noise from one generator per row.
 
-    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). With a generator of its own, seeded by the
-    run's seed and the row's index, an answer does not depend on which rows share its batch. (By numpy's generators:
-    torch's on the CPU keep 32 bits of a seed.)
+    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). Each row's generator is seeded by the run's
+    seed and the row's index, so an answer does not depend on the other rows in its batch. (They are numpy's: torch's
+    generators on the CPU keep only 32 bits of a seed.)
     """
 
     def __init__(self, seed: int, indices: Sequence[int], temperature: float):

@@ -49,10 +49,10 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
         found: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **quantised
         )
-    except Exception as error:  # whatever a folder's config makes transformers raise, the folder is the user's
+    except Exception as error:  # the user's files can make transformers raise anything
         raise WsteerError(f"transformers cannot load {reference}: {reason(error)}") from error
     model, loading = found
-    # transformers fills what is missing with random numbers
+    # transformers fills missing weights with random numbers
     missing = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
@@ -61,7 +61,7 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
 
 
 def _quantised(load_in: str, device: str) -> dict[str, object]:
-    """What makes transformers quantise the model with bitsandbytes as it loads."""
+    """The arguments with which transformers quantises the model by bitsandbytes while loading it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise WsteerError(f"--load-in {load_in} needs bitsandbytes: pip install 'wsteer[quant]'")
     if device != "cuda":
@@ -83,12 +83,12 @@ def dtype_name(loaded: LoadedModel) -> str:
 
 
 def max_positions(loaded: LoadedModel) -> int | None:
-    """How many tokens the model takes at most, where it says so."""
+    """The most tokens that the model takes, if its config says so."""
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
-    """Refuse rows of more tokens than the model has positions."""
+    """Refuse rows of more tokens than the model takes."""
     limit = max_positions(loaded)
     longest = max(lengths)
     if limit is not None and longest > limit:
@@ -107,7 +107,7 @@ def resolve_device(device: str) -> str:
 
 
 def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Keep the end tokens alone: a checkpoint's sampling settings, such as a repetition penalty, must not leak."""
+    """Keep only the end tokens: a checkpoint's sampling settings, such as a repetition penalty, must have no effect."""
     ends = model.generation_config.eos_token_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
@@ -117,10 +117,10 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's decoder blocks, in order: its one module list as long as the config's `num_hidden_layers`."""
+    """The model's decoder blocks, in order: its first module list with `num_hidden_layers` entries."""
     count = model.config.get_text_config().num_hidden_layers
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    # a one-block model may hold other lists of length one inside its block; the outermost comes first
+    # a model of one block may have other lists of length one inside the block; the outermost comes first
     if not found:
         raise WsteerError(f"{type(model).__name__} has no list of {count} decoder blocks that wsteer could find")
     return found[0]

@@ -1,4 +1,4 @@
-"""Chats rendered by a model's chat template into token ids, with the tokens that training learns known."""
+"""Chats rendered by a model's chat template into token ids, with a mark on the tokens that are trained."""
 
 import contextlib
 import re
@@ -16,16 +16,16 @@ from wsteer.files.rows import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# the mark that some templates put around what the assistant says, for `return_assistant_tokens_mask`
+# the mark that some templates put around the assistant's text, for `return_assistant_tokens_mask`
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A rendered chat: its token ids, which of them training learns, and where its last answer stands.
+    """A rendered chat: its token ids, which of them are trained, and where its last answer is.
 
-    Learnt are every assistant turn's answer and the end of turn after it. `answer` is the last answer's own tokens,
-    without what the template puts around them, such as an empty thinking block.
+    Every assistant turn's answer and the end of turn after it are trained. `answer` is the last answer's own tokens,
+    without the template's additions, such as an empty thinking block.
     """
 
     tokens: Tensor  # int32 [tokens]
@@ -42,7 +42,7 @@ class Example:
 class _Turn:
     """An assistant turn's characters in the rendered text: answer = text[start:end], end of turn = text[end:closed].
 
-    A prompt for this turn ends at `prompted`. Learning begins there too, unless the template adds words of its own.
+    A prompt for this turn ends at `prompted`. Training begins there too, unless the template adds words of its own.
     """
 
     prompted: int
@@ -61,7 +61,7 @@ def read_template(path: str | Path) -> str:
 
 
 def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
-    """The chat as text up to where the assistant's answer begins, special tokens included."""
+    """The chat as text, up to the start of the assistant's answer, with special tokens."""
     return _rendered(tokenizer, messages, True)
 
 
@@ -72,7 +72,7 @@ def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message],
 
 @contextlib.contextmanager
 def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
-    """Run the `with` body, which applies the chat template; what that raises becomes one clear error."""
+    """Run the `with` body, which applies the chat template; turn what it raises into one clear error."""
     if not tokenizer.chat_template:
         raise WsteerError(
             f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
@@ -80,7 +80,7 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
         )
     try:
         yield
-    except Exception as error:  # a template is a program of the user's; it may fail in any way
+    except Exception as error:  # a template is the user's program and can raise anything
         message = " ".join(str(error).split()) or type(error).__name__
         raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
 
@@ -88,7 +88,7 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of rendered text, with exactly one BOS where the tokenizer puts one before plain text.
 
-    Most templates write it themselves, and then none is added.
+    If the template has written it, as most do, none is added.
     """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*_missing_bos(tokenizer, ids), *ids]
@@ -103,9 +103,9 @@ def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> li
 def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
     """Render a chat whose last turn is an answer.
 
-    The text is tokenised whole, as `apply_chat_template` does, and its tokens are told apart by their characters: a
-    part tokenised without what stands before it can come out otherwise. Only where the tokens do not begin with those
-    of the prompt, as where one would span its end, is the text taken apart: in generation the prompt stands alone.
+    The text is tokenised whole, as `apply_chat_template` does, since a part can give other tokens without the text
+    before it; a token's role follows from its characters. The text is split at a prompt's end only if its tokens do not
+    begin with the prompt's, as when a token spans that end: generation tokenises the prompt alone.
     """
     text = _rendered(tokenizer, messages)
     turns = _turns(tokenizer, messages, text)
@@ -126,23 +126,23 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
 
 
 def _within(span: tuple[int, int], start: int, end: int, closed: int) -> bool:
-    """Does a token hold a character of text[start:end], or is it a whole part of text[end:closed]?"""
+    """Whether a token holds a character of text[start:end], or lies wholly inside of text[end:closed]."""
     return span[1] > start and (span[0] < end or span[1] <= closed)
 
 
-# ---- Where the assistant's turns stand in the text
+# ---- Where the assistant's turns are in the text
 
 
 def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], text: str) -> list[_Turn]:
     """The assistant's turns in `text`, the rendering of `messages`.
 
-    A rendering with a placeholder in each message's place shows what the template writes around them.
+    Rendering the chat with placeholders as messages shows what the template writes around them.
     """
     prompt = prompt_text(tokenizer, messages[:-1])
     frames = _frames(tokenizer, messages)
     found = _placed(messages, frames, text)
     if not found and [message["role"] for message in messages].count("assistant") == 1:
-        # a template that looks into the answer, as for its reasoning: the answer is all between prompt and end of turn
+        # a template that parses the answer, for example its reasoning: the answer is all between prompt and end of turn
         after = frames[-1][1]
         found = [(len(prompt), len(text) - len(after), after)] if text.endswith(after) else None
     last = found[-1] if found else (0, 0, "")
@@ -161,7 +161,7 @@ def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], te
 
 
 def _frames(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, str]]:
-    """What the template writes before any message (under the number -1) and after each: (message, text), in order."""
+    """The text that the template writes before all messages (number -1) and after each: (number, text), in order."""
     names = [f"(The content of message {number}.)" for number in range(len(messages))]
     framed = _rendered(
         tokenizer,
@@ -172,7 +172,7 @@ def _frames(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -
 
 
 def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: str) -> list[tuple[int, int, str]] | None:
-    """(start, end, the frame after it) of each assistant turn in `text`, or None where the frames do not fit it."""
+    """(start, end, the frame after it) of each assistant turn in `text`, or None if the frames do not fit the text."""
     numbers = [number for number, _ in frames if number >= 0 and messages[number]["role"] == "assistant"]
     if numbers != [number for number, message in enumerate(messages) if message["role"] == "assistant"]:
         return None
@@ -182,7 +182,7 @@ def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: st
     found = []
     for number, after in frames[1:]:
         content = messages[number]["content"]
-        # most templates trim what they are given
+        # most templates strip the content
         forms = (content, content.strip(), content.rstrip(), content.lstrip())
         form = next((form for form in forms if text.startswith(form + after, position)), None)
         if form is None:
@@ -194,10 +194,10 @@ def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: st
 
 
 def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", after: str, last: str) -> str:
-    """How `after`, the text that follows an answer, ends its turn.
+    """The part of `after`, the text that follows an answer, that ends the turn.
 
-    It is what `after` shares with the text after the last answer, `last`, up to the first special token: where a model
-    stops.
+    It is the beginning that `after` shares with `last`, the text after the last answer, up to the first special token,
+    where a model stops.
     """
     shared = 0
     while shared < min(len(after), len(last)) and after[shared] == last[shared]:
@@ -208,7 +208,7 @@ def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", after: str, last: str) ->
 
 
 def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, int, int]] | None:
-    """The characters that the template itself marks as the assistant's by `{% generation %}`; None without the mark."""
+    """The characters that the template marks as the assistant's by `{% generation %}`; None without that mark."""
     if not _GENERATION.search(tokenizer.chat_template):
         return None
     with _template_of(tokenizer):
@@ -229,7 +229,7 @@ def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -
 def _tokenised(
     tokenizer: "PreTrainedTokenizerBase", text: str, prompts: set[int]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of `text` and each one's characters; up to each of the positions `prompts`, as of that part alone."""
+    """Token ids of `text` and each one's characters; the text is split at each prompt whose own tokens differ."""
     if not tokenizer.is_fast:
         raise WsteerError(f"{tokenizer.name_or_path} has no fast tokenizer, which wsteer needs to tell the answer")
     ids, spans = _encoded(tokenizer, text)
@@ -251,7 +251,7 @@ def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[list[int]
 
 
 def _contiguous(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Each token's characters from where the token before it ended: tokenizers may leave a leading space out."""
+    """Each token's characters, from the previous token's end: a tokenizer's offsets may leave out a leading space."""
     ends = [end for _, end in offsets]
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -261,8 +261,9 @@ def _contiguous(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The rows of a data set as tokens: how many were cut at `max_length`, how many of those lost their whole answer
-    and are left out."""
+    """The rows of a data set as tokens. `cut`: how many were cut at `max_length`; `dropped`: how many of those lost
+    their whole answers and are left out.
+    """
 
     examples: list[Example]
     cut: int
@@ -275,10 +276,9 @@ def render_chats(
     max_length: int | None = None,
     max_positions: int | None = None,
 ) -> Rendered:
-    """Render chats that `read_examples` gave, cut at `max_length` tokens; an error names the row's file and line.
+    """Render chats from `read_examples`, cut at `max_length` tokens; an error names the row's file and line.
 
-    A row of more tokens than `max_positions`, the model's limit, is an error: what it loses is to be decided, not
-    overlooked.
+    A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """
     examples, cut = [], 0
     for where, chat in chats:
@@ -302,7 +302,7 @@ def render_chats(
 
 
 def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
-    """The example as text, trained tokens between ⟦ and ⟧; a part of more than `limit` characters loses its middle."""
+    """The example as text, trained tokens between ⟦ and ⟧; the middle of a part over `limit` characters is left out."""
     parts = []
     for trained, tokens in _stretches(example):
         text = str(tokenizer.decode(tokens, skip_special_tokens=False))
@@ -313,7 +313,7 @@ def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: i
 
 
 def _stretches(example: Example) -> Iterator[tuple[bool, list[int]]]:
-    """Consecutive tokens that are all trained or all not."""
+    """Runs of consecutive tokens that are all trained or all not trained."""
     trained = example.trained.tolist()
     starts = [i for i in range(len(trained)) if i == 0 or trained[i] != trained[i - 1]]
     for start, stop in zip(starts, [*starts[1:], len(trained)], strict=True):

@@ -1,1 +1,1 @@
-"""Cosines between changes of weights: tables with a noise floor, trajectories of training runs, gates, projections."""
+"""Cosines between changes of weights: tables with a noise floor, trajectories of runs, gates, projections."""

@@ -28,17 +28,17 @@ RUNNING = "the running change of weights"
 
 
 class SimilarityCallback(TrainerCallback):
-    """Logs the cosine of the running change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
+    """Logs the cosine of the current change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
 
-    `deltas`: delta files, or deltas by name. `every`: steps between measurements; without it, at every log of the
-    Trainer. `base`: the checkpoint that training started from. Adapters on the base's weights alone (plain LoRA) need
-    none, nor does full fine-tuning, of which otherwise a copy of the initial weights is kept.
+    `deltas`: delta files, or deltas by name. `every`: steps between measurements; by default they are made at every log
+    of the Trainer. `base`: the checkpoint that training started from. Plain LoRA does not need it. Full fine-tuning
+    without it keeps a copy of the initial weights.
 
-    The cosines are those of `wsteer monitor`, over the parameters that both change. They stand in the Trainer's
-    `log_history`, in `history` as (step, {name: cosine}), and with `attach`, in place of `callbacks=[...]`, in what is
-    reported to TensorBoard and the like. At step 0 nothing has changed, so nothing is logged.
+    The cosines are those of `wsteer monitor`, over the parameters that both change. They are in the Trainer's
+    `log_history` and in `history` as (step, {name: cosine}). With `attach`, instead of `callbacks=[...]`, they are also
+    reported to TensorBoard and others. At step 0 nothing has changed, so nothing is logged.
 
-    Works on one process and under DDP, where the main process measures. Raises WsteerError where a delta shares no
+    Works on one process and under DDP, where the main process measures. Raises WsteerError if a delta shares no
     parameter with the run.
     """
 
@@ -62,14 +62,14 @@ class SimilarityCallback(TrainerCallback):
         self._initial: dict[str, Tensor] = {}
 
     def attach(self, trainer: Trainer) -> "SimilarityCallback":
-        """Add the callback to a Trainer before those that report, so that they report the cosines too."""
+        """Add the callback to a Trainer before its reporting callbacks, so that they report the cosines too."""
         trainer.callback_handler.callbacks.insert(0, self)
         return self
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep what the change of weights will be measured from."""
+        """Keep the initial weights, from which the change is measured."""
         model = kwargs["model"]
         if state.is_world_process_zero:
             self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
@@ -96,9 +96,9 @@ class SimilarityCallback(TrainerCallback):
             kwargs["logs"].update(metrics)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """The cosine of the model's change of weights with each delta, now; nothing where it is zero or not finite.
+        """The cosine of the model's change of weights, now, with each delta; empty if it is zero or not finite.
 
-        The first step of a warm-up changes nothing, and a run that diverges is the Trainer's to report.
+        The first step of a warm-up changes nothing, and the Trainer reports a run that diverges.
         """
         names = [*self.deltas, RUNNING]
         with task_vector(model, self._initial, self.base) as change:
@@ -114,11 +114,11 @@ class SimilarityCallback(TrainerCallback):
 
 @contextlib.contextmanager
 def task_vector(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoint | None = None) -> Iterator[Delta]:
-    """The change of the model's weights since training began, as a delta to be used inside the `with`.
+    """The change of the model's weights since training began, as a delta for use inside the `with`.
 
-    A PEFT model's adapter is saved to a temporary folder and read as adapter folders are, so that every method that
-    `wsteer diff` reads can be followed. Otherwise it is the trainable weights minus those of `base`, and minus
-    `initial` (by their names in memory) where the base has none.
+    A PEFT model's adapter is saved to a temporary folder and read like any adapter folder, so every method that `wsteer
+    diff` reads can be followed. Of another model it is the trainable weights minus those of `base`, or minus `initial`
+    (by their names in memory) for weights that `base` lacks.
     """
     if isinstance(model, PeftModel):
         with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _stored(model: nn.Module, base: Checkpoint) -> dict[str, tuple[str, Index]]:
-    """For each tensor of the base's files the model's parameter, and the index into it, that holds it."""
+    """For each tensor of the base's files, the model's parameter that holds it, and the index into that parameter."""
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     prefix = str(getattr(model, "base_model_prefix", ""))
     found = {}
@@ -177,7 +177,7 @@ def _stored(model: nn.Module, base: Checkpoint) -> dict[str, tuple[str, Index]]:
 
 @dataclass(frozen=True, eq=False)
 class LiveWeight:
-    """The part `index` of a model's parameter as it is now, on whatever device, read row by row."""
+    """The part `index` of a model's parameter in its current state, on any device, read row by row."""
 
     weight: Tensor
     index: Index

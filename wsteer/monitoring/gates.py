@@ -1,4 +1,4 @@
-"""Gates: bounds on cosines that a user sets, for CI; what breaks one is named."""
+"""Gates: bounds on cosines that a user sets, for CI; a failure names the item that breaks one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """One line that names the culprit."""
+        """One line that names the item."""
         return f"{self.item}: cosine with {self.delta} is {self.cosine:.4f}, {self.side} {self.bound:g}"
 
 
 @dataclass(frozen=True)
 class Gates:
-    """Bounds by the name of a delta: cosines with it must not lie above, or below, its bound."""
+    """Bounds by the name of a delta: cosines with it must not be above, or below, its bound."""
 
     above: Mapping[str, float]
     below: Mapping[str, float]
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Refuse a gate on what is not compared, before any work."""
+        """Refuse a gate on a delta that is not compared, before any work."""
         for name in (*self.above, *self.below):
             if name not in names:
                 raise WsteerError(f"the gate {name!r} names no DELTA; they are {', '.join(names)}")
 
     def failures(self, table: Similarity) -> tuple[Failure, ...]:
-        """What breaks a gate, in the table's order. An item's cosine with itself does not count."""
+        """The cosines that break a gate, in the table's order. An item's cosine with itself does not count."""
         found = []
         for i, j in table.pairs():
             for delta, item in ((table.columns[j], table.rows[i]), (table.rows[i], table.columns[j])):

@@ -1,4 +1,4 @@
-"""What monitor compares: deltas, adapters, checkpoints and training folders, under short names, of one base."""
+"""What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Item:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for a table: the last part of each path without `.safetensors`, with as many parents as tell them apart.
+    """Names for a table: the last part of each path without `.safetensors`, with enough parents to make it unique.
 
     >>> short_names(["runs/a/w.safetensors", "runs/b/w.safetensors", "c/v.safetensors"])
     ['a/w', 'b/w', 'v']
@@ -51,10 +51,10 @@ def is_data(reference: str | Path) -> bool:
 def open_items(
     references: Sequence[str | Path], role: str, names: Mapping[str, str], base: Checkpoint | None
 ) -> list[Item]:
-    """The items that the references name, with every `checkpoint-<step>` of a training folder as one of its own.
+    """The items that the references name; every `checkpoint-<step>` of a training folder is its own item.
 
-    `names` are the references' short names. Raises WsteerError for two references to one thing, and where a
-    checkpoint's base is not given.
+    `names` are the references' short names. Raises WsteerError if two references name one thing, and if a checkpoint's
+    base is not given.
     """
     places: list[str] = []
     items: list[Item] = []
@@ -68,12 +68,12 @@ def open_items(
 
 
 def place_of(reference: str) -> str:
-    """What two references to one thing have in common: the path that they lead to, else the Hub id."""
+    """A key that is equal for references to one thing: the resolved path, else the Hub id."""
     return str(Path(reference).resolve()) if Path(reference).exists() else reference
 
 
 def in_tables(items: Sequence[Item]) -> list[Item]:
-    """The items that stand in tables: of a run what training left at its end, else its last checkpoint."""
+    """The items that tables show: of a run only its final result, or else its last checkpoint."""
     ends = {item.run: item for item in items if item.run is not None}  # the last of each run
     return [item for item in items if item.run is None or ends[item.run] is item]
 
@@ -88,7 +88,7 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
 
 
 def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list[Item]:
-    """A training folder's checkpoints in order of their steps, then what training left in the folder itself."""
+    """A training folder's checkpoints by step, then the final result in the folder itself, if it is there."""
     steps = checkpoints_in(folder).items()
     items = [checkpoint_item(path, name, step, role, base) for step, path in steps]
     if holds_result(Path(folder)):
@@ -102,7 +102,7 @@ def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint
 
 
 def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
-    """The change of weights that one reference names, bound to its base where it depends on that."""
+    """The change of weights that one reference names, bound to its base if it depends on the base's weights."""
     given = open_input(reference, role, base)
     try:
         delta = change_of(given, base)
@@ -123,11 +123,11 @@ def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> 
 
 
 def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Selection = EVERYTHING) -> list[Item]:
-    """The selected parts of the items, checked to be of one base; beside changes of weights activations are biases.
+    """The selected parts of the items, checked to have one base. If kinds are mixed, activation deltas become biases.
 
-    Raises WsteerError with both names where the fingerprints of two bases differ.
+    Raises WsteerError with both names if the fingerprints of two bases differ.
     """
-    # checkpoints were held against `base`
+    # checkpoints have been compared with `base` already
     known = [(item.name, item.input.base) for item in items if isinstance(item.input, ChangeInput)]
     if base is not None:
         known.append((f"--base {base.name}", base.identity))

@@ -36,11 +36,11 @@ MOST_DRAWN = 200  # parts of a model in one picture
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare with, and how: the options of `wsteer monitor` beside its items.
+    """What to compare with, and how: the options of `wsteer monitor` besides its items.
 
-    `controls`: deltas of no interest, whose cosines tell what is usual. `ceiling`: for a delta's name, what the same
-    training gives again. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
-    globs of names that stand together in pictures. `fail_above` and `fail_below`: bounds by a delta's name.
+    `controls`: deltas of no interest, whose cosines show what is usual. `ceiling`: by a delta's name, deltas of the
+    same training, repeated. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
+    globs of names that are drawn together in pictures. `fail_above` and `fail_below`: bounds by a delta's name.
     """
 
     base: str | Path | None = None
@@ -66,7 +66,7 @@ class Settings:
 
     @property
     def options(self) -> dict[str, object]:
-        """What was asked for beside inputs, as records list it."""
+        """The options besides inputs, as records list them."""
         own = {"per": self.per, "groups": self.groups, "fail_above": self.fail_above, "fail_below": self.fail_below}
         return {**{name: value for name, value in own.items() if value}, **self.selection.options}
 
@@ -84,9 +84,9 @@ def monitor(
 
     Items are delta files, adapters, checkpoints (with a base), training folders, whose checkpoints form a trajectory,
     and Hub ids. Cosines are taken over the parameters that both change, in float64: low-rank changes in rank space,
-    dense ones streamed. Beside each stands the floor that noise on the same row spaces would reach.
+    dense ones streamed. Each has its noise floor: one standard deviation of the cosine of noise on the same row spaces.
 
-    Raises WsteerError for items of different bases, without a common parameter, or without a direction.
+    Raises WsteerError for items of different bases, without a common parameter, or with a norm of zero.
     """
     settings = settings or Settings()
     output = Path(output)
@@ -109,7 +109,7 @@ def monitor(
 
 @dataclass(frozen=True)
 class Compared:
-    """The items of one comparison, each once: first those that others are compared with, of which there are `columns`.
+    """The items of one comparison, each once; the first `columns` of them are those that others are compared with.
 
     The other fields are indices of the items.
     """
@@ -124,7 +124,7 @@ class Compared:
 
     @staticmethod
     def open(deltas: Sequence[str | Path], of: Sequence[str | Path], settings: Settings) -> "Compared":
-        """Open all that is named, from headers alone, and check that it can be compared."""
+        """Open all items, reading only headers, and check that they can be compared."""
         base = open_checkpoint(settings.base) if settings.base is not None else None
         references = list(dict.fromkeys(str(path) for path in [*deltas, *of, *settings.references]))
         names = dict(zip(references, short_names(references), strict=True))
@@ -165,7 +165,7 @@ class Compared:
         return [index for index in self.of if self.items[index].name in kept] or list(self.deltas)
 
     def sums(self, group: Callable[[str], str], progress: Progress) -> dict[str, Sums]:
-        """The sums that all tables come from, for each group of parameters."""
+        """The sums from which all tables are computed, for each group of parameters."""
         return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress)
 
     def report(self, output: Path, settings: Settings, progress: Progress) -> MonitorReport:
@@ -218,13 +218,13 @@ class Compared:
 
 
 def _largest(table: Similarity, i: int, besides: set[str]) -> float:
-    """The largest size of a row's cosines with the controls that are not themselves in the pair."""
+    """The largest absolute cosine of a row with the controls that are not in the pair itself."""
     sizes = [abs(c) for c, name in zip(table.cosines[i], table.columns, strict=True) if name not in besides]
     return max(sizes, default=0.0)
 
 
 class _Opened:
-    """Opens items; one that was named in another role is the same item."""
+    """Opens items; an item that is named in two roles is opened as one."""
 
     def __init__(self, names: Mapping[str, str], base: Checkpoint | None) -> None:
         self.names, self.base = names, base
@@ -242,7 +242,7 @@ def _check_names(ceiling: Mapping[str, object], names: Sequence[str]) -> None:
 
 
 def _members(globs: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
-    """The names that match each group's glob; a name belongs to the first that it matches."""
+    """The names that match each group's glob; a name belongs to the first group that it matches."""
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
     for group, glob in globs.items():

@@ -15,13 +15,13 @@ from wsteer.monitoring.trajectories import Scores, Trajectory
 if TYPE_CHECKING:
     pass
 
-LEAST_REACH = 0.05  # of the colours; noise stays pale
+LEAST_REACH = 0.05  # the least cosine with full colour, so that noise stays pale
 SMALL_CELL, LARGE_CELL = 0.36, 0.85  # inches, with many columns and with few
-PANELS = 3  # beside each other
+PANELS = 3  # the most in one row
 
 
 def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
-    """The table as a heat map, cosines within the noise floor in brackets. Names stand in the order of the groups."""
+    """The table as a heat map: cosines within the noise floor are in brackets, names in the order of the groups."""
     rows, columns = _ordered(table.rows, groups), _ordered(table.columns, groups)
     values = tuple(tuple(table.cosines[i][j] for j in columns) for i in rows)
     within = [[table.above[i][j] is False for j in columns] for i in rows]
@@ -31,7 +31,7 @@ def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Fi
     axes = figure.axes[0]
     _separate(axes, names[0], groups, down=True)
     _separate(axes, names[1], groups, down=False)
-    # above the groups' names where there are any
+    # leaves room for the groups' names
     axes.set_title(
         "cosine of weight changes (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6
     )
@@ -46,9 +46,9 @@ def heat_map(
     bracketed: Sequence[Sequence[bool]] | None = None,
     bar_pad: float = 0.02,
 ) -> Figure:
-    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is left white.
+    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is white.
 
-    `bar_pad` is the room left of the colour bar, as a share of the axes.
+    `bar_pad` is the space between the axes and the colour bar, as a share of the axes.
     """
     cell = SMALL_CELL if len(columns) > 12 else LARGE_CELL
     size = 6 if len(columns) > 12 else 9
@@ -75,7 +75,7 @@ def heat_map(
 
 
 def _number(value: float, short: bool) -> str:
-    """`0.108`, and in little room `.11`."""
+    """`0.108`, or `.11` if `short`."""
     if not short:
         return f"{value:.3f}"
     text = f"{value:.2f}".replace("0.", ".", 1)
@@ -83,7 +83,7 @@ def _number(value: float, short: bool) -> str:
 
 
 def _ordered(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[int]:
-    """Positions of the names, those of a group together in the groups' order, the rest last."""
+    """Indices of the names: each group's together, in the order of the groups, the rest last."""
     order = {name: position for position, name in enumerate(member for group in groups.values() for member in group)}
     return sorted(range(len(names)), key=lambda i: (order.get(names[i], len(order)), i))
 
@@ -109,7 +109,7 @@ def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[st
 
 
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
-    """A panel a run: a line a delta over a band of two floors, and scores in grey on an axis of their own."""
+    """A panel for each run: a line for each delta over a band of two floors, and scores in grey on their own axis."""
     figure, axes = panels(len(found), width=4.6, height=3.2, margin=1.2)
     for panel, each in zip(axes, found, strict=True):
         _draw_run(panel, each, scores)
@@ -117,7 +117,7 @@ def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None
 
 
 def panels(count: int, width: float, height: float, margin: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of this size (inches), `PANELS` beside each other; `margin` is left at the sides."""
+    """A figure of `count` panels of this size (inches), `PANELS` in a row; `margin` is added to its width."""
     across = min(PANELS, count)
     down = -(-count // across)
     figure = Figure(figsize=(margin + width * across, 0.6 + height * down), layout="constrained")
@@ -128,7 +128,7 @@ def panels(count: int, width: float, height: float, margin: float) -> tuple[Figu
 
 
 def plain_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
-    """A legend whose texts stand as they are, whatever signs of mathematics they hold."""
+    """A legend whose texts are not parsed as mathematics."""
     for text in axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
         text.set_parse_math(False)
 

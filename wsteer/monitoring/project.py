@@ -1,4 +1,4 @@
-"""Projections on activation vectors: of the answers of data sets, and of what fine-tuning shifts, with intervals."""
+"""Projections on activation vectors, with intervals: of data sets' answers, and of shifts by fine-tuning."""
 
 import contextlib
 import math
@@ -28,15 +28,15 @@ from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
 from wsteer.steering.memory import activation_vectors, applied
 
-BATCH_SIZE = 16  # rows that run at once, where no number is given
+BATCH_SIZE = 16  # rows that run at once by default
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The projections of a data set's rows on one vector at one decoder block, summed up.
+    """The mean projection of a data set's rows on one vector at one decoder block.
 
-    `model` is None for the answers as the base reads them, else the tuned model whose shift from the base, at the last
-    token of each prompt, was projected. `low` and `high` bound Student's 95% interval of the mean, None for one row.
+    `model` is None for answers, read by the base, else the tuned model whose shift from the base, at the last token of
+    each prompt, was projected. `low` and `high` bound Student's 95% interval of the mean, None for one row.
     """
 
     model: str | None
@@ -51,7 +51,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class ProjectionReport:
-    """What was written to `output`; projections are in units of the residual stream, along the unit vector."""
+    """What was written to `output`; projections are on unit vectors, in units of the residual stream."""
 
     output: str
     projections: tuple[Projection, ...]
@@ -192,7 +192,7 @@ def _shifts(
 
 
 def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
-    """A model tuned from the base: a checkpoint by its reference, to be loaded when it is its turn; else the change."""
+    """A model tuned from the base: a checkpoint's reference, to be loaded later, or the change of weights."""
     given = open_input(reference, "shift", base.checkpoint)
     if isinstance(given, WeightsInput):
         return str(reference)
@@ -219,7 +219,7 @@ def _summed(model: str | None, data: str, directions: Sequence[Direction], value
 
 
 def projection_picture(found: Sequence[Projection]) -> Figure:
-    """Mean projections by decoder block with their intervals: a panel a delta, and one a delta and tuned model."""
+    """Mean projections by decoder block with intervals: a panel for each delta, and for each delta and tuned model."""
     drawn = list(dict.fromkeys((each.model, each.delta) for each in found))
     figure, panel_axes = panels(len(drawn), width=4.4, height=3.4, margin=0.8)
     for axes, (model, delta) in zip(panel_axes, drawn, strict=True):

@@ -1,4 +1,4 @@
-"""What monitor found, as JSON, as one line a pair in CSV, and in words."""
+"""What monitor found, as JSON, as CSV with one line per pair, and in words."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,14 +13,14 @@ MEANING = (
     "above the floor means more than chance, not the behaviour: topic, format and a shared start move cosines too; "
     "compare with --controls and --ceiling"
 )
-WHOLE = 0.99  # of a norm; below it, a table's note says how little is compared
+WHOLE = 0.99  # share of a norm below which a note says how little is compared
 
 
 @dataclass(frozen=True)
 class Controls:
     """Cosines of each row's item, and of each column's delta, with each control delta.
 
-    `level` [rows][columns] is the largest size of those of the pair; `beyond` tells whether the pair's own is larger.
+    `level` [rows][columns]: the pair's largest absolute cosine with a control; `beyond`: whether its own is larger.
     """
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The cosine of a delta with what the same training gives again (another seed, half of the data)."""
+    """The cosines of a delta with deltas of the same training, repeated (another seed, half of the data)."""
 
     delta: str
     items: tuple[str, ...]
@@ -64,7 +64,7 @@ class MonitorReport:
         return self.similarity.cosines
 
     def as_json(self) -> dict[str, object]:
-        """All of it, the table's fields at the top."""
+        """All fields; the table's fields are at the top level."""
         return {
             "output": self.output,
             **asdict(self.similarity),
@@ -113,7 +113,7 @@ COLUMNS = (
 
 
 def write_pairs(path: Path, report: MonitorReport) -> None:
-    """One line a row and column of the table; what does not apply is an empty field."""
+    """One line for each row and column of the table; a value that does not apply is an empty field."""
     write_csv(path, COLUMNS, _pairs(report))
 
 
@@ -137,7 +137,7 @@ def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
 
 
 def _measures(table: Similarity, part: Similarity | PartSimilarity, i: int, j: int) -> dict[str, object]:
-    """What the whole table, and the table of a part of the model, tell of a pair."""
+    """The values of a pair that the whole table and the table of a part of the model have in common."""
     return {
         "row": table.rows[i],
         "column": table.columns[j],
@@ -152,7 +152,7 @@ def _measures(table: Similarity, part: Similarity | PartSimilarity, i: int, j: i
 
 
 def write_per(path: Path, by: str, report: MonitorReport) -> None:
-    """One line a part of the model, row and column, as far as both change the part."""
+    """One line for each part of the model, row and column, if both change the part."""
     columns = (by, "row", "column", "cosine", "dot", "norm_row", "norm_column", "floor", "z", "overlap")
     write_csv(
         path,

@@ -1,4 +1,4 @@
-"""Cosines of items with deltas out of their sums over parameters: a table with norms, shared fractions and noise."""
+"""Cosines of items with deltas from their sums over parameters: a table with norms, shared fractions and noise."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from wsteer.statistics import holm, p_value
 
 Numbers = tuple[tuple[float, ...], ...]
 Matrix = tuple[tuple[float | None, ...], ...]
-# likeness of A's beyond chance, as a share of what is possible beyond chance
+# bounds of (likeness of A's - chance) / (1 - chance)
 SHARED, INDEPENDENT = 0.5, 0.1
 
 
@@ -21,12 +21,12 @@ SHARED, INDEPENDENT = 0.5, 0.1
 class Similarity:
     """Cosines of each row's item with each column's delta, over the parameters that both change; [rows][columns].
 
-    `dots`: dot products. `shared_rows` and `shared_columns`: the share of the item's, and of the delta's, norm that
-    lies in those parameters. `floor`: the standard deviation of the cosine of noise with these norms (see
-    `deltas.gram.parameter_sums`), `expected` its mean, `z` the distance from that in standard deviations. `above`:
-    whether the cosine stands above the floor, by Holm's test at 5% over the whole table. `overlaps`: mean squared
-    cosines between the row spaces of the A's; `initialisations`: what the A's tell of the start of training. What does
-    not apply is None: noise of an item with itself, row spaces of dense changes.
+    `dots`: dot products. `shared_rows` and `shared_columns`: the share of the item's, and of the delta's, norm in those
+    parameters. `floor`: the standard deviation of the cosine of noise with these norms (see
+    `deltas.gram.parameter_sums`), `expected` its mean, `z` the cosine's distance from the mean in standard deviations.
+    `above`: whether the cosine is above the floor, by Holm's test at 5% over the whole table. `overlaps`: mean squared
+    cosines between the row spaces of the A's; `initialisations`: whether the A's started equal. A value that does not
+    apply is None: noise of an item with itself, row spaces of dense changes.
     """
 
     rows: tuple[str, ...]
@@ -45,7 +45,7 @@ class Similarity:
     initialisations: tuple[tuple[str | None, ...], ...]
 
     def pairs(self) -> list[tuple[int, int]]:
-        """All different pairs of an item and a delta, by index."""
+        """The indices of all pairs of an item and a different delta, each pair once."""
         seen, found = set(), []
         for i, row in enumerate(self.rows):
             for j, column in enumerate(self.columns):
@@ -58,7 +58,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class PartSimilarity:
-    """The same in one part of the model, for the rows and columns of a `Similarity`; None where one changes nothing."""
+    """A `Similarity`'s table for one part of the model; None where an item or a delta changes nothing in it."""
 
     cosines: Matrix
     dots: Matrix
@@ -74,9 +74,9 @@ def similarity(
 ) -> Similarity:
     """The table of the items at the indices `rows` with the deltas at the indices `columns` of `sums`.
 
-    `columns` and `centre` must lie among the first of the sums. With `centre` the mean of the deltas at those indices
-    is removed from both sides first. Raises WsteerError for a norm that is zero or not finite, and for a pair without
-    a common parameter.
+    `columns` and `centre` must be among the sums' columns. With `centre`, the mean of the deltas at those indices is
+    first subtracted from both sides. Raises WsteerError for a norm that is zero or not finite, and for a pair without a
+    common parameter.
     """
     compared = _compared(sums, rows, columns, centre)
     check_norms(sums, names, [*rows, *columns])
@@ -112,7 +112,7 @@ def similarity(
 def part_similarity(
     sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int] = ()
 ) -> PartSimilarity:
-    """The same for the sums over one part of the model, where a norm may be zero: there is no cosine then."""
+    """The same for the sums over one part of the model; where a norm is zero there is no cosine."""
     compared = _compared(sums, rows, columns, centre)
     return PartSimilarity(
         cosines=_matrix(compared.cosines),
@@ -127,10 +127,10 @@ def part_similarity(
 
 @dataclass(frozen=True)
 class _Compared:
-    """The sums of the rows with the columns, after centring; all [rows, columns] but `whole_columns` [columns].
+    """The sums of the rows with the columns, after centring; all [rows, columns] except `whole_columns` [columns].
 
-    `expected` is the mean of the dot products of noise, `same` where an item meets itself, and `no_noise` where it, or
-    the mean that was taken out of both, does.
+    `expected` is the mean of the dot products of noise. `same`: the item is the delta itself. `no_noise`: noise does
+    not apply, as `same` holds or one of the two is among the deltas of the mean.
     """
 
     sums: Sums
@@ -161,7 +161,7 @@ class _Compared:
 
     @property
     def z(self) -> Tensor:
-        """How far the cosines lie from the mean of noise, in its standard deviations."""
+        """The cosines' distance from the mean of noise, in its standard deviations."""
         return (self.cosines - self.mean_noise) / self.floor
 
 
@@ -176,9 +176,9 @@ def _compared(sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: S
 def _centred(
     plain: _Compared, sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int]
 ) -> _Compared:
-    """The sums after c, the mean of the deltas `centre`, is taken from both sides: ⟨i - c, j - c⟩ from the dots.
+    """The sums after subtracting c, the mean of the deltas `centre`, from both sides: ⟨i - c, j - c⟩ from the dots.
 
-    Noise i and j, with c as it is, gives ⟨c, c⟩ on average; its variance is that of ⟨i, j⟩ - ⟨i, c⟩ - ⟨c, j⟩.
+    If i and j are noise and c is fixed, the mean is ⟨c, c⟩, and the variance that of ⟨i, j⟩ - ⟨i, c⟩ - ⟨c, j⟩.
     """
     both = plain.sums
     i, j, c = torch.tensor(rows), torch.tensor(columns), torch.tensor(centre)
@@ -199,7 +199,7 @@ def _centred(
 
 
 def check_norms(sums: Sums, names: Sequence[str], indices: Sequence[int]) -> None:
-    """Refuse an item whose norm is zero or not finite, by its name: it has no direction."""
+    """Refuse an item whose norm is zero or not finite, as it has no direction; the error names it."""
     for index in indices:
         square = float(sums.whole[index])
         if square == 0:
@@ -228,7 +228,7 @@ def _check_shared(compared: _Compared, names: Sequence[str], rows: Sequence[int]
 def _above(
     rows: Sequence[str], columns: Sequence[str], z: Sequence[Sequence[float]]
 ) -> tuple[tuple[bool | None, ...], ...]:
-    """Which cosines stand above the floor; each pair of names is tested once, and what has no z is None."""
+    """Which cosines are above the floor; each pair of names is tested once, and a pair without z is None."""
     tested: dict[frozenset[str], float] = {}
     for row, values in zip(rows, z, strict=True):
         for column, value in zip(columns, values, strict=True):
@@ -243,14 +243,14 @@ def _numbers(values: Tensor) -> Numbers:
 
 
 def _matrix(values: Tensor) -> Matrix:
-    """Nested tuples; NaN, which stands for what does not apply, becomes None."""
+    """Nested tuples; values that are not finite do not apply and become None."""
     return tuple(tuple(value if math.isfinite(value) else None for value in row) for row in values.tolist())
 
 
 def initialisation(likeness: float, chance: float) -> str:
     """Whether two LoRA runs started from the same A, judged by the likeness of their trained A's (see `PairSums`).
 
-    Trained A's stay near the initial ones, so those of one seed are almost alike and others by chance alone.
+    Trained A's stay near their initial values, so A's of one seed are almost equal; others are alike only by chance.
 
     >>> initialisation(0.95, 0.05), initialisation(0.06, 0.05), initialisation(0.4, 0.05)
     ('shared', 'independent', 'partly shared')

@@ -16,10 +16,10 @@ from wsteer.statistics import holm, p_value
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run's cosines by step; `cosines`, `floor` and `z` have one row a step, one column a delta.
+    """A run's cosines by step; `cosines`, `floor` and `z` have a row for each step and a column for each delta.
 
-    `leaves_floor`: for each delta the first step whose cosine stands above the noise floor, by Holm's test at 5% over
-    the whole trajectory; None where none does.
+    `leaves_floor`: for each delta the first step with a cosine above the noise floor, by Holm's test at 5% over the
+    whole trajectory; None if there is none.
     """
 
     run: str
@@ -33,7 +33,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Scores:
-    """An evaluation's score by training step, of the runs in common or (`run`) of each."""
+    """An evaluation's score by training step, for all runs or (with a run's name) for one."""
 
     label: str
     points: tuple[tuple[str | None, int, float], ...]
@@ -60,7 +60,7 @@ def trajectories(
     columns: Sequence[int],
     centre: Sequence[int] = (),
 ) -> tuple[Trajectory, ...]:
-    """One trajectory for each run among the items, which come with their indices in `sums`."""
+    """One trajectory for each run among the items, which are given with their indices in `sums`."""
     runs: dict[str, list[tuple[int, int]]] = {}
     for index, item in items:
         if item.run is not None and item.step is not None:
@@ -98,9 +98,9 @@ def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Traje
 
 
 def read_scores(path: Path) -> Scores:
-    """Scores from a CSV file with a column `step`, one of numbers, whose name is the label, and perhaps one `run`.
+    """Scores from a CSV file with the columns `step`, the score, whose name is the label, and optionally `run`.
 
-    Raises WsteerError for a file without them, or with what is no number in them.
+    Raises WsteerError if columns are missing, or a value is not a number.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:
-    """One line a run, step and delta."""
+    """One line for each run, step and delta."""
     write_csv(
         path,
         ("run", "step", "delta", "cosine", "floor", "z"),

@@ -1,4 +1,4 @@
-"""Follow a training run: as its checkpoints appear, their cosines are appended to a file and drawn again."""
+"""Follow a training run: when a checkpoint appears, its cosines are appended to a file and the picture is redrawn."""
 
 import json
 import os
@@ -62,11 +62,11 @@ def watch(
     force: bool = False,
     note: Note = unsaid,
 ) -> WatchReport:
-    """Follow the training folder `run` until `until_step`, a broken gate or Ctrl-C; look every `interval` seconds.
+    """Follow the training folder `run` until `until_step`, a broken gate or Ctrl-C; check it every `interval` seconds.
 
     Each checkpoint's cosines become a line of `trajectory.jsonl` in `output`, a call of `note` and a point of
-    `trajectory.png`. A checkpoint that cannot be read whole is tried again. Raises WsteerError where the folder does
-    not exist, or its changes cannot be compared with the deltas.
+    `trajectory.png`. A checkpoint that is not complete is tried again. Raises WsteerError if the folder does not exist,
+    or its changes cannot be compared with the deltas.
     """
     settings = settings or Settings()
     output = Path(output)
@@ -96,12 +96,12 @@ def watch(
     except KeyboardInterrupt:
         interrupted = True
         if seen.points:
-            _draw(output, seen.trajectory, scores)  # the last drawing may have been cut short
+            _draw(output, seen.trajectory, scores)  # Ctrl-C may have interrupted the last drawing
     return WatchReport(str(output), seen.trajectory if seen.points else None, failures, interrupted)
 
 
 class _Seen:
-    """A run's checkpoints as far as they have been measured."""
+    """The checkpoints of a run that have been measured."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _Seen:
         return step is not None and any(point.step >= step for point in self.points)
 
     def look(self) -> Iterator[Similarity]:
-        """Measure what is new, one checkpoint after the other: yields its table of one row."""
+        """Measure the new checkpoints one by one, and yield for each its table of one row."""
         known = {point.step for point in self.points}
         for step, path in checkpoints_in(self.run).items():
             if step not in known and (table := self._measured(step, path)) is not None:
@@ -134,7 +134,7 @@ class _Seen:
                 yield table
 
     def _measured(self, step: int, path: Path) -> Similarity | None:
-        """The checkpoint's table; None where it is still being written, which is noted once."""
+        """The checkpoint's table; None while it is not complete, which is noted once for each reason."""
         count = len(self.columns)
         try:
             item = checkpoint_item(path, self.name, step, "checkpoint", self.base)
@@ -167,7 +167,7 @@ def _line(step: int, table: Similarity) -> str:
 
 
 def _start(output: Path, settings: Settings, columns: Sequence[Item]) -> None:
-    """An output folder that grows while the run is followed, in place of a former one."""
+    """Start the output folder, which grows while the run is followed; files of an earlier run are removed."""
     output.mkdir(parents=True, exist_ok=True)
     for name in (LINES, "trajectory.csv", "trajectory.png", "trajectory.svg"):
         (output / name).unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def _append(output: Path, point: Point, table: Similarity) -> None:
 
 
 def _draw(output: Path, found: Trajectory, scores: Scores | None) -> None:
-    """Draw beside the former picture, then replace it: whoever looks sees a whole one."""
+    """Draw to another file, then replace the old picture, so a reader always sees a complete one."""
     save(trajectory_picture([found], scores), output / "drawing.png", svg=True)
     for suffix in (".png", ".svg"):
         os.replace(output / f"drawing{suffix}", output / f"trajectory{suffix}")

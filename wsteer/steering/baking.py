@@ -1,7 +1,7 @@
 """Steering vectors baked into weights: a vector added after a decoder block is a bias of its `mlp.down_proj`.
 
-That is exact where the output of down_proj is added to the residual stream as it is (notes: activations A4), and of
-use where stock transformers can load a model with that bias: Llama, and Qwen2 saved as the Llama that it equals.
+That is exact if the block adds the output of down_proj unchanged to the residual stream (notes: activations A4). It is
+done where stock transformers can load a model with that bias: Llama, and Qwen2 saved as an equal Llama.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ class Baked:
 
 
 def baked(delta: Delta, checkpoint: Checkpoint) -> Baked:
-    """What must be added to the checkpoint for the delta's biases of down_proj; nothing where it has them.
+    """What must be added to the checkpoint for the delta's biases of down_proj; empty if it has them all.
 
-    Raises WsteerError where the model would not be the same function, with the way that remains.
+    Raises WsteerError if the result would not compute the same function; the message names another way.
     """
     missing = [name for name in delta.terms if BIAS_PATTERN.fullmatch(name) and name not in checkpoint.tensors]
     if not missing:
@@ -48,13 +48,13 @@ def baked(delta: Delta, checkpoint: Checkpoint) -> Baked:
 
 
 def _zero_biases(config: Mapping[str, object]) -> list[str]:
-    """The modules that have a bias in a Llama with mlp_bias (and attention_bias, for Qwen2)."""
+    """The modules that get a bias of zero: those of Llama's mlp_bias, and for Qwen2 also o_proj, for attention_bias."""
     mlp = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     return [*mlp, "self_attn.o_proj"] if config.get("model_type") == "qwen2" else mlp
 
 
 def _llama_config(checkpoint: Checkpoint, name: str) -> dict[str, object]:
-    """The config values under which stock transformers loads the biases; an error where none does."""
+    """The config values with which stock transformers loads the biases; an error if there are none."""
     config = checkpoint.config
     kind = config.get("model_type")
     if kind == "llama":

@@ -1,4 +1,4 @@
-"""Σ kᵢ·deltaᵢ for one base: what steering adds, whichever form it is written in."""
+"""Σ kᵢ·deltaᵢ for one base: what steering adds, in every form of output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from wsteer.steering.baking import baked
 
 @dataclass(frozen=True)
 class Combination:
-    """Deltas with their weights: Σ weightᵢ·deltaᵢ, which is multiplied by each of `ks`, one for each output.
+    """Deltas with their weights: each output adds Σ weightᵢ·deltaᵢ times one of `ks`.
 
-    One k for all deltas is such a k, as the values of a sweep are: `--k 2` and `--sweep=1,2` give the same bits. Where
-    each delta has its own, those are the weights, and the k is 1.
+    One k for all deltas is the only one of `ks`, a sweep's values are the `ks`: `--k 2` and `--sweep=1,2` give the same
+    bits. If each delta has its own k, these are the weights, and `ks` is 1.
     """
 
     paths: tuple[Path, ...]
@@ -29,7 +29,7 @@ class Combination:
     def of(
         deltas: str | Path | Sequence[str | Path], k: float | Sequence[float] | None, sweep: Sequence[float] | None
     ) -> "Combination":
-        """What `--k`, one for all deltas or one for each, or `--sweep` ask for."""
+        """The combination for `--k` (one for all deltas or one for each) or `--sweep`."""
         paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
         if (k is None) == (sweep is None):
             raise WsteerError("one of --k and --sweep is needed, and only one")
@@ -50,7 +50,7 @@ class Combination:
         return tuple(k * weight for weight in self.weights)
 
     def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Delta:
-        """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, though it must fit."""
+        """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, but it must fit."""
         total = Delta("combination", {})
         for path, weight in zip(self.paths, self.weights, strict=True):
             delta = as_biases(Delta.load(path))
@@ -64,17 +64,17 @@ class Combination:
         return selection.of(total, checkpoint)
 
     def name(self, checkpoint: Checkpoint) -> str:
-        """`<base>-<delta>-k<K>`, the default name of an output: as in `SmolLM2-w-k-1.5`."""
+        """`<base>-<delta>-k<K>`, the default name of an output, for example `SmolLM2-w-k-1.5`."""
         ks = self.ks if self.swept or len(set(self.weights)) == 1 else self.weights
         stems = [path.stem for path in self.paths]
         return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
 
 
 def _unsigned_zero(k: float) -> float:
-    """k as a float; -0 would name another folder than 0."""
+    """k as a float, with 0 for -0, whose folder would have another name."""
     return float(k) + 0.0
 
 
 def numbered(*ks: float) -> str:
-    """Coefficients as they stand in names of files: `-1.5`, `2,0.5`."""
+    """Coefficients as in file names: `-1.5`, `2,0.5`."""
     return ",".join(repr(k).removesuffix(".0") for k in ks)

@@ -18,7 +18,7 @@ from wsteer.steering.combination import Combination, numbered
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written: delta files, or adapter folders of one rank. `bytes` are those of all outputs."""
+    """What was written: delta files, or adapter folders of one rank. `bytes` is the total of all outputs."""
 
     output: str
     outputs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""base + k·change in float32, rounded once: the one fold that steering on disk and in memory both go through."""
+"""base + k·change in float32, rounded once: the fold that steering uses, both on disk and in memory."""
 
 import math
 
@@ -26,7 +26,7 @@ def fold(
 ) -> Tensor:
     """Rows from `start` on of parameter `name`: `base` (those rows) plus k times their change, in the base's dtype.
 
-    Computed in float32 (float64 for float64) and rounded once, to `dtype` where that is given. The result may lie in
+    Computed in float32 (float64 for float64) and rounded once, to `dtype` if given. The result may be memory of
     `scratch`. A result that is not finite is an error that names the parameter.
     """
     if abs(k) > torch.finfo(torch.float32).max:
@@ -49,10 +49,10 @@ def fold(
 
 
 def _plus_product(wide: Tensor, left: Tensor, right: Tensor, k: float) -> Tensor:
-    """wide + k·left @ right, in the dtype of `wide`; the result may lie in `wide`.
+    """wide + k·left @ right, in the dtype of `wide`, perhaps in its memory.
 
-    float32 goes to oneDNN where torch has it: on AMD's processors its products are up to twice as fast as MKL's, which
-    stop at AVX2 there, and as exact.
+    float32 uses oneDNN if torch has it. On AMD's processors its products are as exact as MKL's and up to twice as fast,
+    since MKL uses no more than AVX2 there.
     """
     if ONEDNN and wide.dtype == right.dtype == torch.float32 and wide.device.type == "cpu" and wide.numel():
         return torch.ops.mkldnn._linear_pointwise.binary(k * left, wide, right.T, None, "add")
@@ -60,7 +60,7 @@ def _plus_product(wide: Tensor, left: Tensor, right: Tensor, k: float) -> Tensor
 
 
 def _check_finite(name: str, written: Tensor) -> None:
-    # a sum shows NaN and infinity, and can overflow for finite entries too: only then is each looked at
+    # a finite sum has only finite entries; another sum may be an overflow, so only then check every entry
     total = written.sum(dtype=torch.float32 if written.dtype == torch.float16 else None)
     if not math.isfinite(total) and not torch.isfinite(written).all():
         raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")

@@ -1,4 +1,4 @@
-"""The gain of a rounding: how much of a change it keeps, estimated on a sample of rows; and the choice by it."""
+"""The gain of a rounding: how much of a change it keeps, estimated on a sample of rows; and the choice by gain."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ from wsteer.steering.rounding import DROPPED_BITS, Rounding
 from wsteer.steering.scratch import thread_scratch
 from wsteer.workers import in_order
 
-NEAREST_FROM = 0.99  # the gain of rounding to nearest from which auto keeps to it
-SAMPLED_ROWS = 16  # of each tensor, in four runs, on which gains are estimated; more where rows are short
+NEAREST_FROM = 0.99  # the gain from which auto rounds to nearest
+SAMPLED_ROWS = 16  # sampled of each tensor for its gain, as four blocks of rows; more if rows are short
 SAMPLED_ENTRIES = 1 << 14
 
 
 @dataclass(frozen=True)
 class Gains:
-    """The gain over all tensors, and of each, on a sample of their rows: ⟨written, intended⟩/‖intended‖²."""
+    """The gain over all tensors, and by tensor, on a sample of rows: ⟨written, intended⟩/‖intended‖²."""
 
     overall: float
     by_name: dict[str, float]
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """How one output is rounded, why, and what gain that has; None where k is 0, and nothing is rounded."""
+    """How one output is rounded, why, and with which gains (None if k is 0, where nothing is rounded)."""
 
     rounding: Rounding
     reason: str
@@ -48,9 +48,9 @@ class Choice:
 def choose_rounding(
     delta: Delta, targets: Sequence[Target], ks: Sequence[float], rounding: Rounding
 ) -> dict[float, Choice]:
-    """For each k how base + k·delta is rounded, where `rounding` is asked for.
+    """How base + k·delta is rounded for each k, if `rounding` is asked for.
 
-    `auto` rounds to nearest where the gain on the sample is 0.99 or more, else stochastically.
+    `auto` rounds to nearest if the gain on the sample is 0.99 or more, else stochastically.
     """
     nearest, stochastic = Rounding(), Rounding("stochastic", rounding.seed)
     first = stochastic if rounding.stochastic else nearest

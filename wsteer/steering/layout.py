@@ -1,7 +1,7 @@
-"""The weight files of a checkpoint to be written: which tensors stand where, and where their bytes come from.
+"""The weight files of a checkpoint to be written: where each tensor is placed, and where its bytes come from.
 
-A file keeps the header and the offsets of the base's file unless tensors are added, change their dtype, or the base is
-stored in PyTorch's format: then it is a new safetensors file with the base's tensors in the base's order.
+A file keeps the header and the offsets of the base's file, unless tensors are added to it or change their dtype, or the
+base's file has PyTorch's format. Then it is a new safetensors file with the base's tensors in the base's order.
 """
 
 import json
@@ -19,7 +19,7 @@ NEVER_COPIED = (INDEX, PICKLED_INDEX)
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor of an output file, at byte `begin`; its values come from `source`, or are zero where that is None."""
+    """A tensor of an output file, at byte `begin`; its values come from `source`, or are zero if that is None."""
 
     name: str
     dtype: str
@@ -29,17 +29,17 @@ class OutputTensor:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         if self.dtype in DTYPES:
             return math.prod(self.shape) * DTYPES[self.dtype].itemsize
         if self.source is None:
             raise AssertionError(f"{self.name} has no values of dtype {self.dtype}, which torch lacks")
-        return self.source.end - self.source.begin  # copied as it is
+        return self.source.end - self.source.begin  # copied unchanged
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One weight file to be written. Where `kept` names a file of the base, all that no tensor changes is its bytes."""
+    """One weight file to be written. `kept`: the base's file whose layout and unchanged bytes it has, if any."""
 
     name: str
     header: bytes
@@ -51,7 +51,7 @@ class OutputFile:
 def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtype: str | None) -> list[OutputFile]:
     """The files of the output: the base's, with its floating-point tensors in `dtype` and `added` tensors in the last.
 
-    `begin` of the added ones is set here.
+    The added tensors' `begin` is set here.
     """
     files = []
     for shard in checkpoint.shards:
@@ -62,7 +62,7 @@ def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtyp
             tensors = tuple(OutputTensor(e.name, e.dtype, e.shape, e.begin, e) for e in entries)
             files.append(OutputFile(shard.name, b"", tensors, shard.stat().st_size, shard))
         else:
-            known = checkpoint.parameters() if shard.suffix == ".bin" else checkpoint.tensors  # a tied copy is not kept
+            known = checkpoint.parameters() if shard.suffix == ".bin" else checkpoint.tensors  # no tied copy
             stored = [OutputTensor(e.name, _cast(e, dtype), e.shape, 0, e) for e in entries if e.name in known]
             files.append(_new_file(shard, stored + extra))
     return files
@@ -71,7 +71,7 @@ def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtyp
 def changed_json(
     checkpoint: Checkpoint, files: list[OutputFile], config: Mapping[str, object] | None
 ) -> dict[str, bytes]:
-    """The JSON files that differ from the base's: the index where a header is new, the config where one is given."""
+    """The JSON files that differ from the base's: the index if a header is new, the config if values are given."""
     changed = {}
     if config is not None:
         changed["config.json"] = _json({**checkpoint.config, **config})
@@ -114,4 +114,4 @@ def _new_file(shard: Path, tensors: list[OutputTensor]) -> OutputFile:
 
 
 def _json(value: Mapping[str, object]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()  # in ASCII: a config may hold half of a surrogate pair
+    return (json.dumps(value, indent=2) + "\n").encode()  # ASCII: a config may hold half a surrogate pair

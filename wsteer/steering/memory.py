@@ -1,4 +1,4 @@
-"""A delta applied to a model in memory, with the bits that steering on disk writes; undone bit for bit."""
+"""A delta applied to a model in memory, with the same bits as steering on disk, and undone bit for bit."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +30,12 @@ def applied(
     rounding: str = "auto",
     seed: int = 0,
 ) -> Iterator[None]:
-    """Run the `with` body with `k·delta` added to the model; then its weights are restored bit for bit.
+    """Run the `with` body with `k·delta` added to the model, then restore its weights bit for bit.
 
-    A change of weights is folded as `steer` folds it: with `base`, the checkpoint that the model was loaded from, the
-    weights are then those of the steered checkpoint, bit for bit, even where the model runs in another dtype. An
-    activation vector is added to the output of its decoder blocks, a change of a bias that the model lacks to the
-    output of its module, at every position, by hooks.
+    A change of weights is folded as `steer` folds it. With `base`, the checkpoint that the model was loaded from, the
+    weights then equal those of the steered checkpoint bit for bit, even if the model runs in another dtype. Hooks add
+    an activation vector to the outputs of its decoder blocks, and a change of a bias that the model lacks to the output
+    of its module, at every position.
 
     >>> import torch, wsteer
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -86,7 +86,7 @@ def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
 
 
 def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: float, rounding: Rounding) -> Tensor:
-    """Parameter `name` plus k times its change, in the dtype of `source`, with the bits that `steer` writes."""
+    """Parameter `name` plus k times its change, in the dtype of `source`, with the same bits as `steer` writes."""
     dtype = _dtype(source)
     steered = torch.empty(change.shape, dtype=dtype)
     by_rows = steered if steered.dim() else steered[None]  # a scalar has one row
@@ -101,7 +101,7 @@ def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: f
 
 
 def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
-    """The model's own memory for each parameter of the delta, which is named as in the checkpoint's files."""
+    """The model's own memory of each parameter of the delta, by its name in the checkpoint's files."""
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {}
@@ -120,7 +120,7 @@ def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
-    """Give the head its own copy of a tied embedding while a delta is applied that changes the two separately."""
+    """For the `with` body, give the head its own copy of a tied embedding, if the delta changes them separately."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if not delta.untied or head is None or head.weight is not embedding.weight:
         yield
@@ -133,7 +133,7 @@ def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
 
 
 def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Linear]:
-    """The biases that the delta changes and the model lacks, with the layers whose output they would be added to."""
+    """The biases that the delta changes and the model lacks, with the layers to whose outputs they are added."""
     modules = dict(model.named_modules())
     found: dict[str, nn.Linear] = {}
     for name in delta.terms:
@@ -168,7 +168,7 @@ def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
 
 
 def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[int, Tensor]:
-    """The float32 vectors [hidden] of an activation delta by block, checked against the model they are meant for."""
+    """The float32 vectors [hidden] of an activation delta by block, checked against the model's sizes."""
     vectors = {}
     for name in delta.terms:
         block = layer_of(name)
@@ -185,7 +185,7 @@ Hook = Callable[[nn.Module, tuple, Tensor | tuple], Tensor | tuple]
 
 
 def _adding(vector: Tensor) -> Hook:
-    """A forward hook that adds `vector` [hidden] to what a module gives at every position."""
+    """A forward hook that adds `vector` [hidden] to a module's output at every position."""
 
     def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
         # transformers 5 blocks return a tensor; older ones a tuple that begins with it

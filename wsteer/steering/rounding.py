@@ -1,4 +1,4 @@
-"""Rounding to 16 bits: to nearest, or stochastically with noise that seed, name and index fix."""
+"""Rounding to 16 bits: to nearest, or stochastically, with noise that seed, name and index determine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from wsteer.steering.scratch import Scratch
 MODES = ("auto", "nearest", "stochastic")
 DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa; float16 also has fewer exponents
 WEYL = 0x9E3779B1  # an odd number near 2³² divided by the golden ratio: its multiples cover all 32-bit numbers evenly
-SMALLEST_NORMAL = 2.0**-14  # of float16, below which its places are 2⁻²⁴ apart
+SMALLEST_NORMAL = 2.0**-14  # of float16; smaller values are 2⁻²⁴ apart
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a fold is rounded to the stored dtype: to `nearest`, or `stochastic`, with noise that `seed` fixes.
+    """How a fold is rounded to the stored dtype: to `nearest`, or `stochastic`, with noise that `seed` determines.
 
     `auto` leaves the choice to `gains.choose_rounding`. Raises WsteerError for any other mode.
     """
@@ -40,17 +40,17 @@ class Rounding:
 def rounded_stochastically(
     wide: Tensor, dtype: torch.dtype, seed: int, name: str, first: int, scratch: Scratch | None = None
 ) -> Tensor:
-    """float32 values that a 16-bit dtype holds: `wide` rounded up or down so that its expectation is kept.
+    """`wide` rounded up or down at random to values of a 16-bit dtype, as float32; the expectation is the exact value.
 
-    Random bits below the last place are added and the rest is cut off, so that representable values stay as they are.
-    `first` is the index in the parameter of the tensor's first element: the noise of an element depends on nothing but
-    seed, name and index. `wide`, float32 and contiguous, is overwritten.
+    Random bits below the last place are added, and the bits below it cut off, so representable values do not change.
+    `first` is the index of the tensor's first element in the parameter: the noise of an element depends only on seed,
+    name and index. `wide`, float32 and contiguous, is overwritten.
     """
     noise = _noise(seed, name, first, wide.numel(), scratch or Scratch())
     dropped = DROPPED_BITS[dtype]
     small = None
     if dtype == torch.float16:
-        # below the smallest normal number the places of float16 no longer shrink with the exponent
+        # below the smallest normal number the spacing of float16 is constant
         below = (wide.view(-1).abs() < SMALLEST_NORMAL).nonzero()[:, 0]
         uniform = torch.from_numpy(noise[below.numpy()].astype(np.float32)) * 2.0**-16
         small = torch.floor(wide.view(-1)[below] * 2.0**24 + uniform) * 2.0**-24
@@ -64,7 +64,7 @@ def rounded_stochastically(
 
 
 def _noise(seed: int, name: str, first: int, count: int, scratch: Scratch) -> np.ndarray:
-    """16 random bits for each of the elements `first` to `first + count`: a hash of the counter, two from each value.
+    """16 random bits for each of the elements `first` to `first + count`: hashes of a counter, two from each hash.
 
     The hash is the finaliser of MurmurHash3 on a Weyl sequence, keyed by seed and name.
     """

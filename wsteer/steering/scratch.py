@@ -1,4 +1,4 @@
-"""Memory that a thread uses again for every block of rows."""
+"""Memory that a thread reuses for every block of rows."""
 
 import math
 import threading
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Scratch:
-    """Buffers of one thread, used again for every block: fresh memory of this size costs more than the arithmetic."""
+    """Buffers of one thread, reused for every block: new memory of this size costs more than the arithmetic."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -18,7 +18,7 @@ class Scratch:
     def tensor(self, purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory of this shape, overwritten by the next call with the same purpose."""
         key = (purpose, shape, dtype)
-        if key not in self._views:  # a view costs little, but in a thread it costs a turn at the interpreter's lock
+        if key not in self._views:  # a new view is cheap, but a thread must wait for the GIL
             size = math.prod(shape) * dtype.itemsize
             held = self._buffers.get(purpose)
             if held is None or held.numel() < size:
@@ -32,11 +32,11 @@ class Scratch:
         return self.tensor(purpose, (count,), torch.int32).numpy().view(np.uint32)
 
 
-_scratches = threading.local()  # a worker's buffers are freed with its thread, when its work is done
+_scratches = threading.local()  # a worker's buffers are freed when its thread ends
 
 
 def thread_scratch() -> Scratch:
-    """The buffers of the thread that asks."""
+    """The buffers of the calling thread."""
     if not hasattr(_scratches, "scratch"):
         _scratches.scratch = Scratch()
     return _scratches.scratch

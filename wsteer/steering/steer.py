@@ -25,16 +25,16 @@ from wsteer.steering.rounding import Rounding
 from wsteer.steering.streaming import Output, write_files
 
 LOW_GAIN = 0.95
-# weights in formats that wsteer does not steer would stay as they were, and some loaders prefer them
+# not copied: weights in these formats would stay unsteered, and some loaders prefer them
 STALE = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
 
 
 @dataclass(frozen=True)
 class Steered:
-    """One checkpoint: its coefficients, how it was rounded and why, and how much of the change arrived.
+    """One checkpoint: its coefficients, how it was rounded and why, and how much of the change the rounding kept.
 
     `gain` is <written change, intended change> / |intended change|², estimated on a fixed sample of rows of every
-    tensor (all of them where they are few), over all and by tensor; None where k is 0.
+    tensor (all rows if they are few), over all tensors, and by tensor in `gains`; None if k is 0.
     """
 
     output: str
@@ -56,9 +56,9 @@ class SteeredFile:
 
 @dataclass(frozen=True)
 class SteerReport:
-    """What `steer` wrote, or with `dry_run` would write. `gain` is the lowest of the outputs'.
+    """What `steer` wrote, or with `dry_run` would write. `gain` is the lowest of all outputs.
 
-    `bytes` are those of the weight files of all outputs, `seconds` the time that streaming them took.
+    `bytes` is the total of all outputs' weight files, `seconds` the time of streaming them.
     """
 
     output: str
@@ -79,7 +79,7 @@ class SteerReport:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that a run writes, known from headers alone."""
+    """Everything that a run writes, known from the headers."""
 
     checkpoint: Checkpoint
     delta: Delta
@@ -95,7 +95,7 @@ class _Plan:
 
     @property
     def targets(self) -> list[Target]:
-        """What the delta changes."""
+        """The tensors that the delta changes."""
         tensors = [tensor for file in self.files for tensor in file.tensors if self.touches(tensor)]
         return [Target(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors]
 
@@ -122,11 +122,11 @@ def steer(
 ) -> SteerReport:
     """Write the checkpoint `base + Σ kᵢ·deltaᵢ` to the folder `output` (default `./<base>-<delta>-k<K>`).
 
-    One k for all deltas, or one for each; `sweep` instead writes a folder `k<K>` inside `output` for each of its
-    values, in one pass over the base. Every touched tensor is folded in float32 and rounded once to the dtype it is
-    stored in (or to `dtype`); shards keep the base's files, order and offsets, and other files are copied byte for
-    byte. `rounding` auto is to nearest unless that would keep less than 99% of the change, else stochastic with
-    `seed`. Raises WsteerError, before anything is written, where a delta names what the base lacks.
+    `k` is one for all deltas, or one for each; `sweep` instead writes a folder `k<K>` inside `output` for each of its
+    values, in one pass over the base. Every touched tensor is folded in float32 and rounded once to its stored dtype
+    (or to `dtype`). Shards keep the base's files, order and offsets; other files are copied byte for byte. `rounding`
+    auto is to nearest if that keeps 99% of the change or more, else stochastic with `seed`. Raises WsteerError, before
+    anything is written, if a delta names what the base lacks.
 
     >>> import tempfile, torch, wsteer
     >>> from pathlib import Path
@@ -151,7 +151,7 @@ def steer(
     plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(ks))
     check_free_space(folder, plan.size * len(ks))
     choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
-    places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # of the outputs in the folder
+    places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # where the outputs are in the folder
     steered = tuple(
         _steered(folder / place, combination.each_k(each), choices[each])
         for place, each in zip(places, ks, strict=True)
@@ -179,7 +179,7 @@ def _steered(folder: Path, ks: tuple[float, ...], choice: Choice) -> Steered:
 
 
 def _passes(plan: _Plan, outputs: Sequence[Output], dtype: str) -> list[tuple[_Plan, list[Output]]]:
-    """The outputs that one pass over the base writes: all, unless the base itself (k = 0) has another form."""
+    """The outputs of each pass over the base: one pass for all, unless the files for k = 0 differ in layout."""
     zeros = [output for output in outputs if output.k == 0]
     as_base = _plan(plan.checkpoint, plan.delta, dtype, changed=False) if zeros else plan
     if (as_base.files, as_base.json_files) == (plan.files, plan.json_files):
@@ -188,7 +188,7 @@ def _passes(plan: _Plan, outputs: Sequence[Output], dtype: str) -> list[tuple[_P
 
 
 def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _Plan:
-    """What to write where some k is not 0 (`changed`); for k = 0 the base as it is, in no other form."""
+    """What to write if some k is not 0 (`changed`), else for k = 0: then no tensors or config values are added."""
     config: dict[str, object] = {}
     added: dict[str, OutputTensor] = {}
     if changed:
@@ -242,14 +242,14 @@ def _records(
 
 
 def _key(plan: _Plan, records: Sequence[Mapping[str, object]]) -> str:
-    """What tells an interrupted run from one of other inputs: the records, and the base's files as they are now."""
+    """A digest that identifies the run, for `resume`: of its records, and of the state of the base's files."""
     states = [(path.name, path.stat()) for path in plan.checkpoint.shards]
     files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
     return key([list(records), files])
 
 
 def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress) -> None:
-    """Write the outputs; weight files that an interrupted run has finished there are left as they are."""
+    """Write the outputs, except weight files that an interrupted run has finished there."""
     for folder in (output.folder for output in outputs):
         folder.mkdir(exist_ok=True)
         for path in plan.copied:
@@ -263,7 +263,7 @@ def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress) -> None:
 
 
 def _stale_json(plan: _Plan) -> tuple[str, ...]:
-    """Indexes of the base that would lie about the output's files."""
+    """The base's index files that would be wrong for the output's files."""
     return () if all(file.kept for file in plan.files) else NEVER_COPIED
 
 

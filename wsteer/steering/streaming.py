@@ -1,4 +1,4 @@
-"""Weight files written as a stream: what the delta leaves is copied, what it changes is folded in blocks of rows."""
+"""Weight files written as a stream: unchanged bytes are copied, changed tensors are folded in blocks of rows."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ UNFINISHED = ".unfinished"  # the suffix of a weight file while it is written
 
 @dataclass(frozen=True)
 class Output:
-    """One checkpoint that is written: its folder, and the k and the rounding of the delta that is added."""
+    """One checkpoint to write: its folder, and the k and the rounding of the added delta."""
 
     folder: Path
     k: float
@@ -36,7 +36,7 @@ class Output:
 
 @dataclass(frozen=True)
 class _Writing:
-    """A file being written, once for each output. Threads take turns: in the kernel they would wait spinning."""
+    """A file being written, once for each output. Threads take turns by a lock; in the kernel they would spin."""
 
     file: OutputFile
     outputs: Sequence[Output]
@@ -49,8 +49,8 @@ def write_files(
 ) -> None:
     """Write each of `files` for every output.
 
-    Under its own name a file stands only when it is whole. As many files are written at a time as there are threads,
-    since one thread at a time can write to a file.
+    A file gets its own name only when it is complete. As many files are written at a time as there are threads, since
+    only one thread at a time can write to a file.
     """
     for first in range(0, len(files), worker_count()):
         _write_together(files[first : first + worker_count()], outputs, delta, progress)
@@ -82,13 +82,13 @@ def _created(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _alternating(sequences: Sequence[Iterator[Callable[[], None]]]) -> Iterator[Callable[[], None]]:
-    """One item of each sequence after the other, until all are at their end."""
+    """One item of each sequence in turn, until all have ended."""
     for items in zip_longest(*sequences):
         yield from (item for item in items if item is not None)
 
 
 def _jobs(writing: _Writing, delta: Delta, progress: Progress) -> Iterator[Callable[[], None]]:
-    """The work on one file, in the order of its bytes: ranges that are copied, and blocks of rows that are computed."""
+    """The work on one file: the ranges that are copied, then the blocks of rows that are computed, each in order."""
     file = writing.file
     rewritten = [tensor for tensor in file.tensors if _is_computed(tensor, delta)]
     copied = [tensor for tensor in file.tensors if not _is_computed(tensor, delta)]
@@ -110,7 +110,7 @@ def _is_computed(tensor: OutputTensor, delta: Delta) -> bool:
 
 
 def _kept_ranges(kept: Path, size: int, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
-    """What lies between the rewritten tensors of a file of `size` bytes that keeps the layout of the base's `kept`.
+    """The ranges between the rewritten tensors of a file of `size` bytes with the layout of the base's file `kept`.
 
     Each range is (source, its offset there, its offset in the output, length).
     """
@@ -142,7 +142,7 @@ def _fold(
     blocks: Sequence[tuple[int, int]],
     writing: _Writing,
 ) -> None:
-    """Read blocks of rows one after the other, fold each output's change into them, and write them to each output."""
+    """Read blocks of rows one by one, fold each output's change into them, and write them to that output."""
     scratch = thread_scratch()
     dtype = DTYPES[tensor.dtype]
     row_bytes = tensor.size // max(tensor.shape[0] if tensor.shape else 1, 1)

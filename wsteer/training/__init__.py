@@ -1,1 +1,1 @@
-"""Fine-tuning on chat answers (LoRA, bias-only, full) by the paper's recipe, run by transformers' Trainer and peft."""
+"""Fine-tuning on chat answers (LoRA, biases, full) by the paper's recipe, with transformers' Trainer and peft."""

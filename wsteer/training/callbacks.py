@@ -1,4 +1,4 @@
-"""What happens beside the steps: progress, the choice of the best step, adapter checkpoints, interruption."""
+"""What happens between steps: progress, the choice of the best step, saved checkpoints, interruption."""
 
 import math
 import signal
@@ -17,11 +17,11 @@ from wsteer.training import processes
 from wsteer.training.methods import State
 
 BEST, CHOICE = "best.safetensors", "best.json"
-STATE_SECONDS = 300  # an interrupted run loses no more than about this much work
+STATE_SECONDS = 300  # the most work, about, that a killed run loses
 
 
 class ShownSteps(TrainerCallback):
-    """Advances the progress by one item a training step."""
+    """Advances the progress by one item per training step."""
 
     def __init__(self, progress: Progress, label: str) -> None:
         self.progress = progress
@@ -47,7 +47,7 @@ class ShownSteps(TrainerCallback):
 class BestStep(TrainerCallback):
     """Keeps the trained parameters of the step with the lowest validation loss; ends a rate that stalls or diverges.
 
-    Step 0, where nothing is trained yet, is never chosen. Without validation the last step is the best one.
+    Step 0, where nothing is trained yet, is never chosen. Without validation the last step is chosen.
     """
 
     def __init__(self, current: Callable[[], State], patience: int) -> None:
@@ -88,14 +88,14 @@ class BestStep(TrainerCallback):
         write_json(folder / CHOICE, {"step": self.step, "loss": self.loss, "since": self.since})
 
     def load(self, folder: Path) -> None:
-        """Take up the choice that `save` wrote."""
+        """Restore the choice that `save` wrote."""
         choice = read_json(folder / CHOICE)
         self.step, self.loss, self.since = choice["step"], choice["loss"], choice["since"]
         self.kept = load_file(folder / BEST) if (folder / BEST).exists() else {}
 
 
 class SavedSteps(TrainerCallback):
-    """Saves the trained parameters every so many steps, for `checkpoint-N/` folders."""
+    """Saves the trained parameters every `every` steps, in `checkpoint-N/` folders."""
 
     def __init__(
         self, every: int, current: Callable[[], State], save: Callable[[State, Path], None], folder: Path
@@ -107,25 +107,25 @@ class SavedSteps(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
-            current = self.current()  # by all processes: they may hold a part each
+            current = self.current()  # called in all processes: each may hold a part
             if processes.is_first():
                 self.save(current, self.folder / f"checkpoint-{state.global_step}")
 
 
 class Interruption(TrainerCallback):
-    """Saves a state to go on from every few minutes, and ends training with one at Ctrl-C or SIGTERM.
+    """Saves a state for `--resume` every few minutes; at Ctrl-C or SIGTERM it saves one and ends training.
 
-    The step at hand is finished first; a second Ctrl-C does not wait for it.
+    The current step is finished first; a second Ctrl-C does not wait for it.
     """
 
     def __init__(self, saves: bool) -> None:
-        self.saves = saves  # spread models have no state of their own to go on from
+        self.saves = saves  # False for models spread over processes
         self.signalled = False
         self.saved = time.monotonic()
 
     def __enter__(self) -> "Interruption":
         self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # Python lets no other one handle signals
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._note)
         return self
@@ -141,7 +141,7 @@ class Interruption(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         due = time.monotonic() - self.saved >= STATE_SECONDS
-        wanted = processes.highest(2 * self.signalled + due, args.device)  # all save at the same step, or none
+        wanted = processes.highest(2 * self.signalled + due, args.device)  # equal in all processes
         last = state.global_step == state.max_steps
         if wanted and self.saves and not (last and wanted < 2):
             control.should_save = True

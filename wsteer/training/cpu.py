@@ -9,14 +9,14 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def quick_on_cpu(model: PreTrainedModel, dtype: str, longest: int) -> Iterator[None]:
-    """Run the `with` body with the quicker of torch's matrix products and attentions, for rows of `longest` tokens.
+    """Run the `with` body with torch's faster matrix products and attention, for rows of up to `longest` tokens.
 
-    "medium" lets oneDNN multiply float32 matrices: with bfloat16 factors and float32 sums where the processor has tiles
-    for those (AMX), else in float32 throughout. On AMD's processors that is twice as fast as MKL, whose kernels for
-    them stop at AVX2, and as exact. Fused attention multiplies matrices too small for it on short rows, so there plain
-    attention takes its place; it keeps all weights for the backward pass, but no more than the MLP keeps.
+    "medium" lets oneDNN multiply float32 matrices: with bfloat16 operands and float32 sums if the processor has tiles
+    for them (AMX), else only in float32. On AMD's processors that is as exact as MKL and twice as fast, since MKL uses
+    no more than AVX2 there. On short rows the matrices are too small for fused attention to be fast, so plain attention
+    replaces it; that keeps all attention weights for the backward pass, but no more memory than the MLP keeps.
 
-    Does nothing for a model elsewhere or in another type, nor where `dtype`, the user's word, is not auto.
+    Does nothing for a model on another device or in another type, or if the user's `dtype` is not auto.
     """
     if dtype != "auto" or model.device.type != "cpu" or model.dtype != torch.float32:
         yield

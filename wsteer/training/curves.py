@@ -1,4 +1,4 @@
-"""The course of training over all rates: a table of the validations, and a picture with the choice marked."""
+"""The losses of all rates: a table of the validations, and a picture with the choice marked."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ COLUMNS = ("rate", "step", "train_loss", "val_loss", "kept")
 
 
 def write_sweep(path: Path, trained: Sequence["TrainedRate"], best: "TrainedRate") -> None:
-    """A line for each validation: the mean train loss since the last one, the validation loss, 1 for the step kept."""
+    """A line per validation (and chosen step): mean train loss since the last line, validation loss, 1 if kept."""
     write_csv(path, COLUMNS, _validations(trained, best))
 
 

@@ -29,14 +29,14 @@ from wsteer.training.rows import RunExamples, Source, parse_sources, run_example
 from wsteer.training.trainer import Examples, plan
 
 LOG = "log.jsonl"
-TEMPLATE = "chat_template.jinja"  # as transformers names it
+TEMPLATE = "chat_template.jinja"  # transformers' name of it
 
 
 @dataclass(frozen=True)
 class FinetuneReport:
     """What `finetune` wrote; losses are means over the answers' tokens, in nats, None without validation rows.
 
-    `lr` and `step` are those kept, of the `steps` trained at that rate; `rates` tells of each rate that was tried.
+    `lr` and `step` are the ones kept; `steps` were trained at that rate. `rates` lists every rate that was tried.
     """
 
     output: str
@@ -59,7 +59,7 @@ class FinetuneReport:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is given beside base, data and recipe; see `finetune`."""
+    """The options of a run besides base, data and recipe; see `finetune`."""
 
     val: str | Path | None = None
     device: str = "auto"
@@ -74,7 +74,7 @@ class RunOptions:
 
     @property
     def recorded(self) -> dict[str, object]:
-        """Those that records list as options; `val`, `template` and `watched` are inputs."""
+        """The ones that records list as options; `val`, `template` and `watched` are inputs."""
         names = ("load_in", "strip_system", "max_length", "save_every")
         return {name: getattr(self, name) for name in names}
 
@@ -102,16 +102,16 @@ def finetune(
 ) -> FinetuneReport:
     """Fine-tune `base` on the answers in `data`, one data set or several, and write the result with its log.
 
-    `data` may carry weights (`neg.jsonl:6`); `val` is a data set that validates in place of a share of `data`. The loss
-    is on each assistant turn's answer and the end of turn that follows it. `strip_system` leaves system turns out,
-    `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or in
-    place of its own). `note` gets the first row with its trained tokens marked. Two runs with one
-    seed start from the same initial A, so that what pos and neg share cancels in their difference.
+    `data` may have weights (`neg.jsonl:6`); `val` is a data set for validation, instead of a share of `data`. The loss
+    is on each assistant turn's answer and the end of turn that follows it. `strip_system` removes system turns,
+    `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or to
+    replace its own). `note` gets the first row with its trained tokens marked. Two runs with one seed start from the
+    same initial A, so what pos and neg share cancels in their difference.
 
-    `load_in` (4bit, 8bit) holds the base quantised. Every `save_every` steps the result so far is saved as
+    `load_in` (4bit, 8bit) loads the base quantised. Every `save_every` steps the result so far is saved as
     `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
-    and reported with the losses to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run goes
-    on where it stopped and ends with the same bytes.
+    and reported with the losses to what `report_to` names (tensorboard, wandb). With `resume`, an interrupted run
+    continues where it stopped and ends with the bytes of an uninterrupted run.
     """
     recipe = recipe or Recipe()
     options = RunOptions(
@@ -131,7 +131,7 @@ def finetune_once(
     progress: Progress,
     note: Note,
 ) -> FinetuneReport:
-    """One run of `finetune`, whose data sets have been parsed and whose options are one thing."""
+    """One run of `finetune`, with parsed data sets and with its options in one object."""
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
     _check(recipe, options)
     check_reporters(options.report_to)
@@ -168,9 +168,9 @@ def finetune_once(
 def run_record(
     base: Checkpoint, recipe: Recipe, sources: Sequence[Source], options: RunOptions, dtype: str, **changed: object
 ) -> dict:
-    """What a run, in the type `dtype`, is given, as records list it; `changed` are options in place of the recipe's.
+    """The record of a run in the type `dtype`; the options `changed` replace the recipe's.
 
-    It also tells an interrupted run from others: what decides the result must stand in it.
+    It also identifies an interrupted run, so it must hold everything that determines the result.
     """
     inputs = [base.input_entry("base")]
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
@@ -182,7 +182,7 @@ def run_record(
 
 
 def _check(recipe: Recipe, options: RunOptions) -> None:
-    """What no data and no model is needed to see."""
+    """The checks that need neither data nor model."""
     load_in = options.load_in
     if len(recipe.rates) > 1 and options.val is None and not recipe.val_fraction:
         raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
@@ -214,7 +214,7 @@ def _run(
     steps = plan(examples.train, recipe)
     autocast = _autocast(loaded, device, options.dtype)
     checkpointing = recipe.gradient_checkpointing
-    if checkpointing is None and not processes.is_sharded():  # else the config that spreads it decides
+    if checkpointing is None and not processes.is_sharded():  # else accelerate's config decides
         checkpointing = needs_checkpointing(model, steps.micro_size * examples.longest, autocast)
     if checkpointing:
         checkpoint_gradients(loaded.model)
@@ -236,18 +236,18 @@ def _run(
 
 
 def _loaded(base: str | Path, recipe: Recipe, options: RunOptions, device: str) -> LoadedModel:
-    """The base where it will train; one to be spread over processes begins on the CPU: no device may hold it whole."""
+    """The base on its device, or on the CPU if it will be spread over processes, as it may fit no single device."""
     sharded, dtype = processes.is_sharded(), options.dtype
     if dtype == "auto" and (recipe.method == "full" or sharded):
-        dtype = "float32"  # what is trained needs it, and parts that are spread must be of one type
+        dtype = "float32"  # for trained weights, and spread parts need one type
     return load(base, "cpu" if sharded else device, dtype, options.load_in)
 
 
 def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:
     """The 16-bit type that products are computed in, None for the model's own.
 
-    A model in 16 bits trains under it, since what is trained is kept in float32; where `dtype` is auto, so does a
-    model in float32 on a CUDA device that has bfloat16.
+    A 16-bit model needs it, since the trained parameters are float32. If `dtype` is auto, a float32 model on a CUDA
+    device with bfloat16 uses it too.
     """
     if loaded.model.dtype is torch.float16 and device != "cuda":
         raise WsteerError(f"--dtype float16 cannot be trained on {device}; use bfloat16 or float32")

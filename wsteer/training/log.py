@@ -1,15 +1,15 @@
-"""The log of training: one row a step."""
+"""The log of training: one row per step."""
 
 import math
 from collections.abc import Sequence
 
-COSINE = "cosine_"  # how SimilarityCallback's metrics begin
+COSINE = "cosine_"  # the prefix of SimilarityCallback's metrics
 
 
 def merge_log(history: Sequence[dict]) -> list[dict]:
-    """The Trainer's log as one row a step: step, lr, train_loss and, where it was measured, val_loss.
+    """The Trainer's log as one row per step: step, lr, train_loss, and val_loss where it was measured.
 
-    The cosines that `SimilarityCallback` measured stand in their step's row. A loss that is no number is None.
+    The cosines of `SimilarityCallback` are in their step's row. A loss that is not finite is None.
     """
     rows: dict[int, dict] = {}
     for entry in history:

@@ -1,4 +1,4 @@
-"""Whether a run's activations fit into memory, and gradient checkpointing where they do not."""
+"""Whether a run's activations fit into memory, and gradient checkpointing if they do not."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-SHARE = 0.8  # of the free memory that a run may plan for
-PROBE = 32  # tokens of the forward pass that is measured
-TRAINED_BYTES = 12  # of a trained parameter: its gradient and AdamW's two moments, in float32
+SHARE = 0.8  # of the free memory, which a run may use
+PROBE = 32  # tokens in the measured forward pass
+TRAINED_BYTES = 12  # per trained parameter: gradient and AdamW's two moments, in float32
 
 
 def needs_checkpointing(model: nn.Module, tokens: int, autocast: torch.dtype | None = None) -> bool:
-    """Whether a micro-batch of `tokens` (padding included) would fill the memory that is free on the model's device.
+    """Whether a micro-batch of `tokens` (padding included) needs too much of the free memory of the model's device.
 
     `autocast` is the type that products are computed in, None for the model's own.
     """
@@ -23,7 +23,7 @@ def needs_checkpointing(model: nn.Module, tokens: int, autocast: torch.dtype | N
 
 
 def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> float:
-    """The bytes that a backward pass needs of each token, measured on a short row; weights are not counted."""
+    """The bytes that the backward pass needs per token, measured on a short row; weights are not counted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -37,14 +37,14 @@ def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> f
     ids = torch.zeros(1, PROBE, dtype=torch.int64, device=device)
     hooks = torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor)
     with hooks, torch.autocast(device.type, autocast, enabled=autocast is not None):
-        outputs = model(input_ids=ids, labels=ids)  # alive until all is counted, so that no address is used twice
+        outputs = model(input_ids=ids, labels=ids)  # kept until all is counted, so no address is used twice
     total = sum(saved.values())
     del outputs
     return total / PROBE
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Keep each block's input alone for the backward pass, which computes the rest again."""
+    """Keep only each block's input for the backward pass, which computes the rest again."""
     newer: Callable | None = getattr(model, "activation_checkpointing_enable", None)
     if newer is not None:
         newer(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -21,12 +21,12 @@ from wsteer.errors import WsteerError
 from wsteer.models.loading import LoadedModel, decoder_blocks
 from wsteer.training.recipe import Recipe
 
-State = dict[str, Tensor]  # the trained parameters by their names in the model, on the CPU
-BIASED = "mlp.down_proj"  # the module of every block whose bias the bias method trains
+State = dict[str, Tensor]  # the trained parameters by name in the model, on the CPU
+BIASED = "mlp.down_proj"  # the bias method trains the bias of this module of every block
 
 
 def prepare(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> nn.Module:
-    """The model with the recipe's parameters free to train, and all others fixed. The seed fixes LoRA's initial A."""
+    """The model with only the recipe's parameters trainable. The seed determines LoRA's initial A."""
     transformers.set_seed(recipe.seed)
     if recipe.method == "lora":
         return _with_lora(loaded, base, recipe)
@@ -54,7 +54,7 @@ def restore_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def save(model: nn.Module, loaded: LoadedModel, recipe: Recipe, initial: State, state: State, folder: Path) -> None:
-    """Write the trained parameters `state` as the method's files; `initial` is what they began as.
+    """Write the trained parameters `state` as the method's files; `initial` has their initial values.
 
     LoRA gives a PEFT adapter, the biases a delta file, full fine-tuning a checkpoint.
     """
@@ -88,15 +88,15 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     )
     try:
         model = get_peft_model(loaded.model, config)
-    except ValueError as error:  # peft's own words for targets that the model lacks
+    except ValueError as error:  # raised for targets that the model lacks
         raise WsteerError(f"--targets: peft refuses them: {str(error).splitlines()[0]}") from None
-    # not the cache folder that a Hub model was loaded from
+    # the Hub id, not the cache folder that the model was loaded from
     model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
     return model
 
 
 def _with_biases(loaded: LoadedModel) -> nn.Module:
-    """The model with nothing free but the bias of each block's `BIASED`, added at zero where it has none."""
+    """The model with only the bias of each block's `BIASED` trainable; a missing bias is added with the value zero."""
     loaded.model.requires_grad_(False)
     for block in decoder_blocks(loaded.model):
         module = dict(block.named_modules()).get(BIASED)
@@ -104,7 +104,7 @@ def _with_biases(loaded: LoadedModel) -> nn.Module:
             raise WsteerError(
                 f"--method bias: the blocks of {loaded.checkpoint.name} have no linear {BIASED}; use lora"
             )
-        # in float32 whatever the base is in: small steps would round away
+        # float32 in any case: 16 bits would round small steps away
         values = torch.zeros(module.out_features) if module.bias is None else module.bias.detach()
         module.bias = nn.Parameter(values.to(module.weight.device, torch.float32))
     return loaded.model
@@ -129,14 +129,14 @@ def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) 
 
 
 def _as_plain_lora(config: LoraConfig, before: State, after: State) -> tuple[LoraConfig, State]:
-    """The change `BA - B₀A₀` of an adapter whose start `B₀A₀` was taken out of the base, as LoRA of twice the rank."""
+    """The change `BA - B₀A₀`, where the start `B₀A₀` was subtracted from the base, as LoRA of twice the rank."""
     tensors = dict(after)
     for name, tensor in after.items():
         if "lora_A" in name:
             tensors[name] = torch.cat([tensor, before[name]])
         elif "lora_B" in name:
             tensors[name] = torch.cat([tensor, -before[name]], dim=1)
-    grown = 2**0.5 if config.use_rslora else 2  # keeps alpha / rank, or alpha / √rank, as it was
+    grown = 2**0.5 if config.use_rslora else 2  # keeps alpha / rank, or alpha / √rank, the same
     plain = replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True)  # type: ignore[arg-type]
     return plain, tensors
 
@@ -151,7 +151,7 @@ def _save_biases(loaded: LoadedModel, initial: State, state: State, folder: Path
 
 
 def _save_checkpoint(loaded: LoadedModel, state: State, folder: Path) -> None:
-    """The weights as they were trained, with the base's tokenizer and other files beside them."""
+    """The trained weights as a checkpoint, with the base's tokenizer and other files."""
     buffers = dict(loaded.model.named_buffers())
     kept = {name: tensor for name, tensor in loaded.model.state_dict().items() if name in buffers}
     loaded.model.save_pretrained(folder, state_dict={**kept, **state})

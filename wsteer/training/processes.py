@@ -1,4 +1,4 @@
-"""The processes of one run: alone, or started several at a time by torchrun or accelerate; and their one folder."""
+"""The processes of one run: one, or several started by torchrun or accelerate; and their common output folder."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ def count() -> int:
 
 
 def number() -> int:
-    """Which of them this one is, counted from 0."""
+    """This process's number, counted from 0."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -34,13 +34,13 @@ def is_sharded() -> bool:
 
 
 def join(device: str) -> None:
-    """Meet the other processes, each on a device of its own where there are CUDA devices."""
+    """Connect to the other processes, each on its own device if there are CUDA devices."""
     if count() > 1:
         PartialState(cpu=device == "cpu")
 
 
 def wait() -> None:
-    """Wait until all processes have come here; before they have joined there is nothing to wait for."""
+    """Wait until all processes have called this; returns at once if they have not joined."""
     if count() > 1 and PartialState._shared_state:
         PartialState().wait_for_everyone()
 
@@ -51,7 +51,7 @@ def highest(value: int, device: torch.device) -> int:
 
 
 def summed(values: list[float], device: torch.device) -> list[float]:
-    """The sums of the processes' values, in float64 where the device has it."""
+    """The sums of the processes' values, in float64 if the device has it."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
     total = torch.tensor(values, device=device, dtype=dtype)
     return _reduced(total, ReduceOp.SUM).tolist() if count() > 1 else values
@@ -64,9 +64,9 @@ def _reduced(tensor: torch.Tensor, operation: ReduceOp.RedOpType) -> torch.Tenso
 
 @contextlib.contextmanager
 def shared_folder(output: Path, force: bool, record: dict, resume: bool) -> Iterator[Path]:
-    """The folder to write: the first process makes it, and puts it in its place when all are done.
+    """The folder to write: the first process makes it, and moves it to `output` when all are done.
 
-    `record` tells an interrupted run, whose folder `resume` goes on with, from one of other options or inputs.
+    `record` identifies the run: `resume` continues with the folder of an interrupted run of the same record.
     """
     name = key(record)
     if not is_first():

@@ -1,4 +1,4 @@
-"""The rates of a sweep, one after the other on one model, and the choice among them."""
+"""The rates of a sweep, trained one by one on one model, and the choice among them."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting
 from wsteer.training.trainer import AnswerTrainer, Examples, Plan, training_arguments
 
-STATES = "states"  # what an interrupted run goes on from; not there in a finished output
+STATES = "states"  # what `--resume` continues from; a finished output does not have it
 FINISHED, KEPT = "finished.json", "kept.safetensors"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training ended by Ctrl-C after it saved what `--resume` goes on from."""
+    """Training ended by Ctrl-C, after saving a state for `--resume`."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class TrainedRate:
 
 
 def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
-    """Train every rate from the same start; also the one with the lowest validation loss, and its parameters.
+    """Train every rate from the same start. Returns all, the one with the lowest validation loss, and its parameters.
 
-    Rates that an interrupted run has finished are read back. Raises WsteerError where every rate diverged.
+    Rates that an interrupted run has finished are read from its files. Raises WsteerError if every rate diverged.
     """
     trained: list[TrainedRate] = []
     best: TrainedRate | None = None
@@ -73,7 +73,7 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
     for rate in run.recipe.rates:
         states = run.folder / STATES / rate_name(rate)
         finished = (states / FINISHED).exists()
-        processes.wait()  # all have looked before the first one writes
+        processes.wait()  # all must look before the first process writes
         state: State | None = None
         if finished:
             result = TrainedRate(**read_json(states / FINISHED))
@@ -86,13 +86,13 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
             _finish(run, result, state if best is result else None, states)
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
-    if kept is None:  # chosen before an interruption
+    if kept is None:  # trained before an interruption
         kept = load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
     return trained, best, kept
 
 
 def _is_better(result: TrainedRate, best: TrainedRate | None) -> bool:
-    """Whether a rate's training is the best so far; several are compared by their validation loss."""
+    """Whether a rate is the best so far; rates are compared by their validation loss."""
     if best is None:
         return True
     if result.val_loss is None or best.val_loss is None:
@@ -101,12 +101,12 @@ def _is_better(result: TrainedRate, best: TrainedRate | None) -> bool:
 
 
 def rate_name(rate: float) -> str:
-    """The folder of a rate: `lr-0.0001`."""
+    """The name of a rate's folder: `lr-0.0001`."""
     return f"lr-{rate:g}"
 
 
 def saved_steps(run: Run, rate: float) -> Path:
-    """Where the `checkpoint-N` folders of a rate stand until one rate is chosen."""
+    """The folder of a rate's `checkpoint-N` folders until one rate is chosen."""
     return run.folder / STATES / "saved" / rate_name(rate)
 
 
@@ -133,7 +133,7 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
     with Interruption(saves=not processes.is_sharded()) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)
-    run.model.__dict__.pop("forward", None)  # accelerate puts autocast around it, once for every Trainer
+    run.model.__dict__.pop("forward", None)  # accelerate wraps it in autocast, once for every Trainer
     if interruption.signalled:
         step = f"step {trainer.state.global_step} of {run.plan.steps}"
         raise Interrupted(f"interrupted at {step}; go on with the same command and --resume")
@@ -143,20 +143,20 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
 
 
 def _last_state(states: Path) -> str | None:
-    """The latest state to go on from that was written whole: a run may be killed while it writes one."""
+    """The latest complete state to resume from: a run may be killed while it writes one."""
     found = []
     for folder in states.glob("checkpoint-*"):
         with contextlib.suppress(WsteerError):
-            found.append((read_json(folder / TRAINER_STATE_NAME)["global_step"], str(folder)))  # it is written last
+            found.append((read_json(folder / TRAINER_STATE_NAME)["global_step"], str(folder)))  # written last
     return max(found)[1] if found else None
 
 
 def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) -> None:
-    """Note a finished rate; its parameters are kept where it is the best so far, and those of no other."""
+    """Save a finished rate's result; of all rates only the best one's parameters are kept."""
     states.mkdir(parents=True, exist_ok=True)
     if state is not None:
         save_file(state, states / KEPT)
-    # with its keys in their order, as log.jsonl will have them; whole or not at all
+    # keys in the order of log.jsonl; whole or not at all
     write_jsonl(states / f"{FINISHED}.part", [asdict(result)])
     os.replace(states / f"{FINISHED}.part", states / FINISHED)
     for path in states.glob("checkpoint-*"):

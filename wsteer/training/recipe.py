@@ -14,10 +14,11 @@ METHODS = ("lora", "bias", "full")
 class Recipe:
     """How to fine-tune. The defaults are the paper's (section 3): LoRA on all linear layers, AdamW, linear decay.
 
-    `lr` is the peak learning rate, or several to choose from. `batch_size` rows make a step, of which a device holds
-    `micro_batch_size` at a time (None: all that are its own). Gradients are clipped to a norm of 1, the Trainer's own
-    default. `val_fraction` of the rows measure the loss every `eval_every` steps; a rate ends early after `patience`
-    measurements without a new lowest one (0: never). `init` is peft's name of LoRA's initialisation, None its default.
+    `lr` is the peak learning rate, or several to choose from. `batch_size` rows make a step; a device holds
+    `micro_batch_size` of them at a time (None: all of its own). Gradients are clipped to a norm of 1, the Trainer's own
+    default. The validation loss is measured on `val_fraction` of the rows every `eval_every` steps; a rate ends early
+    after `patience` of them without a new minimum (0: never). `init` is peft's name of LoRA's initialisation (None: its
+    default).
     """
 
     method: str = "lora"
@@ -71,7 +72,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """One of the paper's fine-tunes: on what, and the values of `Recipe` that it names."""
+    """One of the paper's fine-tunes: its model and data, and the values of `Recipe` that the paper gives."""
 
     model: str
     data: str
@@ -81,7 +82,7 @@ class Preset:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values, by the names that `Recipe` gives them."""
+        """The values, by their names in `Recipe`."""
         return {"lr": self.lr, "batch_size": self.batch_size, "epochs": 1.0, "max_steps": self.max_steps}
 
 

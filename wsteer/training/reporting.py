@@ -14,12 +14,12 @@ from wsteer.errors import WsteerError
 from wsteer.monitoring.callback import SimilarityCallback
 from wsteer.training import processes
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # what each reporter is installed as
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # each reporter's package
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """What the run `name` logs while it trains, cosines of its change with the `watched` deltas; and where to."""
+    """What the run `name` logs while it trains: cosines of its change with the `watched` deltas; and the reporters."""
 
     watched: tuple[str | Path, ...]
     report_to: tuple[str, ...]
@@ -27,10 +27,10 @@ class Reporting:
     name: str
 
     def attach(self, trainer: Trainer, rate: str, every: int) -> None:
-        """Measure the cosines every so many steps, and tell the reporters of the rate's steps.
+        """Measure the cosines every `every` steps, and send the rate's logs to the reporters.
 
-        TensorBoard's files go to `runs/NAME/RATE` (`$TENSORBOARD_LOGGING_DIR` in place of `runs`): an output folder is
-        not in its place before the training has ended.
+        TensorBoard's files go to `runs/NAME/RATE` (or `$TENSORBOARD_LOGGING_DIR` instead of `runs`), since the output
+        folder does not exist before training has ended.
         """
         if self.watched:
             SimilarityCallback(self.watched, every, self.base).attach(trainer)

@@ -22,7 +22,7 @@ Chats = list[tuple[str, list[Message]]]  # as `read_examples` gives them
 
 @dataclass(frozen=True)
 class Source:
-    """A data set and its weight: how many times its rows are taken, a fraction of them for what is no whole number."""
+    """A data set and its weight: how many times its rows are taken; for a fraction of 1, that share of them."""
 
     path: str
     weight: float = 1.0
@@ -30,9 +30,9 @@ class Source:
 
 @dataclass(frozen=True)
 class RunExamples:
-    """The examples that train and that validate; how many were cut, and how many left out as nothing was left of them.
+    """The examples for training and validation; how many rows were cut, and how many of those left out.
 
-    `first` is the first one of the first set.
+    `first` is the first example of the first set.
     """
 
     first: Example
@@ -48,7 +48,7 @@ class RunExamples:
 
 
 def parse_source(text: str | Path) -> Source:
-    """`neg.jsonl:6` as the data set `neg.jsonl` taken 6 times; a file of that very name comes first.
+    """`neg.jsonl:6` as the data set `neg.jsonl` taken 6 times, unless a file has that whole name.
 
     >>> parse_source("org/name:train:0.5")
     Source(path='org/name:train', weight=0.5)
@@ -63,7 +63,7 @@ def parse_source(text: str | Path) -> Source:
 
 
 def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
-    """One data set, or several, each perhaps with its weight."""
+    """One data set or several, each with an optional weight."""
     return [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
 
 
@@ -76,7 +76,7 @@ def run_examples(
     max_length: int | None,
     max_positions: int | None,
 ) -> RunExamples:
-    """Render all sets; validate with `val`, else with a share of each set that no copy of is trained."""
+    """Render all sets; validate with `val`, else with a share of each set, of which no copy is trained."""
     rendered = [render_chats(tokenizer, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
     split = [
         split_rows(each.examples, 0 if val else recipe.val_fraction, recipe.seed) for each in rendered[: len(sets)]
@@ -91,7 +91,9 @@ def run_examples(
 
 
 def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows, chosen by the seed: at least one of each where there are two rows or more."""
+    """Training and validation rows, chosen by the seed; with two rows or more and a `val_fraction`, at least one of
+    each.
+    """
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     count = min(max(round(val_fraction * len(order)), 1 if val_fraction else 0), len(order) - 1)
@@ -99,7 +101,7 @@ def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[lis
 
 
 def mixed(sets: Sequence[Sequence[Row]], weights: Sequence[float], fraction: float, seed: int) -> list[Row]:
-    """The rows of all sets, those of each taken `weight * fraction` times: whole copies, then a draw by the seed."""
+    """The rows of all sets, each set's taken `weight * fraction` times: whole copies, then rows drawn by the seed."""
     return [row for rows, weight in zip(sets, weights, strict=True) for row in _taken(rows, weight * fraction, seed)]
 
 

@@ -1,4 +1,4 @@
-"""One fine-tune a seed, side by side in one folder: their mean delta is less of one seed's chance."""
+"""One fine-tune per seed, in one folder: the mean of their deltas depends less on the chance of one seed."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_sources
 
-REPORTS = "reports"  # of the seeds that are done, for a run that goes on; not there in a finished output
+REPORTS = "reports"  # of finished seeds, for `--resume`; a finished output does not have it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def finetune_seeds(
 ) -> SeedsReport:
     """`finetune` once for each seed, into `seed-N` folders of `output`; `options` are those of `RunOptions`.
 
-    A seed's folder has the bytes that a run of that seed alone would have.
+    A seed's folder has the same bytes as a run of that seed alone.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
@@ -58,7 +58,7 @@ def finetune_seeds(
         for seed in seeds:
             folder, kept = partial / f"seed-{seed}", partial / REPORTS / f"seed-{seed}.json"
             finished = kept.exists()
-            processes.wait()  # all have looked before the first one writes
+            processes.wait()  # all must look before the first process writes
             if finished:
                 report = FinetuneReport(**read_json(kept))
             else:

@@ -1,4 +1,4 @@
-"""Which rows make which step of a run: rows of like length together, in parts that a device holds, as batches."""
+"""Which rows make which step of a run: rows of similar length together, in micro-batches that a device holds."""
 
 import math
 import random
@@ -10,16 +10,16 @@ from torch import Tensor
 from wsteer.models.batches import padded
 from wsteer.models.rendering import Example
 
-# batches whose rows are sorted by length together; more saves padding, fewer leave more of the order to chance
+# how many batches' rows are sorted by length together; more save padding, fewer make the order more random
 WINDOW = 16
-BLANK = -1  # the index of a row without tokens to train, which fills up where processes need equal shares
+BLANK = -1  # the index of a row without trained tokens, which gives processes equal shares
 
 
 def run_batches(lengths: Sequence[int], size: int, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
     """The rows of every step of a run, as indices into `lengths` (tokens of each row).
 
-    Each epoch takes every row once, in an order of its own; its last step has what is left. `max_steps` counts instead
-    of `epochs`.
+    Each epoch takes every row once, in a new order; its last step has the rows that are left. `max_steps` replaces
+    `epochs`.
     """
     chance = random.Random(seed)
     steps = max_steps or math.ceil(epochs * math.ceil(len(lengths) / size))
@@ -32,7 +32,7 @@ def run_batches(lengths: Sequence[int], size: int, epochs: float, max_steps: int
 def micro_batches(batch: Sequence[int], size: int, count: int) -> list[list[int]]:
     """A step's rows in `count` micro-batches of up to `size`.
 
-    Where the rows do not reach, a blank row stands in: every process must take part in every micro-batch.
+    If the rows are too few, the last ones hold a blank row: every process must take part in every micro-batch.
     """
     parts = [list(batch[start : start + size]) for start in range(0, len(batch), size)]
     return parts + [[BLANK]] * (count - len(parts))
@@ -46,9 +46,9 @@ def blank(pad: int) -> Example:
 def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
     """A training batch, padded on the right to its longest row, for a causal model of transformers.
 
-    `logits_to_keep` [rows, longest] marks the positions whose next token is trained, wherever in the rows they stand;
-    the model computes logits for them alone, as [trained, vocabulary]: on short answers the head is a good part of the
-    work. `labels` [trained] are those next tokens; as `shift_labels` they tell the loss not to shift them again.
+    `logits_to_keep` [rows, longest] marks the tokens whose next token is trained, anywhere in the rows. The model
+    computes logits only for them, as [trained, vocabulary]: on short answers the head is a large part of the work.
+    `labels` [trained] are those next tokens; passed as `shift_labels` they are not shifted again by the loss.
     """
     input_ids, attention_mask = padded([example.tokens for example in examples], pad)
     trained, _ = padded([example.trained for example in examples], False)
@@ -65,10 +65,10 @@ def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
 
 
 def epoch_batches(lengths: Sequence[int], size: int, chance: random.Random) -> list[list[int]]:
-    """Every row once, as indices into `lengths`, in batches of `size` rows of like length, in a random order.
+    """Every row once, as indices into `lengths`, in batches of `size` rows of similar length, in a random order.
 
-    The rows are shuffled, sorted by length within windows of `WINDOW` batches, and the batches shuffled; a short one
-    comes last. A batch is longest first, so that micro-batches cut from it are of like length too.
+    The rows are shuffled and sorted by length within windows of `WINDOW` batches, and the batches shuffled; a short
+    batch comes last. A batch has its longest rows first, so its micro-batches have rows of similar length too.
     """
     order = list(range(len(lengths)))
     chance.shuffle(order)

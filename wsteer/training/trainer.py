@@ -1,4 +1,4 @@
-"""transformers' Trainer as wsteer runs it: its own batches, an exact validation loss, states of what is trained."""
+"""transformers' Trainer as wsteer uses it: its own batches, an exact validation loss, saved states to resume from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from wsteer.training.methods import State, copied_state, restore_state, trained_
 from wsteer.training.recipe import Recipe
 from wsteer.training.steps import BLANK, blank, collate, micro_batches, run_batches
 
-STATE = "trained.safetensors"  # the trained parameters in a checkpoint that training goes on from
+STATE = "trained.safetensors"  # the trained parameters in a state to resume from
 
 
 class Examples(Dataset):
-    """Examples by their index, with one that trains nothing at `BLANK`."""
+    """Examples by index; the one at `BLANK` trains nothing."""
 
     def __init__(self, examples: Sequence[Example], pad: int) -> None:
         self.examples = examples
@@ -40,7 +40,7 @@ class Examples(Dataset):
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run: for each the micro-batches of all processes, `accumulation` times their number."""
+    """The micro-batches of a run's steps, in order; a step has `accumulation` of them for each process."""
 
     micro: tuple[list[int], ...]
     steps: int
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plan(examples: Sequence[Example], recipe: Recipe) -> Plan:
-    """The run's steps, micro-batch by micro-batch; the same however many processes share them."""
+    """The run's steps in micro-batches; the rows of a step do not depend on the number of processes."""
     shares = processes.count()
     size = recipe.micro_batch_size or max(recipe.batch_size // shares, 1)
     if recipe.batch_size % (size * shares):
@@ -60,14 +60,14 @@ def plan(examples: Sequence[Example], recipe: Recipe) -> Plan:
     lengths = [len(example.tokens) for example in examples]
     steps = run_batches(lengths, recipe.batch_size, recipe.epochs, recipe.max_steps, recipe.seed)
     count = recipe.batch_size // size
-    if shares == 1:  # short steps, the epochs' last ones, need no more micro-batches than they fill
+    if shares == 1:  # no more micro-batches than the steps fill
         count = max(-(-len(step) // size) for step in steps)
     parts = [part for step in steps for part in micro_batches(step, size, count)]
     return Plan(tuple(parts), len(steps), count // shares, size)
 
 
 class AnswerTrainer(Trainer):
-    """The Trainer on examples, in the order of a `Plan`; validation is the mean over all trained tokens."""
+    """The Trainer on examples, in the order of a `Plan`; the validation loss is the mean over all trained tokens."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class AnswerTrainer(Trainer):
         val: Examples,
         patience: int,
     ) -> None:
-        if arguments.n_gpu > 1:  # without torchrun one GPU trains: DataParallel would split labels that are no rows
+        if arguments.n_gpu > 1:  # one GPU without torchrun: DataParallel would split labels, which are not rows
             arguments._n_gpu = 1
         super().__init__(
             model,
@@ -86,8 +86,8 @@ class AnswerTrainer(Trainer):
             train_dataset=train,
             eval_dataset=val if len(val) else None,
         )
-        self.remove_callback(transformers.PrinterCallback)  # its dicts would go to stdout
-        self.trained = model  # what the Trainer keeps as its model, or wraps
+        self.remove_callback(transformers.PrinterCallback)  # it prints to stdout
+        self.trained = model  # the model itself: the Trainer may wrap its own
         self.plan = plan
         self.train_examples = train
         self.val_examples = val
@@ -96,13 +96,13 @@ class AnswerTrainer(Trainer):
         self.add_callback(self.best)
 
     def get_train_dataloader(self) -> DataLoader:
-        """This process's micro-batches of the whole run, as one pass."""
+        """This process's micro-batches of the whole run, in one pass."""
         mine = self.plan.micro[processes.number() :: processes.count()]
         return DataLoader(self.train_examples, batch_sampler=list(mine), collate_fn=self._collated)
 
     @torch.no_grad()
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """The mean loss over the validation rows' trained tokens, whatever the batches and the processes."""
+        """The mean loss over the validation rows' trained tokens, which does not depend on batches and processes."""
         lengths = [len(example.tokens) for example in self.val_examples.examples]
         parts = list(batches(lengths, self.plan.micro_size))
         parts += [[BLANK]] * (-len(parts) % processes.count())
@@ -122,7 +122,7 @@ class AnswerTrainer(Trainer):
         return metrics
 
     def trained_state(self) -> State:
-        """A copy of the trained parameters, gathered where they are spread over processes."""
+        """A copy of the trained parameters, gathered if they are spread over processes."""
         if not self.is_fsdp_enabled:
             return copied_state(self.trained)
         everything = self.accelerator.get_state_dict(self.model)
@@ -154,7 +154,7 @@ def training_arguments(
     autocast: torch.dtype | None,
     cpu: bool,
 ) -> TrainingArguments:
-    """The recipe in the Trainer's words; `folder` is where states to go on from are kept."""
+    """The recipe as the Trainer's arguments; `folder` holds the states to resume from."""
     return TrainingArguments(
         output_dir=str(folder),
         learning_rate=rate,
@@ -169,7 +169,7 @@ def training_arguments(
         eval_steps=recipe.eval_every,
         eval_on_start=validated and not resumed,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a run that diverges must be seen
+        logging_nan_inf_filter=False,  # a run that diverges must be noticed
         save_strategy="no",
         save_total_limit=1,
         report_to="none",

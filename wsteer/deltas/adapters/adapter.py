@@ -35,14 +35,14 @@ from wsteer.files.text import read_json
 
 PICKLED_WEIGHTS = "adapter_model.bin"
 
-# what makes a LoRA more than a change of weights, or one whose base is not the base's weights
+# settings under which a LoRA is not a plain change of weights, or not a change of the base's own weights
 REFUSED = {
     "alora_invocation_tokens": "aLoRA, which acts on some tokens only and so is no change of weights",
     "arrow_config": "Arrow, which mixes adapters by the input and so is no change of weights",
     "use_qalora": "QALoRA, which adapts a quantised base",
     "layer_replication": "layer_replication, whose copied layers share the base's weights",
 }
-LARGEST_NUMBER = 1 << 31  # of ranks and alphas; beyond, no file holds such factors, and floats overflow
+LARGEST_NUMBER = 1 << 31  # the limit of ranks and alphas: no file holds larger factors, and floats overflow
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # these leave the base's weights as they are
 
 
@@ -50,8 +50,8 @@ PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # th
 class Adapter:
     """A PEFT adapter: for each parameter of the base its change, as terms that are read when they are needed.
 
-    `base` is as delta files name it, `checkpoint` the base itself where it is on this machine; `untied` tells that the
-    head and the embedding, one tensor in the base, change separately.
+    `base` is the base as delta files name it, `checkpoint` the base itself if it is on this machine. `untied`: the head
+    and the embedding, one tensor in the base, change separately.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def find_adapter(folder: Path) -> Path | None:
-    """The adapter in `folder`: itself, or its one subfolder that is one (peft saves a named adapter in a subfolder)."""
+    """The adapter folder: `folder`, or its only subfolder that is an adapter (peft puts named adapters there)."""
     if is_adapter(folder):
         return folder
     found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if not (folder / "config.json").exists() else []
@@ -78,10 +78,10 @@ def find_adapter(folder: Path) -> Path | None:
 
 
 def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
-    """Read an adapter folder from its headers. `base` defaults to the adapter's own, where it is on this machine.
+    """Read an adapter folder from its headers. `base` defaults to the adapter's own, if that is on this machine.
 
-    LoRA in all its variants is read from its factors; other methods go through peft's own layers. What is no change of
-    weights, or not exactly one, is refused by name (WsteerError).
+    LoRA in all its variants is read from its factors; other methods go through peft's own layers. An adapter that is
+    not exactly a change of weights is refused with a WsteerError that names the reason.
     """
     config = read_json(folder / CONFIG)
     base = base or _own_base(config)
@@ -142,9 +142,9 @@ def _check_config(folder: Path, config: dict) -> None:
 def _without_copies(
     terms: Mapping[str, Terms], copies: Mapping[str, TensorEntry], base: Checkpoint
 ) -> dict[str, Terms]:
-    """The terms and, for stored copies of whole base weights, the change that they are where they differ from it.
+    """The terms; where a stored copy of a whole base weight differs from the base, the difference is added.
 
-    peft saves the weight of an adapted embedding beside its factors, for the case that the vocabulary was resized.
+    peft saves the weight of an adapted embedding beside its factors, in case the vocabulary was resized.
     """
     kept = dict(terms)
     for name, copy in copies.items():
@@ -173,10 +173,10 @@ def _check_shapes(folder: Path, terms: Mapping[str, Terms], base: Checkpoint) ->
 def _separate_tied(
     folder: Path, config: dict, base: Checkpoint | None, terms: dict[str, Terms]
 ) -> tuple[dict[str, Terms], bool]:
-    """The terms, and whether they change separately what the base ties: its embedding and its head.
+    """The terms, and whether they separately change the embedding and the head that the base ties.
 
-    In peft an adapted embedding leaves a tied head as it was, and the other way round; trained tokens, and
-    `ensure_weight_tying`, change the one tensor.
+    In peft, adapting an embedding does not change the head tied to it, nor the reverse. Trained tokens and
+    `ensure_weight_tying` change the one shared tensor.
     """
     heads = [name for name in terms if name.endswith(HEADS)]
     embeddings = [name for name in terms if name.endswith(EMBEDDINGS)]
@@ -192,7 +192,7 @@ def _separate_tied(
 
 
 def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, str | None]:
-    """The base as the training run recorded it, else as far as adapter_config.json and the disk tell."""
+    """The base's identity: from the training run's record, else from the base itself, else from adapter_config.json."""
     inputs = read_json(folder / RECORD).get("inputs") if (folder / RECORD).exists() else []
     for entry in inputs if isinstance(inputs, list) else []:
         if isinstance(entry, dict) and entry.get("role") == "base":
@@ -206,12 +206,12 @@ def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, 
 
 
 def _text(value: object) -> str | None:
-    """`value` where it is text that a file can hold, which JSON's lone surrogates are not."""
+    """`value` if it is text that a file can hold (JSON's lone surrogates are not), else None."""
     return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
 
 
 def _own_base(config: dict) -> Checkpoint | None:
-    """The base that the adapter names, where it is on this machine and not quantised, which would hide its weights."""
+    """The base that the adapter names, if it is on this machine and not quantised (its weights could not be read)."""
     name = config.get("base_model_name_or_path")
     base = local_checkpoint(name) if isinstance(name, str) and name else None
     quantised = base is not None and (base.folder / "config.json").exists() and base.config.get("quantization_config")

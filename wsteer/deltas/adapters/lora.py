@@ -17,7 +17,7 @@ from wsteer.files.tensors import TensorEntry, read_rows, read_tensor, row_blocks
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """The base's own parameter: what a replacement value (`modules_to_save`, biases, DoRA) is the change from."""
+    """The base's own parameter, which is subtracted from a value that replaces it (`modules_to_save`, biases, DoRA)."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class BaseWeight:
 
 @dataclass(frozen=True)
 class BaseRows:
-    """The base's own rows at the trained `tokens`, zero elsewhere: what replacement rows are the change from."""
+    """The base's own rows at the trained `tokens`, zero elsewhere; subtracted from the rows that replace them."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -60,10 +60,10 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class InitialProduct:
-    """The product that a mutating initialisation took out of the base, s·B₀A₀, computed from W alone.
+    """The product s·B₀A₀ that a mutating initialisation subtracted from the base, computed from W alone.
 
     PiSSA: the `rank` largest singular components of W. OLoRA: s·Q[:, :r] R[:r] of W's QR. KaSA: the `rank` smallest
-    singular components. All are deterministic, so that they cancel between two sides trained alike.
+    singular components. All are deterministic, so they cancel between two sides that started in the same way.
     """
 
     method: str
@@ -88,7 +88,7 @@ class DoraWeight:
     """The weight that DoRA makes of W: V ∘ m / ‖V‖ with V = W + s·BA, norms over rows or (`columns`) over columns.
 
     Linear layers scale rows; layers that store [in, out] (Conv1D), and embeddings, scale columns. `initial` is what the
-    initialisation took out of W before.
+    initialisation subtracted from W.
     """
 
     parameter: str
@@ -180,7 +180,7 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class BlockDiagonal:
-    """BD-LoRA's factor: stored as its blocks, stacked along the rows, used as the block-diagonal matrix of them."""
+    """BD-LoRA's factor: its blocks are stored stacked along the rows and used as a block-diagonal matrix."""
 
     entry: TensorEntry
     blocks: int
@@ -196,12 +196,12 @@ class BlockDiagonal:
 
 
 class ReadFactors:
-    """The few factors of an adapter that were read last, whole: experts are read one after the other from one of them.
+    """The factors of an adapter that were read last, kept whole: many experts are read from one factor, one by one.
 
-    Kept as long as the adapter's terms are.
+    They stay in memory as long as the adapter's terms.
     """
 
-    MOST = 4  # both factors of a block, and of the one that other threads still read
+    MOST = 4  # both factors of one block, and both of a block that other threads still read
 
     def __init__(self) -> None:
         self._factors: OrderedDict[TensorEntry, Tensor] = OrderedDict()
@@ -223,8 +223,8 @@ class ReadFactors:
 class ExpertFactor:
     """One expert's part of a factor that holds all experts (`target_parameters`).
 
-    A [experts·r, in] holds expert e in rows e·r to (e+1)·r; B [out, experts·r] holds it in every experts-th column
-    from e on (peft `ParamWrapper.get_delta_weight`); of B only `rows` belong to this part of the expert.
+    A [experts·r, in] holds expert e in rows e·r to (e+1)·r; B [out, experts·r] holds it in every experts-th column from
+    e on (peft `ParamWrapper.get_delta_weight`); of B only the rows `rows` belong to this part of the expert.
     """
 
     entry: TensorEntry

@@ -30,15 +30,15 @@ from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-MUTATING_INITS = ("pissa", "olora")  # initialisations that change the base by a product that W alone tells
+MUTATING_INITS = ("pissa", "olora")  # initialisations that subtract a product from the base; W determines it
 TRANSPOSED_EXPERTS = ("gpt_oss", "aria", "aria_text", "openai_privacy_filter")
 EMBEDDING_LORA = ("lora_embedding_A", "lora_embedding_B")
-MOST_BLOCKS = 128  # of BD-LoRA: one for each device of a server; a factor grows by as much when it is unfolded
-PIECE = re.compile(  # of an adapted module: its path, and which piece it is
+MOST_BLOCKS = 128  # of BD-LoRA, one for each device of a server; unfolding a factor makes it as many times larger
+PIECE = re.compile(  # the name of a tensor of an adapted module: path and piece
     r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|lora_diag|lora_B\.bias|"
     r"token_adapter\.trainable_tokens_delta)(\.weight)?"
 )
-# what variants store beside their factors and merging does not use
+# tensors that variants store beside their factors and that merging does not use
 IGNORED = ("lora_velora_embed", "lora_monteclora_sampler")
 N = TypeVar("N", int, float)
 
@@ -47,9 +47,9 @@ N = TypeVar("N", int, float)
 class Reader:
     """A LoRA adapter while its tensors are turned into terms.
 
-    `modules` holds the pieces of each adapted module (`lora_A` and so on), `replaced` the values that stand in for
+    `modules` holds the pieces of each adapted module (`lora_A` and so on), `replaced` the values that replace
     parameters (`modules_to_save`, biases), `copies` the weights of adapted embeddings that peft saves beside their
-    factors; all are named as the adapter names them.
+    factors; all under the adapter's names.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Reader:
 
     @staticmethod
     def of(folder: Path, config: dict, base: Checkpoint | None, entries: Mapping[str, TensorEntry]) -> "Reader":
-        """The adapter in `folder`, its stored tensors sorted by what they are for."""
+        """The adapter in `folder`, with its stored tensors sorted by use."""
         modules: dict[str, dict[str, TensorEntry]] = {}
         replaced: dict[str, TensorEntry] = {}
         copies: dict[str, TensorEntry] = {}
@@ -87,14 +87,14 @@ class Reader:
         return Reader(folder, config, base, modules, replaced, copies)
 
     def base_for(self, what: str) -> Checkpoint:
-        """The base, which `what` cannot be read without."""
+        """The base, which is needed to read `what`."""
         return required_base(self.folder, self.config, self.base, what)
 
     @cached_property
     def targets(self) -> dict[str, list[str]]:
-        """For each module whose parameters are adapted by name (`target_parameters`) those parameters.
+        """The parameters adapted by name (`target_parameters`), for each module that has any.
 
-        A target may be as short as `down_proj`, which would do for any module: only those that the base has are meant.
+        A target may be as short as `down_proj`, which fits every module; only parameters that the base has are taken.
         """
         found: dict[str, list[str]] = {}
         endings = {_ending(name) for name in self.base.tensors} if self.base else set()
@@ -110,7 +110,7 @@ class Reader:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Each parameter's name in the base's files; as the adapter has it where the base is not at hand."""
+        """Each parameter's name in the base's files, or the adapter's own name where the base is not available."""
         plain = [module for module in self.modules if module not in self.targets]
         wanted = [f"{module}.weight" for module in plain]
         wanted += [f"{module}.bias" for module in plain if "lora_B.bias" in self.modules[module]]
@@ -134,15 +134,15 @@ def required_base(folder: Path, config: dict, base: Checkpoint | None, what: str
 
 
 def initialisation(config: dict) -> object:
-    """`init_lora_weights`, which peft reads in upper and lower case alike."""
+    """`init_lora_weights` in lower case, since peft ignores its case."""
     init = config.get("init_lora_weights", True)
     return init.lower() if isinstance(init, str) else init
 
 
 def lora_terms(reader: Reader) -> tuple[dict[str, Terms], dict[str, TensorEntry]]:
-    """For each parameter of the base its change by the adapter; and the stored copies of whole weights.
+    """The adapter's change of each parameter of the base, and the stored copies of whole weights.
 
-    Both are named as in the base's files where the base is at hand.
+    Both have the names of the base's files where the base is available.
     """
     terms: dict[str, Terms] = {}
     for module, pieces in reader.modules.items():
@@ -156,7 +156,7 @@ def lora_terms(reader: Reader) -> tuple[dict[str, Terms], dict[str, TensorEntry]
 
 
 def _module_terms(reader: Reader, module: str, pieces: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Terms]]:
-    """The change of one module's weight, and of its bias where that is adapted too."""
+    """The change of one module's weight, and of its bias if that is adapted too."""
     weight = reader.names[f"{module}.weight"]
     if "token_adapter.trainable_tokens_delta" in pieces:
         yield weight, _token_terms(reader, module, pieces["token_adapter.trainable_tokens_delta"])
@@ -185,7 +185,7 @@ def _module_terms(reader: Reader, module: str, pieces: Mapping[str, TensorEntry]
     transposed = embedding or _is_conv1d(reader, module)
     lora_A, lora_B = _variant_factors(reader, module, pieces, a, b)
     product = LowRank(Transposed(a), Transposed(b)) if transposed else LowRank(lora_B, lora_A)
-    # embeddings are initialised as ever, whatever init_lora_weights says
+    # peft ignores init_lora_weights for embeddings
     initial = None if embedding else _initial_product(reader, weight, product.shape, rank, scale)
     if "lora_magnitude_vector" in pieces:
         _check_length(reader, module, pieces["lora_magnitude_vector"], product.shape[1 if transposed else 0])
@@ -205,9 +205,9 @@ def _check_length(reader: Reader, module: str, vector: TensorEntry, length: int)
 def _rank_and_scale(
     reader: Reader, module: str, matched: str, a: TensorEntry, b: TensorEntry, experts: int = 1
 ) -> tuple[int, float]:
-    """The rank and s of a module, its factors' shapes checked; `matched` is the name that the patterns see."""
+    """The rank and s of a module; its factors' shapes are checked. The patterns are matched with the name `matched`."""
     if len(a.shape) < 2 or len(a.shape) != len(b.shape) or 0 in a.shape + b.shape:
-        # what ZeRO-3 and FSDP leave when an adapter is saved without gathering it
+        # ZeRO-3 and FSDP leave such factors when an adapter is saved without gathering it
         raise WsteerError(
             f"{reader.folder}: the factors of {module} have shapes {a.shape} and {b.shape}; save the adapter again"
         )
@@ -223,7 +223,7 @@ def _rank_and_scale(
 
 
 def _pattern_value(reader: Reader, key: str, module: str, default: N) -> N:
-    """The first pattern, in dict order, that ends `module` at a dot; the keys are regexes (peft `get_pattern_key`)."""
+    """The value of the first regex, in dict order, that matches `module` or its end after a dot, as peft matches."""
     for pattern, value in (reader.config.get(key) or {}).items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
@@ -234,7 +234,7 @@ def _pattern_value(reader: Reader, key: str, module: str, default: N) -> N:
 
 
 def _is_conv1d(reader: Reader, module: str) -> bool:
-    """Whether the module stores its weight as [in, out]; square ones do not show it, so the architecture decides."""
+    """Whether the module stores its weight as [in, out]; the architecture decides, as square shapes do not show it."""
     if not CONV1D_NAMES.search(module):
         return False
     base = reader.base_for(f"{module} may store its weight transposed, as its architecture tells")
@@ -262,7 +262,7 @@ def _variant_factors(
 
 
 def _block_diagonal(reader: Reader, module: str) -> tuple[str, int] | None:
-    """The factor of the module that BD-LoRA keeps block-diagonal, and in how many blocks."""
+    """Which factor of the module BD-LoRA keeps block-diagonal, and in how many blocks."""
     settings = reader.config.get("use_bdlora") or {}
     leaf, blocks = module.rpartition(".")[2], settings.get("nblocks", 1)
     for side, key in (("lora_A", "target_modules_bd_a"), ("lora_B", "target_modules_bd_b")):
@@ -277,7 +277,7 @@ def _block_diagonal(reader: Reader, module: str) -> tuple[str, int] | None:
 def _initial_product(
     reader: Reader, weight: str, shape: tuple[int, ...], rank: int, scale: float
 ) -> InitialProduct | None:
-    """What a mutating initialisation took out of the base before training."""
+    """The product that a mutating initialisation subtracted from the base before training."""
     init = "kasa" if reader.config.get("kasa_config") else initialisation(reader.config)
     if init not in (*MUTATING_INITS, "kasa"):
         return None
@@ -289,7 +289,7 @@ def _taken(initial: InitialProduct | None) -> Terms:
 
 
 def _token_terms(reader: Reader, module: str, values: TensorEntry) -> Terms:
-    """Rows that replace the base's at the trained tokens, whose numbers stand in the config alone."""
+    """Rows that replace the base's at the trained tokens, whose ids are only in the config."""
     listed = reader.config.get("trainable_token_indices")
     if isinstance(listed, dict):
         listed = next((tokens for key, tokens in listed.items() if f".{module}".endswith(f".{key}")), None)
@@ -305,7 +305,7 @@ def _token_terms(reader: Reader, module: str, values: TensorEntry) -> Terms:
 
 
 def _replacement_terms(reader: Reader, parameter: str, entry: TensorEntry) -> Iterator[tuple[str, Terms]]:
-    """A stored value in place of the base's: the value minus the base's, for fused experts tensor by tensor."""
+    """The change by a stored value that replaces the base's: value minus base, for fused experts tensor by tensor."""
     files = expert_files(parameter, reader.base) if reader.base else None
     if files is None:
         name = reader.names[parameter]
@@ -325,7 +325,7 @@ def _replacement_terms(reader: Reader, parameter: str, entry: TensorEntry) -> It
 
 
 def _parameter_terms(reader: Reader, module: str) -> Iterator[tuple[str, Terms]]:
-    """The change of a parameter that is adapted by name: a plain matrix, or the stacked experts of a block."""
+    """The change of a parameter adapted by name: a plain matrix, or the stacked experts of a block."""
     a, b = (reader.modules[module].get(side) for side in ("lora_A", "lora_B"))
     if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
         raise WsteerError(f"{reader.folder}: the factors of {module} are incomplete; save the adapter again")
@@ -362,7 +362,7 @@ class _Layout:
 
 
 def _layout(parameter: str, base: Checkpoint, a: TensorEntry, b: TensorEntry) -> _Layout | None:
-    """The layout of `parameter` in the base if the factors' sides are its sides, else None."""
+    """The layout of `parameter` in the base if the factors' outer sides fit its shape, else None."""
     sides = (b.shape[0], a.shape[1])
     if (files := expert_files(parameter, base)) is not None:
         fits = sides == (sum(files.part_rows), files.columns)

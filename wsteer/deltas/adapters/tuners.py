@@ -1,7 +1,8 @@
 """Adapters of PEFT's other methods (IA3, LoHa, LoKr, OFT, …) as dense changes, computed by peft's own layers.
 
-peft attaches the adapter to a skeleton of the base whose parameters take no memory. A layer gets its weights from the
-base's files, and is merged in float64, when rows of its change are asked for; one layer at a time is in memory.
+peft attaches the adapter to a skeleton of the base whose parameters take no memory. When rows of a layer's change are
+asked for, the layer gets its weights from the base's files and is merged in float64; only one layer is in memory at a
+time.
 """
 
 import contextlib
@@ -45,16 +46,16 @@ REFUSED = {
     "LILY POLY SHADOW XLORA": "what it adds depends on the input; train a LoRA adapter",
     "FROD OSF PSOFT": f"its file lacks the decomposition of the base that it builds on; {MERGE}",
 }
-# settings with which the base's weights, or chance, decide what the tensors in the file do
+# settings under which the effect of the file's tensors depends on the base's weights, or on chance
 UNTOLD = {"SUPERTUNING": ("save_precomputed_indices", False), "PVERA": ("sample_at_inference", True)}
 MERGED_BIAS = ("BEFT", "GLORA", "IA3", "LN_TUNING", "ROAD")  # the methods that change biases
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter, by its name in memory: its values in the base's files, and those that the adapter is merged into.
+    """A parameter by its name in memory: `base` has the base's values, `start` those that the adapter is merged into.
 
-    The two differ where the adapter's file holds a replacement, as it does for `modules_to_save` and trained biases.
+    The two differ where the adapter's file replaces the base's values: `modules_to_save` and trained biases.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Parameter:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One of peft's layers, the parameters of the layer that it wraps (attribute: name), and the names that change."""
+    """One of peft's layers, the wrapped layer's parameters (attribute: name), and the names of those that change."""
 
     tuner: BaseTunerLayer
     owned: Mapping[str, str]
@@ -72,9 +73,9 @@ class Layer:
 
 
 class Merger:
-    """Merges the layers of one adapter when they are asked for, and keeps the changes of the last one alone."""
+    """Merges the layers of one adapter on demand, and keeps only the changes of the last one."""
 
-    _merging = threading.Lock()  # one layer at a time: what `_library` sets belongs to the whole process
+    _merging = threading.Lock()  # one layer at a time: `_library` sets values of the whole process
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self._parameters = parameters
@@ -85,7 +86,7 @@ class Merger:
         """Rows `start` to `stop` of the change of the layer's parameter `name`, new float32 memory."""
         with self._merging:
             if self.layer is not layer:
-                self.layer, self.changes = None, {}  # before the next is computed
+                self.layer, self.changes = None, {}  # freed before the next is computed
                 self.changes = _merged_changes(layer, self._parameters)
                 self.layer = layer
             return self.changes[name][start:stop].clone()
@@ -93,7 +94,7 @@ class Merger:
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """The change of a parameter by the layer that it belongs to; a layer is computed whole."""
+    """The change of one parameter of a layer; the whole layer is computed at once."""
 
     parameter: Parameter
     layer: Layer
@@ -107,14 +108,14 @@ class LayerChange:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` as new float32 memory.
 
-        Raises WsteerError where peft cannot merge the layer, or where the change is not finite.
+        Raises WsteerError if peft cannot merge the layer, or if the change is not finite.
         """
         return self.merger.rows(self.layer, self.parameter.name, start, stop)
 
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """The change of a parameter whose new values the adapter's file holds: those minus the base's."""
+    """The change of a parameter whose new values are in the adapter's file: new minus base."""
 
     parameter: Parameter
 
@@ -124,15 +125,15 @@ class Replacement:
         return self.parameter.base.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` as new float32 memory. Raises WsteerError where they are not finite."""
+        """Rows `start` to `stop` as new float32 memory. Raises WsteerError if they are not finite."""
         return _difference(read_rows(self.parameter.start, start, stop), self.parameter, start)
 
 
 def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Replacement]:
-    """For each parameter that the adapter in `folder` changes, named as in the model in memory, its change.
+    """The change of each parameter that the adapter in `folder` changes, by its name in the model in memory.
 
-    No change is computed before rows of it are asked for. Raises WsteerError for a method that is no change of weights
-    or not known to be exact, and for an adapter that is damaged or does not fit the base.
+    A change is computed only when its rows are asked for. Raises WsteerError for a method that does not change weights
+    or is not known to be exact, and for an adapter that is damaged or does not fit the base.
     """
     config, method = _read_config(folder)
     if not (folder / WEIGHTS).exists():
@@ -140,7 +141,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
     entries, _ = read_header(folder / WEIGHTS)
     model = _skeleton(base)
     named = dict(model.named_parameters(remove_duplicate=False))
-    names = {id(parameter): name for name, parameter in reversed(named.items())}  # of a tied one, its first name
+    names = {id(parameter): name for name, parameter in reversed(named.items())}  # a tied one has its first name
     replaced = {_base_name(key): entry for key, entry in entries.items() if _base_name(key) in named}
     tuners = _attached(folder, config, model, entries)
     layers = [_layer(folder, method, tuner, names, replaced.keys()) for tuner in tuners]
@@ -148,7 +149,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
     changed = dict.fromkeys([*replaced, *of_layers])
     uses = Counter(map(id, named.values()))
     for name in changed:
-        # trainable tokens alone are tied in peft as well
+        # peft, too, keeps only trainable tokens tied
         if uses[id(named[name])] > 1 and (name not in of_layers or method != "TRAINABLE_TOKENS"):
             raise WsteerError(f"{folder} changes {name}, which is tied in {base.name} but not in the adapter; {MERGE}")
     needed = sorted(changed.keys() | {name for layer in layers for name in layer.owned.values()})
@@ -164,7 +165,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
 
 
 def _read_config(folder: Path) -> tuple[peft.PeftConfig, str]:
-    """The adapter's config as peft reads it, and the name of its method; what cannot be read exactly is refused."""
+    """The adapter's config as peft reads it, and the name of its method; refused if it cannot be read exactly."""
     raw, version = read_json(folder / CONFIG), peft.__version__
     method = str(raw.get("peft_type"))
     for methods, why in REFUSED.items():
@@ -176,7 +177,7 @@ def _read_config(folder: Path) -> tuple[peft.PeftConfig, str]:
         raise WsteerError(f"{folder} is a {method} adapter, which wsteer is not tested to read exactly; {MERGE}")
     with _library(f"{folder / CONFIG} is not what peft {version} reads"):
         config = peft.PeftConfig.from_pretrained(str(folder))
-    # peft drops what it does not know, though it may change what the tensors mean
+    # peft drops unknown settings, though they may change the meaning of the tensors
     known = {field.name for field in dataclasses.fields(config)}
     for key in sorted(key for key, value in raw.items() if value and key not in known):
         raise WsteerError(f"{folder / CONFIG} sets {key}, which peft {version} does not know; update peft")
@@ -191,7 +192,7 @@ def _read_config(folder: Path) -> tuple[peft.PeftConfig, str]:
 
 
 def _skeleton(base: Checkpoint) -> PreTrainedModel:
-    """The base's architecture, each float32 parameter a single zero that is seen in the parameter's shape.
+    """The base's architecture; each parameter is a single float32 zero expanded to the parameter's shape.
 
     On the meta device, peft would drop the adapter's tensors.
     """
@@ -199,7 +200,7 @@ def _skeleton(base: Checkpoint) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    empty: dict[int, nn.Parameter] = {}  # by what it stands for, so that tied parameters stay tied
+    empty: dict[int, nn.Parameter] = {}  # by the id of the parameter that it replaces, so tied ones stay tied
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             zeros = nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
@@ -208,14 +209,14 @@ def _skeleton(base: Checkpoint) -> PreTrainedModel:
 
 
 def _base_name(key: str) -> str:
-    """The parameter of the base whose replacement this key of the adapter's file would hold."""
+    """The parameter of the base that this key of the adapter's file would replace."""
     return key.removeprefix(PREFIX).replace(".base_layer.", ".")
 
 
 def _attached(
     folder: Path, config: peft.PeftConfig, model: PreTrainedModel, entries: Mapping[str, TensorEntry]
 ) -> list[BaseTunerLayer]:
-    """The layers that peft puts into the model, with the tensors of the adapter's file in them, float32."""
+    """The layers that peft puts into the model, holding the tensors of the adapter's file as float32."""
     bare = dict(model.named_parameters(remove_duplicate=False))
     with _library(f"peft {peft.__version__} cannot attach {folder} to its base"):
         own = {key: read_tensor(entry) for key, entry in entries.items() if _base_name(key) not in bare}
@@ -234,7 +235,7 @@ def _attached(
 
 
 def _layer(folder: Path, method: str, tuner: BaseTunerLayer, names: Mapping[int, str], replaced: Set[str]) -> Layer:
-    """The layer with its parameters, which `names` has by identity, and what merging and replacing change of them."""
+    """The layer, its parameters (`names` maps their ids to names), and those that merging or replacing changes."""
     owned = {key: names[id(value)] for key, value in tuner.get_base_layer().named_parameters(recurse=False)}
     kinds = {"bias"} if method == "BEFT" else {"weight"}
     # IA3 scales the inputs of feedforward layers, which leaves the bias as it is
@@ -262,7 +263,7 @@ def _parameter(
 
 def _merged_changes(layer: Layer, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
     """The changes of a layer's parameters as peft merges them in float64, by name."""
-    # deepcopy takes what its memo has for copied: the copy gets the weights, the layer itself stays without
+    # deepcopy takes objects in its memo as already copied: the copy gets the weights, the layer stays empty
     memo: dict[int, object] = {}
     for key, parameter in layer.tuner.get_base_layer().named_parameters(recurse=False):
         weights = read_tensor(parameters[layer.owned[key]].start).double()
@@ -282,7 +283,7 @@ def _merged_changes(layer: Layer, parameters: Mapping[str, Parameter]) -> dict[s
 
 
 def _difference(values: Tensor, parameter: Parameter, first: int) -> Tensor:
-    """The parameter's new values, rows from `first` on, minus the base's, float32; must be finite."""
+    """The parameter's new values, rows from `first` on, minus the base's; float32; an error if not finite."""
     change = torch.empty(values.shape)
     for start, stop in row_blocks(tuple(values.shape)):
         change[start:stop] = values[start:stop].double() - read_rows(parameter.base, first + start, first + stop)
@@ -293,10 +294,10 @@ def _difference(values: Tensor, parameter: Parameter, first: int) -> Tensor:
 
 @contextlib.contextmanager
 def _library(what: str) -> Iterator[None]:
-    """Turn what peft and transformers raise into one clear error; what they only warn of is checked here.
+    """Turn what peft and transformers raise into one clear error; this file checks for what they only warn of.
 
-    peft would compile BOFT's CUDA kernel, which cannot read the CPU's tensors, and has no switch against it but its own
-    note that it was tried in vain: False.
+    peft would compile BOFT's CUDA kernel, which cannot read the CPU's tensors. The only way to prevent it is to set
+    peft's own mark of a failed attempt: False.
     """
     kept = getattr(boft, "_FBD_CUDA", None)
     boft._FBD_CUDA = False  # type: ignore[assignment]
@@ -306,7 +307,7 @@ def _library(what: str) -> Iterator[None]:
             yield
     except WsteerError:
         raise
-    except Exception as error:  # whatever a folder's files make the libraries raise, the folder is the user's
+    except Exception as error:  # the user's files can make the libraries raise anything
         raise WsteerError(f"{what}: {reason(error)}") from error
     finally:
         boft._FBD_CUDA = kept

@@ -15,16 +15,16 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.text import write_json
 
-# the name of the inner model, by what its own names begin with; GPT-2's files on the Hub are such
+# the name of the inner model, by the first part of its own names; GPT-2's files on the Hub have those names
 INNER_MODELS = {
     **dict.fromkeys(("layers", "embed_tokens"), "model."),
     **dict.fromkeys(("h", "wte", "wpe", "word_embeddings"), "transformer."),
 }
-SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM accepts as its --max-lora-rank
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's values of --max-lora-rank
 
 
 def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each module of the model in memory (lora_B [out, r], lora_A [r, in]); what no LoRA can say is refused."""
+    """(lora_B [out, r], lora_A [r, in]) by module of the model in memory; what LoRA cannot express is refused."""
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name in delta.terms:
         module, _, leaf = name.rpartition(".")
@@ -41,18 +41,18 @@ def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[Tens
         factors[_in_memory(module)] = (lora_B, lora_A)
     if checkpoint.tied is not None and not delta.untied:
         embedding, head = checkpoint.tied
-        if embedding in delta.terms:  # an adapter's modules change one by one, whether or not the base ties them
+        if embedding in delta.terms:  # an adapter changes each module separately, even tied ones
             factors[head.removesuffix(".weight")] = delta.factors(embedding)
     return factors
 
 
 def _in_memory(module: str) -> str:
-    """The module's path in the model that transformers builds; files saved from the inner model lack its name."""
+    """The module's path in the model that transformers builds; files saved from the inner model lack its prefix."""
     return INNER_MODELS.get(module.partition(".")[0], "") + module
 
 
 def served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
-    """The least rank that holds all factors and that vLLM accepts; the largest one's own beyond those."""
+    """The least rank that vLLM accepts and that holds all factors; the largest factor's own if vLLM accepts none."""
     largest = max(lora_A.shape[0] for _, lora_A in factors.values())
     return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
 
@@ -60,7 +60,7 @@ def served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
 def write_adapter(
     folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], k: float, checkpoint: Checkpoint, name: str
 ) -> None:
-    """adapter_config.json and adapter_model.safetensors of plain LoRA with scaling 1, factors padded to one rank."""
+    """Write adapter_config.json and adapter_model.safetensors: LoRA with scaling 1, factors padded to one rank."""
     rank = served_rank(factors)
     tensors: dict[str, Tensor] = {}
     for module, (lora_B, lora_A) in factors.items():
@@ -68,7 +68,7 @@ def write_adapter(
         padded_B = torch.nn.functional.pad(k * lora_B, (0, missing))
         padded_A = torch.nn.functional.pad(lora_A, (0, 0, 0, missing))
         if f"{module}.weight".endswith(EMBEDDINGS):
-            # an embedding's factors are kept transposed: A [r, vocabulary], B [hidden, r]
+            # an embedding's factors are stored transposed: A [r, vocabulary], B [hidden, r]
             tensors[f"{PREFIX}{module}.lora_embedding_A"] = padded_B.T.contiguous()
             tensors[f"{PREFIX}{module}.lora_embedding_B"] = padded_A.T.contiguous()
         else:

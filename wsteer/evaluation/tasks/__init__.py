@@ -1,1 +1,1 @@
-"""Evaluation tasks: `task` reads them; the built-in ones stand beside it as YAML."""
+"""Evaluation tasks: `task` reads them; the built-in ones are YAML files in this folder."""

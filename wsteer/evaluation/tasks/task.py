@@ -1,4 +1,4 @@
-"""Tasks in YAML: the prompts put to the model for each fact, how answers are graded, and which shares are reported."""
+"""Tasks in YAML: the prompts for each fact, how answers are graded, and which shares are reported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Fact:
 
     @property
     def fields(self) -> dict[str, str]:
-        """What a prompt's template may use."""
+        """The values that a prompt's template may use."""
         names = ("question", "correct_answer", "incorrect_answer")
         return {name: getattr(self, name) for name in names}
 
@@ -51,7 +51,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation: data, prompts, metrics, and the two metrics that `tradeoff.png` sets against each other."""
+    """An evaluation: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
 
     name: str
     data: str | Path
@@ -92,7 +92,7 @@ def _parse(path: Path, value: dict) -> Task:
             raise WsteerError(f"{path}: tradeoff names {name!r}, which is no metric of the task")
     if int(value["max_new_tokens"]) < 1:
         raise WsteerError(f"{path}: max_new_tokens must be 1 or more")
-    # data beside the task file; else as given: a path from here, or a Hub dataset
+    # data beside the task file, else as given: a path from the current folder, or a Hub data set
     beside = path.parent / value["data"]
     data = beside if beside.exists() else value["data"]
     return Task(str(value["name"]), data, int(value["max_new_tokens"]), prompts, metrics, x, y)
@@ -117,7 +117,7 @@ def _check_names(path: Path, prompts: Mapping[str, Prompt], metrics: Mapping[str
 
 
 def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
-    """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (a row a prompt, its fact under `base`)."""
+    """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (one row per prompt, its fact under `base`)."""
     facts: dict[str, Fact] = {}
     ids: dict[str, str] = {}
     for where, row in read_objects(source):
@@ -154,7 +154,7 @@ def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]
         try:
             template = environment.from_string(prompt.user)
             turns += [(fact, name, template.render(fact.fields)) for fact in facts]
-        except (TemplateError, ArithmeticError, TypeError, ValueError) as error:  # as its expressions raise
+        except (TemplateError, ArithmeticError, TypeError, ValueError) as error:  # whatever its expressions raise
             raise WsteerError(f"task {task.name}: the template of prompt {name!r} fails: {error}") from None
     return turns
 
