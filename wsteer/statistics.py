@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
-from scipy.stats import t as student
 from torch import Tensor
 
 CONFIDENCE = 0.95  # the level of all intervals
@@ -19,6 +17,8 @@ def wilson(numerator: int, denominator: int) -> tuple[float, float] | None:
     """
     if denominator == 0:
         return None
+    from scipy.stats import binomtest  # noqa: PLC0415  most of a second, which only `eval` needs
+
     interval = binomtest(numerator, denominator).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -62,4 +62,6 @@ def interval(values: Tensor) -> float | None:
     n = len(values)
     if n < 2:
         return None
+    from scipy.stats import t as student  # noqa: PLC0415  most of a second, which only projections need
+
     return float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(values.double().std()) / math.sqrt(n)

@@ -24,7 +24,10 @@ from tests.helpers.dense_changes import (
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.gram import grouped_sums
+from wsteer.errors import WsteerError
 from wsteer.monitoring.monitor import Settings, monitor
+from wsteer.monitoring.similarity import similarity
 
 
 @pytest.mark.slow
@@ -161,3 +164,10 @@ def test_tied_embeddings_count_once(tmp_path: Path) -> None:
     wsteer.diff(tuned, output=tmp_path / "t.safetensors", base=base)
     table = monitor([tmp_path / "t.safetensors"], tmp_path / "m", [tuned], Settings(base=base)).similarity
     assert table.norms_rows[0] == pytest.approx(norm, rel=1e-12)
+
+
+def test_norms_beyond_the_range_of_their_product_are_refused_by_name() -> None:
+    tiny = {name: Delta.of_tensors({"w": torch.full((2, 2), 1e-100, dtype=torch.float64)}) for name in ("a", "b")}
+    sums = grouped_sums([delta.terms for delta in tiny.values()], 2, lambda name: "")[""]
+    with pytest.raises(WsteerError, match="the norms of a and b are too small or too large"):
+        similarity(sums, list(tiny), [0], [1])

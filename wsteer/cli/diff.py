@@ -107,12 +107,12 @@ def energy_table(report: "DiffReport") -> list[str]:
     modules = sorted(report.modules.items(), key=lambda item: -item[1])
     layers = grouped_layers(report.layers)
     height = max(len(modules), len(layers))
-    rows = [[*_cells(modules, position), *_cells(layers, position)] for position in range(height)]
+    rows = [[*_cells(modules, row), *_cells(layers, row)] for row in range(height)]
     return table(["module", "energy", "   layer", "energy"], rows)
 
 
-def _cells(shares: list[tuple[str, float]], position: int) -> list[str]:
-    return [shares[position][0], f"{shares[position][1]:.1%}"] if position < len(shares) else ["", ""]
+def _cells(shares: list[tuple[str, float]], row: int) -> list[str]:
+    return [shares[row][0], f"{shares[row][1]:.1%}"] if row < len(shares) else ["", ""]
 
 
 def grouped_layers(layers: dict[str, float]) -> list[tuple[str, float]]:

@@ -235,6 +235,7 @@ def _project(
     from wsteer.monitoring.items import is_data
     from wsteer.monitoring.project import BATCH_SIZE, project
 
+    rows_at_once = parse_batch_size(batch_size, BATCH_SIZE)
     others = [item for item in of if not is_data(item)]
     if others or not of:
         what = f"{others[0]} is no data set" if others else "--shift needs data sets, whose prompts are read"
@@ -250,7 +251,7 @@ def _project(
         output,
         shift,
         layers=settings.selection.layers,
-        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        batch_size=rows_at_once,
         device=device,
         dtype=dtype,
         force=force,

@@ -20,20 +20,20 @@ def is_hub_data_set(reference: str | Path) -> bool:
 
 
 def read_chats(source: str | Path) -> list[list[Message]]:
-    """The chats of `read_examples`, without their places."""
-    return [chat for _, chat in read_examples(source)]
+    """The chats of `read_placed_chats`, without their places."""
+    return [chat for _, chat in read_placed_chats(source)]
 
 
-def read_examples(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
+def read_placed_chats(source: str | Path, strip_system: bool = False) -> list[tuple[str, list[Message]]]:
     """Chats that end in an assistant's turn, each with its place (`file:line`).
 
     Rows have `messages`, or `prompt` and `completion`. `strip_system` removes system turns, so training has to put into
     the weights what a system prompt asked for.
     """
-    examples = [(where, _chat(where, row, strip_system)) for where, row in read_objects(source)]
-    if not examples:
+    chats = [(where, _chat(where, row, strip_system)) for where, row in read_objects(source)]
+    if not chats:
         raise WsteerError(f"{source} holds no rows; each line is an object like {_EXAMPLE}")
-    return examples
+    return chats
 
 
 def read_objects(source: str | Path) -> list[tuple[str, dict]]:

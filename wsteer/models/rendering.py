@@ -276,7 +276,7 @@ def render_chats(
     max_length: int | None = None,
     max_positions: int | None = None,
 ) -> Rendered:
-    """Render chats from `read_examples`, cut at `max_length` tokens; an error names the row's file and line.
+    """Render chats from `read_placed_chats`, cut at `max_length` tokens; an error names the row's file and line.
 
     A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """

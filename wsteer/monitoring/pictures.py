@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,9 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
-
-if TYPE_CHECKING:
-    pass
 
 LEAST_REACH = 0.05  # the least cosine with full colour, so that noise stays pale
 SMALL_CELL, LARGE_CELL = 0.36, 0.85  # inches, with many columns and with few
@@ -84,7 +81,7 @@ def _number(value: float, short: bool) -> str:
 
 def _ordered(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[int]:
     """Indices of the names: each group's together, in the order of the groups, the rest last."""
-    order = {name: position for position, name in enumerate(member for group in groups.values() for member in group)}
+    order = {name: index for index, name in enumerate(member for group in groups.values() for member in group)}
     return sorted(range(len(names)), key=lambda i: (order.get(names[i], len(order)), i))
 
 

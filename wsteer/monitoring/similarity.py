@@ -217,11 +217,16 @@ def _check_removed(sums: Sums, compared: _Compared, rows: Sequence[int], columns
 
 
 def _check_shared(compared: _Compared, names: Sequence[str], rows: Sequence[int], columns: Sequence[int]) -> None:
+    beyond = ~(compared.norms.isfinite() & (compared.norms > 0)) & ~compared.same
     empty = ((compared.sums.squares == 0) | (compared.sums.column_squares == 0)) & ~compared.same
     for i, j in empty.nonzero().tolist():
         raise WsteerError(
             f"{names[rows[i]]} and {names[columns[j]]} have no parameter in common that both change; "
             "compare deltas of one model and one kind"
+        )
+    for i, j in beyond.nonzero().tolist():
+        raise WsteerError(
+            f"the norms of {names[rows[i]]} and {names[columns[j]]} are too small or too large to compare them"
         )
 
 

@@ -31,14 +31,16 @@ class Combination:
     ) -> "Combination":
         """The combination for `--k` (one for all deltas or one for each) or `--sweep`."""
         paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
-        if (k is None) == (sweep is None):
-            raise WsteerError("one of --k and --sweep is needed, and only one")
+        needed = WsteerError("one of --k and --sweep is needed, and only one")
         if sweep is not None:
+            if k is not None:
+                raise needed
             if not sweep or len(set(sweep)) != len(sweep):
                 raise WsteerError("--sweep needs one or more different values, as --sweep=-2,-1,1,2")
             return Combination(paths, (1.0,) * len(paths), tuple(_unsigned_zero(each) for each in sweep), True)
-        given = [k] if isinstance(k, int | float) else k or ()
-        ks = tuple(_unsigned_zero(each) for each in given)
+        if k is None:
+            raise needed
+        ks = tuple(_unsigned_zero(each) for each in ([k] if isinstance(k, int | float) else k))
         if len(ks) not in (1, len(paths)):
             raise WsteerError(f"{len(ks)} values of --k for {len(paths)} deltas; give one for all or one for each")
         if len(set(ks)) == 1:

@@ -11,7 +11,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, source_entry
-from wsteer.files.rows import read_examples
+from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.loading import LoadedModel, dtype_name, load, max_positions, resolve_device
@@ -135,8 +135,8 @@ def finetune_once(
     check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
     _check(recipe, options)
     check_reporters(options.report_to)
-    sets = [read_examples(source.path, options.strip_system) for source in sources]
-    val_set = read_examples(options.val, options.strip_system) if options.val is not None else None
+    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
+    val_set = read_placed_chats(options.val, options.strip_system) if options.val is not None else None
     chat_template = read_template(options.template) if options.template else None
     device = resolve_device(options.device)
     processes.join(device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
-Chats = list[tuple[str, list[Message]]]  # as `read_examples` gives them
+Chats = list[tuple[str, list[Message]]]  # as `read_placed_chats` gives them
 
 
 @dataclass(frozen=True)

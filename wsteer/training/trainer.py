@@ -87,13 +87,19 @@ class AnswerTrainer(Trainer):
             eval_dataset=val if len(val) else None,
         )
         self.remove_callback(transformers.PrinterCallback)  # it prints to stdout
-        self.trained = model  # the model itself: the Trainer may wrap its own
         self.plan = plan
         self.train_examples = train
         self.val_examples = val
         self.names = list(trained_parameters(model))
         self.best = BestStep(self.trained_state, patience)
         self.add_callback(self.best)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model, as it was given or as the Trainer has replaced it."""
+        if self.model is None:
+            raise AssertionError("the Trainer has lost its model")
+        return self.model
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's micro-batches of the whole run, in one pass."""

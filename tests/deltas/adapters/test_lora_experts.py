@@ -1,5 +1,6 @@
 """Adapters of mixtures of experts, whose files name one by one what the model in memory stacks."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import wsteer
 from tests.helpers.merging import EXPERTS, MOE, adapter_on, check_equals_peft, save_architecture
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.deltas.adapters.adapter import read_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 
@@ -125,3 +128,13 @@ def test_factors_that_fit_two_parameters_of_a_module_are_refused(tmp_path: Path)
     for expert in range(2):
         expected = b[:, [expert, expert + 2, expert + 4]] @ a[3 * expert : 3 * expert + 3]
         torch.testing.assert_close(change[expert], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_delta_of_experts_can_be_copied_and_gives_the_same_changes(tmp_path: Path) -> None:
+    base = save_architecture(tmp_path / "base", "mixtral")
+    adapter = adapter_on(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=EXPERTS)
+    delta = Delta("task_vector", read_adapter(adapter, open_checkpoint(base)).terms)
+    copied = copy.deepcopy(delta)
+    for name in delta.terms:
+        (b, a), (copied_b, copied_a) = delta.factors(name), copied.factors(name)
+        assert torch.equal(b, copied_b) and torch.equal(a, copied_a)

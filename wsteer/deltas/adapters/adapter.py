@@ -23,7 +23,7 @@ from wsteer.deltas.adapters.reading import (
     MUTATING_INITS,
     WEIGHTS,
     Reader,
-    initialisation,
+    lora_init,
     lora_terms,
     required_base,
 )
@@ -118,7 +118,7 @@ def _check_config(folder: Path, config: dict) -> None:
     for key, what in REFUSED.items():
         if config.get(key):
             raise WsteerError(f"{folder} uses {what}; wsteer cannot diff it")
-    init = initialisation(config)
+    init = lora_init(config)
     if init not in (*PLAIN_INITS, *MUTATING_INITS):
         raise WsteerError(
             f"{folder} was initialised by {init}, which changed the base in a way that the adapter does not tell; "

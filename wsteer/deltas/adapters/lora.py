@@ -4,7 +4,6 @@
 """
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import torch
@@ -52,9 +51,9 @@ class TokenRows:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32."""
         block, values = torch.zeros(stop - start, *self.shape[1:]), read_factor(self.values)
-        for position, token in enumerate(self.tokens):
+        for index, token in enumerate(self.tokens):
             if start <= token < stop:
-                block[token - start] = values[position]
+                block[token - start] = values[index]
         return block
 
 
@@ -202,21 +201,21 @@ class ReadFactors:
     """
 
     MOST = 4  # both factors of one block, and both of a block that other threads still read
+    _changing = threading.Lock()  # of the class: with a lock of its own an adapter's delta could not be copied
 
     def __init__(self) -> None:
-        self._factors: OrderedDict[TensorEntry, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._factors: dict[TensorEntry, Tensor] = {}
 
     def read(self, entry: TensorEntry) -> Tensor:
         """The stored factor, float32."""
-        with self._lock:
-            if entry in self._factors:
-                self._factors.move_to_end(entry)
-            else:
-                self._factors[entry] = read_factor(entry)
+        factor = self._factors.get(entry)
+        if factor is None:
+            factor = read_factor(entry)  # outside of the lock: threads may read two factors at a time
+            with self._changing:
+                self._factors[entry] = factor
                 if len(self._factors) > self.MOST:
-                    self._factors.popitem(last=False)
-            return self._factors[entry]
+                    del self._factors[next(iter(self._factors))]  # the one that was read first
+        return factor
 
 
 @dataclass(frozen=True)

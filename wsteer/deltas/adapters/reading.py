@@ -133,7 +133,7 @@ def required_base(folder: Path, config: dict, base: Checkpoint | None, what: str
     return base
 
 
-def initialisation(config: dict) -> object:
+def lora_init(config: dict) -> object:
     """`init_lora_weights` in lower case, since peft ignores its case."""
     init = config.get("init_lora_weights", True)
     return init.lower() if isinstance(init, str) else init
@@ -278,7 +278,7 @@ def _initial_product(
     reader: Reader, weight: str, shape: tuple[int, ...], rank: int, scale: float
 ) -> InitialProduct | None:
     """The product that a mutating initialisation subtracted from the base before training."""
-    init = "kasa" if reader.config.get("kasa_config") else initialisation(reader.config)
+    init = "kasa" if reader.config.get("kasa_config") else lora_init(reader.config)
     if init not in (*MUTATING_INITS, "kasa"):
         return None
     return InitialProduct(init, weight, shape, rank, scale)
