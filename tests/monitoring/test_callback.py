@@ -133,6 +133,7 @@ def test_cosines_of_full_training_are_those_of_the_weights(
         assert callback.history[-1][1][path.stem] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_log_history_and_reporters_get_the_cosines(tmp_path: Path, tiny: Path, directions: list[Path]) -> None:
     callback = SimilarityCallback(directions)
     model = get_peft_model(loaded(tiny), LoraConfig(r=2, target_modules=LINEAR))
@@ -153,6 +154,7 @@ def test_a_step_that_changed_nothing_is_left_out(tmp_path: Path, tiny: Path, dir
     assert [step for step, _ in callback.history] == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_experts_in_memory_are_compared_under_the_names_of_the_files(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}

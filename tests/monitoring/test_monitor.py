@@ -34,6 +34,7 @@ def test_parts_of_the_model(tmp_path: Path, adapters: tuple[Path, Path]) -> None
         assert (tmp_path / by / f"similarity-per-{by}.png").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_one_side_leaves_alone_has_no_cosine(tmp_path: Path) -> None:
     paths = saved(tmp_path, {name: OF_MATRICES[name]()[0] for name in ("r2", "partly", "dense")})
     plain = monitor(paths, tmp_path / "m", settings=Settings(per="layer"))
@@ -64,6 +65,7 @@ def test_the_controls_mean_is_removed(tmp_path: Path, adapters: tuple[Path, Path
     assert report.similarity.expected[0][0] == pytest.approx(square / (norms[0] * norms[1]), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_controls_and_ceilings_stand_beside_the_cosines(
     tmp_path: Path, adapters: tuple[Path, Path], tiny: Path
 ) -> None:

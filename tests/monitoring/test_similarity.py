@@ -144,6 +144,7 @@ def test_adapters_and_checkpoints_are_compared_with_their_deltas(
     assert report.similarity.shared_rows[2][0] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_adapters_told_by_their_base_are_compared_as_dense(tmp_path: Path, tiny: Path) -> None:
     dora = save_adapter(tmp_path / "dora", tiny, 1, use_dora=True)
     plain = save_adapter(tmp_path / "plain", tiny, 2)

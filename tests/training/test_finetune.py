@@ -102,6 +102,7 @@ def test_a_run_that_diverges_is_an_error_and_writes_nothing(
     assert not (tmp_path / "pos").exists()
 
 
+@pytest.mark.slow
 def test_without_validation_rows_there_is_no_validation_loss(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

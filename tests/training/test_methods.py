@@ -134,6 +134,7 @@ def test_bias_delta_is_taken_by_diff_and_its_difference_by_eval_and_steer(
     assert cli("steer", tiny, tmp_path / "w.safetensors", "--k", 1, "-o", tmp_path / "steered", "-q").code == 0
 
 
+@pytest.mark.slow
 def test_bias_of_a_model_that_has_one_changes_from_where_it_was(tmp_path: Path, chats: tuple[Path, Path]) -> None:
     base = save_model(tmp_path / "base", mlp_bias=True)
     stored = {

@@ -109,6 +109,7 @@ def test_a_sweep_needs_validation(tmp_path: Path, tiny: Path, chats: tuple[Path,
         finetune(tiny, chats[0], tmp_path / "out", Recipe(lr=(1e-3, 1e-4), val_fraction=0), device="cpu")
 
 
+@pytest.mark.slow
 def test_several_rates_on_a_single_row_are_refused_since_nothing_is_left_to_compare_them(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:

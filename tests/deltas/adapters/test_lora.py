@@ -96,6 +96,7 @@ def test_steered_weights_equal_pefts_merge(tmp_path: Path, model: dict, config: 
     check_equals_peft(base, adapter_on(base, tmp_path / "adapter", **config), tmp_path)
 
 
+@pytest.mark.slow
 def test_kasa_takes_the_smallest_singular_components_out_of_the_base(tmp_path: Path, tiny: Path) -> None:
     for name, config in (("plain", {}), ("rsLoRA", {"use_rslora": True})):
         folder = adapter_on(tiny, tmp_path / name, kasa_config=KasaConfig(), **config)

@@ -204,6 +204,7 @@ def test_blocks_of_rows_are_new_memory_and_equal_the_whole(tmp_path: Path, tiny:
         assert torch.equal(change.rows(0, change.shape[0]), whole)
 
 
+@pytest.mark.slow
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, biased: Path) -> None:
     changes = tuner_changes(save_tuner(tmp_path / "adapter", biased, "ROAD", group_size=8), open_checkpoint(biased))
     first, bias, second = (
