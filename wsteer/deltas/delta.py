@@ -202,7 +202,7 @@ class Delta:
     def save(self, path: str | Path, force: bool = False, progress: Progress = silent) -> None:
         """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
         shapes = dict(sorted(self.stored_shapes()))
-        check_free_space(Path(path), 4 * sum(map(math.prod, shapes.values())))
+        check_free_space(Path(path), self.stored_bytes)
         with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
             for name in progress(list(shapes), "write"):
                 writer.add(name, self._blocks(name))
@@ -216,6 +216,11 @@ class Delta:
                 yield f"{name}.lora_B", (self.shape(name)[0], self.rank(name))
             else:
                 yield name, self.shape(name)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes of these tensors, float32."""
+        return 4 * sum(math.prod(shape) for _, shape in self.stored_shapes())
 
     def _blocks(self, stored: str) -> Iterator[Tensor]:
         if stored.endswith((".lora_A", ".lora_B")):

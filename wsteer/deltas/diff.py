@@ -1,6 +1,5 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +96,7 @@ def diff(
     changes = [None if (known := _known(each)) is None else _mean(known) for each in of_sides]
     vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
     placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
-    check_free_space(output, 4 * sum(math.prod(shape) for _, shape in delta.stored_shapes()))
+    check_free_space(output, delta.stored_bytes)
     with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
         # the digests are computed in parallel: the arithmetic reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, progress)

@@ -104,6 +104,11 @@ def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint
 def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
     """The change of weights that one reference names, bound to its base if it depends on the base's weights."""
     given = open_input(reference, role, base)
+    return Item(name, given, bound_change(given, base))
+
+
+def bound_change(given: Input, base: Checkpoint | None) -> Delta:
+    """The input's change of weights, bound to its base if it depends on the base's weights."""
     try:
         delta = change_of(given, base)
     except WsteerError as error:
@@ -119,7 +124,7 @@ def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> 
                 f"{given.path}: {delta.needing_base()[0]} changes as its base's weights tell; give --base"
             )
         delta = delta.bound(needed)
-    return Item(name, given, delta)
+    return delta
 
 
 def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Selection = EVERYTHING) -> list[Item]:

@@ -22,7 +22,7 @@ from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
 from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
 from wsteer.models.rendering import Example, render
-from wsteer.monitoring.items import open_item, short_names
+from wsteer.monitoring.items import bound_change, short_names
 from wsteer.monitoring.pictures import panels, plain_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
@@ -196,7 +196,7 @@ def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
     given = open_input(reference, "shift", base.checkpoint)
     if isinstance(given, WeightsInput):
         return str(reference)
-    return open_item(str(reference), given.path, "shift", base.checkpoint).delta
+    return bound_change(given, base.checkpoint)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -139,27 +140,27 @@ class _Compared:
     same: Tensor
     no_noise: Tensor
 
-    @property
+    @cached_property
     def norms(self) -> Tensor:
         """The products of both norms, over the parameters that both change."""
         return (self.sums.squares * self.sums.column_squares).sqrt()
 
-    @property
+    @cached_property
     def cosines(self) -> Tensor:
         """The cosines; NaN where a norm is zero."""
         return (self.sums.dots / self.norms).clamp(-1, 1).masked_fill(self.same, 1.0)
 
-    @property
+    @cached_property
     def floor(self) -> Tensor:
         """The standard deviation of the cosine of noise; NaN where that does not apply."""
         return (self.sums.variances.sqrt() / self.norms).masked_fill(self.no_noise, math.nan)
 
-    @property
+    @cached_property
     def mean_noise(self) -> Tensor:
         """The mean of the cosine of noise; NaN where that does not apply."""
         return (self.expected / self.norms).masked_fill(self.floor.isnan(), math.nan)
 
-    @property
+    @cached_property
     def z(self) -> Tensor:
         """The cosines' distance from the mean of noise, in its standard deviations."""
         return (self.cosines - self.mean_noise) / self.floor
