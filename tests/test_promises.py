@@ -1,0 +1,43 @@
+"""Promises kept: no code of an input runs, nothing is lost, no wrong number in silence. One row for each use."""
+
+import re
+import time
+
+import pytest
+
+from tests.helpers.command import Cli, Inputs
+from tests.helpers.promises import commands, models, outputs, reading
+from tests.helpers.promises.case import Case
+
+ROWS = {
+    f"{part.__name__.rpartition('.')[2]}: {case.name}": case
+    for part in (reading, models, commands, outputs)
+    for case in part.CASES
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ROWS))
+def test_a_use_ends_as_promised(name: str, inputs: Inputs, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    case: Case = ROWS[name]
+    arguments = [str(argument) for argument in case.arrange(inputs)]
+    monkeypatch.chdir(inputs.folder)
+    for key, value in case.environment.items():
+        monkeypatch.setenv(key, value)
+    before = set(inputs.folder.iterdir())
+    started = time.monotonic()
+    ran = cli(*arguments)
+    assert time.monotonic() - started < case.seconds
+    assert ran.code == case.code, ran.err
+    assert "Traceback" not in ran.err
+    if case.code == 0:
+        assert re.search(case.says, ran.out + ran.err), ran.out + ran.err
+        return
+    assert re.search(case.says, usage_error(ran.err) if case.code == 2 else ran.error), ran.err
+    assert ran.out == ""
+    assert set(inputs.folder.iterdir()) == before  # nothing is left
+
+
+def usage_error(text: str) -> str:
+    """The one line of a usage error, below the usage itself."""
+    return [line for line in text.splitlines() if line.strip()][-1]
