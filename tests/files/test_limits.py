@@ -1,0 +1,65 @@
+"""What an input makes run ends in time and in memory."""
+
+import re
+import threading
+import time
+
+import pytest
+
+from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+def swallowing() -> None:
+    while True:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            continue
+
+
+def deep() -> None:
+    deep()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (endless, "takes more than 0.2 s"),
+        (swallowing, "takes more than 0.2 s"),
+        (lambda: re.match(r"(([a-z])+)+!", "a" * 60), "takes more than 0.2 s"),
+        (lambda: "a" * (1 << 40), "too much memory"),
+        (lambda: [bytes(1 << 28) for _ in range(64)], "too much memory"),
+        (deep, "too much depth"),
+    ],
+)
+def test_what_does_not_end_is_one_line(body, says: str) -> None:
+    with pytest.raises(WsteerError, match=f"^the rule .*{says}"), bounded("the rule", seconds=0.2, memory=1 << 30):
+        body()
+
+
+def test_afterwards_nothing_is_limited_and_errors_pass() -> None:
+    with bounded("x", seconds=0.05):
+        pass
+    time.sleep(0.1)
+    assert len(bytes(3 << 30)) == 3 << 30
+    with pytest.raises(KeyError), bounded("x"):
+        raise KeyError
+
+
+def test_in_another_thread_the_body_runs() -> None:
+    ran: list[int] = []
+
+    def body() -> None:
+        with bounded("x"):
+            ran.append(1)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert ran == [1]
