@@ -125,23 +125,30 @@ class Delta:
         found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
         if missing := wanted - found:
             held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
-            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}; {held}")
+            listed = f"{sorted(missing)[:8]}" + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+            raise WsteerError(f"--layers: the delta has nothing in {listed}; {held}")
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
         """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
-        if include is None and exclude is None:
+        if not self.terms or (include is None and exclude is None):
             return self
-        kept = {
-            name: terms
-            for name, terms in self.terms.items()
-            if (include is None or _found(include, name, "--include"))
-            and (exclude is None or not _found(exclude, name, "--exclude"))
-        }
+        example = next(iter(self.terms))
+        kept = set(self.terms) if include is None else self.names(include, "--include")
+        if exclude is not None:
+            left_out = self.names(exclude, "--exclude")
+            if not left_out:
+                raise WsteerError(
+                    f"--exclude {exclude!r} leaves nothing out of the delta, whose names are like {example!r}"
+                )
+            kept -= left_out
         if not kept:
-            example = next(iter(self.terms))
             raise WsteerError(f"--include and --exclude leave nothing of the delta, whose names are like {example!r}")
-        return replace(self, terms=kept)
+        return replace(self, terms={name: terms for name, terms in self.terms.items() if name in kept})
+
+    def names(self, pattern: str, option: str) -> set[str]:
+        """The parameters in whose name the regex is found; `option` is what an error about the regex names."""
+        return {name for name in self.terms if _found(pattern, name, option)}
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
         """Each decoder block's change times a strength that is linear in depth, from `first` to `last` (LiNeS).

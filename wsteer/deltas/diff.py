@@ -145,7 +145,7 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
         delta, identity = _difference(sides, changes), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
     delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
-    return _Pair(sides, delta, [change and selection.of(change, base) for change in changes], base, names)
+    return _Pair(sides, delta, [change and selection.of_side(change, base) for change in changes], base, names)
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
