@@ -103,7 +103,7 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
         return {}
     found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
     seeds = sorted((int(match[1]), path) for path, match in found.items() if match)
-    for (seed, path), (other, again) in itertools.pairwise(seeds):
+    for (seed, path), (other, again) in itertools.combinations(seeds, 2):
         if seed == other or path.resolve() == again.resolve():
             raise WsteerError(f"{path} and {again.name} are one seed; keep one of them, since a mean counts each once")
     return dict(seeds)

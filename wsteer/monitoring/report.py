@@ -65,11 +65,11 @@ class MonitorReport:
 
     def as_json(self) -> dict[str, object]:
         """All fields; the table's fields are at the top level."""
+        table = asdict(self.similarity)
+        del table["row_items"], table["column_items"]  # numbers of this run, of no use in a file
         return {
             "output": self.output,
-            **{
-                key: value for key, value in asdict(self.similarity).items() if key not in ("row_items", "column_items")
-            },
+            **table,
             "controls": asdict(self.controls) if self.controls else None,
             "ceilings": [{**asdict(each), "mean": each.mean} for each in self.ceilings],
             "trajectories": [asdict(each) for each in self.trajectories],
