@@ -20,9 +20,9 @@ def check_bases(named: Sequence[Named], advice: str) -> None:
             )
 
 
-def base_warnings(names: Iterable[str | None], otherwise: str) -> tuple[str, ...]:
-    """A warning if the bases' names differ; copies of a model may differ in folder, owner and case."""
+def base_warnings(names: Iterable[str | None], doubt: str) -> tuple[str, ...]:
+    """A warning, which ends in `doubt`, if the names differ; copies of a model may differ in folder, owner and case."""
     different = list({Path(name).name.lower(): name for name in names if name}.values())
     if len(different) < 2:
         return ()
-    return (f"the sides name different bases, {' and '.join(different)}: unless these are one model, {otherwise}",)
+    return (f"the sides name different bases, {' and '.join(different)}: unless {doubt}",)

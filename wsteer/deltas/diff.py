@@ -302,7 +302,7 @@ def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:
 
 def _warnings(below_half_ulp: float | None, measured: Measured, base_names: Sequence[str | None]) -> tuple[str, ...]:
     # fingerprints are equal or unknown; others were refused
-    warnings = list(base_warnings(base_names, "their difference steers neither"))
+    warnings = list(base_warnings(base_names, "these are one model, their difference steers neither"))
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
         warnings.append(
             f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "

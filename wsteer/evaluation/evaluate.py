@@ -61,6 +61,10 @@ def evaluate(
         change = _fitting(change, checkpoint)
         named_apart = on_base(str(delta), change, checkpoint)
     loaded = load(model, device, dtype)
+    if change is not None and change.kind == "activation":
+        for k in ks:
+            with applied(loaded.model, change, k):
+                pass  # a k that the model cannot add is refused before any answer
     samples: list[dict] = []
     conditions: list[ConditionResult] = []
     for k in dict.fromkeys(ks):

@@ -93,11 +93,15 @@ def doubts(abstained: int, cut: int) -> str:
 
 
 def mostly_abstained(conditions: Sequence[ConditionResult]) -> Iterator[str]:
-    """A warning for each share of which the rule could not grade the larger part."""
-    for condition in conditions:
-        for name, found in condition.metrics.items():
-            if found.abstained > found.denominator / 2:
-                yield (
-                    f"{name} at k={condition.k:g}: the rule could not grade {found.abstained} of {found.denominator} "
-                    "answers, and none of them counts; read them in samples.jsonl"
-                )
+    """A warning that names the shares of which the rule could not grade the larger part."""
+    found = [
+        f"{name} at k={condition.k:g} ({share.abstained} of {share.denominator})"
+        for condition in conditions
+        for name, share in condition.metrics.items()
+        if share.abstained > share.denominator / 2
+    ]
+    if found:
+        yield (
+            f"the rule could not grade most answers, and those never count, for {', '.join(found)}: "
+            "read them in samples.jsonl"
+        )

@@ -181,7 +181,7 @@ def _bases(items: Sequence[Item], base: Checkpoint | None) -> list[Named]:
 def apart(items: Sequence[Item], base: Checkpoint | None) -> tuple[str, ...]:
     """A warning if the items name different bases."""
     names = [identity["name"] for _, identity in _bases(items, base)]
-    return base_warnings(names, "their cosines mean nothing")
+    return base_warnings(names, "these are one model, the cosines mean nothing")
 
 
 def _selected(item: Item, delta: Delta, selection: Selection) -> Item:

@@ -78,7 +78,8 @@ class Combination:
 def on_base(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuse a delta of another base than the checkpoint it is applied to; a warning if only their names differ."""
     check_bases([(path, delta.base), (checkpoint.name, checkpoint.identity)], "use the model it was made on")
-    return base_warnings([delta.base["name"], checkpoint.name], f"or tuned from one, {path} does not steer the model")
+    doubt = f"one is tuned from the other, or a copy, {path} means nothing here"
+    return base_warnings([delta.base["name"], checkpoint.name], doubt)
 
 
 def _unsigned_zero(k: float) -> float:
