@@ -17,7 +17,7 @@ from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
 from wsteer.checkpoints.names import file_names, layer_of
 from wsteer.deltas.gram import cosine_from_gram, gram
-from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, is_low_rank, simplified
+from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, check_written, is_low_rank, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.saving import check_free_space, new_file
 from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
@@ -232,10 +232,10 @@ class Delta:
     def _blocks(self, stored: str) -> Iterator[Tensor]:
         if stored.endswith((".lora_A", ".lora_B")):
             lora_B, lora_A = self.factors(stored[: -len(".lora_A")])
-            yield lora_A if stored.endswith("A") else lora_B
+            yield check_written(stored, lora_A if stored.endswith("A") else lora_B)
         else:
             change = self.change(stored)
-            yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
+            yield from (check_written(stored, change.rows(*block)) for block in row_blocks(change.shape))
 
     def info(self) -> str:
         """The metadata of a file of this delta."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.biases import as_biases
@@ -11,6 +13,9 @@ from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.steering.baking import baked
+
+# a k outside of these is 0 or infinite in float32, in which changes are computed
+TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Combination:
         """The combination for `--k` (one for all deltas or one for each) or `--sweep`."""
         paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
         needed = WsteerError("one of --k and --sweep is needed, and only one")
+        given = () if k is None else [k] if isinstance(k, int | float) else k
+        for each in (*given, *(() if sweep is None else sweep)):
+            if each and not TINY <= abs(each) <= LARGEST:
+                mend = "lower" if abs(each) > LARGEST else "raise"
+                raise WsteerError(f"k = {each:g} is beyond the range of float32; {mend} --k")
         if sweep is not None:
             if k is not None:
                 raise needed
