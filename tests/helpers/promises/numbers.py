@@ -89,6 +89,11 @@ def steps_of_one_number(inputs: Inputs) -> Path:
     return inputs.folder / "run"
 
 
+def project(inputs: Inputs) -> list:
+    """Arguments of a projection, to which --shift may be added."""
+    return ["monitor", vectors(inputs), "--of", inputs.chats[0], "--base", inputs.tiny]
+
+
 def link(inputs: Inputs) -> Path:
     """A delta's file under another name."""
     path = inputs.folder / "again.safetensors"
@@ -262,6 +267,21 @@ CASES = [
         "project on another",
         lambda i: ["monitor", _other_vectors(i), "--of", i.chats[0], "--base", i.tiny, *OUT],
         "have different bases; name the --base it was made on",
+    ),
+    Case(
+        "shift by another",
+        lambda i: [*project(i), "--shift", of_model(i, biased(i)), *OUT],
+        "have different bases; name the --base it was tuned from",
+    ),
+    Case(
+        "shift by a vector",
+        lambda i: [*project(i), "--shift", vectors(i), *OUT],
+        "an activation vector, no tuned model",
+    ),
+    Case(
+        "track another",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--track", of_model(i, biased(i)), *OUT],
+        "have different bases; track changes of the model trained",
     ),
     Case(
         "steer a tuned one",
