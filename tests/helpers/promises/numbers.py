@@ -220,6 +220,16 @@ CASES = [
     Case("seeds of one number", lambda i: ["diff", seeds(i, "1", "01"), *OUT], "are one seed"),
     Case("seeds of one folder", lambda i: ["diff", linked_seeds(i), *OUT], "seed-1 and seed-3 are one seed"),
     Case(
+        "targets without LoRA",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--method", "bias", "--targets", "q_proj", *OUT],
+        "--targets chooses modules for --method lora",
+    ),
+    Case(
+        "modules to save without LoRA",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--method", "full", "--modules-to-save", "lm_head", *OUT],
+        "--modules-to-save chooses modules for --method lora",
+    ),
+    Case(
         "one gate twice",
         lambda i: ["monitor", i.delta(), "--of", i.adapters[0], "--fail-above", "w=0", "--fail-above", "w=2", *OUT],
         "'w' is given twice",
