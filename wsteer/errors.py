@@ -1,8 +1,12 @@
-"""The one exception that wsteer shows as a message instead of a traceback, and the short form of others."""
+"""The exceptions that wsteer shows as a message instead of a traceback, and the short form of others."""
 
 
 class WsteerError(Exception):
     """An expected failure: one line that says what is wrong, where, and how to fix it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a line that says what it left."""
 
 
 def reason(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def demo(
     progress: Progress = silent,
 ) -> DemoReport:
     """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed text."""
-    check_output(output, force, folder=True)
+    check_output(output, force, folder=True, inputs=[] if model is None else [model])
     start = time.perf_counter()
     if model is None:
         model = demo_model(progress)

@@ -46,9 +46,9 @@ def evaluate(
     """
     wanted = Rounding(rounding, seed)
     output = Path(output)
-    given = [path for path in (model, delta, data) if path is not None]
-    check_output(output, force, folder=True, inputs=given)
     parsed = load_task(task)
+    given = [path for path in (model, task, delta, data, parsed.data) if path is not None]
+    check_output(output, force, folder=True, inputs=given)
     facts = read_facts(data if data is not None else parsed.data, limit)
     turns = user_turns(parsed, facts)
     if delta is None and (list(ks) != [0] or layers is not None):

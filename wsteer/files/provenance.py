@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 from wsteer import __version__
+from wsteer.errors import WsteerError
+from wsteer.files.text import read_json, write_json
 
 RECORD = "wsteer.json"
 
@@ -43,6 +46,27 @@ def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping
         "versions": versions,
         "wsteer_version": __version__,
     }
+
+
+def in_utf8(name: str) -> str:
+    """A file's name as text that JSON files can hold: bytes that are not UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def list_files(folder: Path, names: Iterable[str]) -> None:
+    """Add the names of all files in an output folder to its record: only these are wsteer's to replace."""
+    if (folder / RECORD).exists():
+        write_json(folder / RECORD, {**read_json(folder / RECORD), "files": list(names)})
+
+
+def listed_files(folder: Path) -> set[str]:
+    """The files that an output folder's record lists; a WsteerError if it lists none."""
+    listed = read_json(folder / RECORD).get("files")
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise WsteerError(
+            f"{folder / RECORD} lists no files, so that wsteer cannot tell its own; remove {folder} yourself"
+        )
+    return {RECORD, *listed}
 
 
 def key(described: object) -> str:

@@ -60,6 +60,11 @@ class Settings:
         return [*self.controls, *(path for paths in self.ceiling.values() for path in paths), *self.centre]
 
     @property
+    def read(self) -> list[str | Path]:
+        """All files and folders that the settings name."""
+        return [*self.references, *(path for path in (self.base, self.scores) if path is not None)]
+
+    @property
     def gates(self) -> Gates:
         """The bounds that the cosines must keep."""
         return Gates(self.fail_above, self.fail_below)
@@ -90,7 +95,7 @@ def monitor(
     """
     settings = settings or Settings()
     output = Path(output)
-    check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.references])
+    check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.read])
     compared = Compared.open(deltas, of, settings)
     scores = read_scores(settings.scores) if settings.scores else None
     if scores and not any(item.step is not None for item in compared.items):

@@ -72,7 +72,7 @@ def watch(
     output = Path(output)
     if not Path(run).is_dir():
         raise WsteerError(f"{run} does not exist or is no folder; --watch follows a training folder")
-    check_output(output, force, folder=True, inputs=[*deltas, run])
+    check_output(output, force, folder=True, inputs=[*deltas, run, *settings.read])
     base = open_checkpoint(settings.base) if settings.base is not None else None
     names = dict(zip(map(str, deltas), short_names([str(path) for path in deltas]), strict=True))
     columns = in_tables(open_items(deltas, "DELTA", names, base))

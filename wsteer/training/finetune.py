@@ -78,6 +78,11 @@ class RunOptions:
         names = ("load_in", "strip_system", "max_length", "save_every")
         return {name: getattr(self, name) for name in names}
 
+    def read(self, base: str | Path, sources: Sequence[Source]) -> list[str | Path]:
+        """All files and folders that a run reads."""
+        given = [path for path in (self.val, self.template) if path is not None]
+        return [base, *(source.path for source in sources), *given, *self.watched]
+
 
 def finetune(
     base: str | Path,
@@ -132,7 +137,7 @@ def finetune_once(
     note: Note,
 ) -> FinetuneReport:
     """One run of `finetune`, with parsed data sets and with its options in one object."""
-    check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
+    check_output(output, force, folder=True, inputs=options.read(base, sources), resume=resume)
     _check(recipe, options)
     check_reporters(options.report_to)
     sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
@@ -262,11 +267,11 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
     if saved_steps(run, best.rate).exists():
         for checkpoint in saved_steps(run, best.rate).iterdir():
             shutil.move(checkpoint, run.folder / checkpoint.name)
-    shutil.rmtree(run.folder / STATES)
     write_jsonl(run.folder / LOG, ({"rate": each.rate, **row} for each in trained for row in each.log))
     write_sweep(run.folder / SWEEP, trained, best)
     write_curves(run.folder / PICTURE, trained, best)
     write_json(run.folder / RECORD, record)
+    shutil.rmtree(run.folder / STATES)  # last: until here a failure can go on from them
 
 
 def _report(

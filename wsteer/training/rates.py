@@ -13,6 +13,7 @@ from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
 from wsteer.errors import WsteerError
+from wsteer.files.saving import mark_work
 from wsteer.files.text import read_json, write_jsonl
 from wsteer.progress import Progress
 from wsteer.training import processes
@@ -25,10 +26,6 @@ from wsteer.training.trainer import AnswerTrainer, Examples, Plan, training_argu
 
 STATES = "states"  # what `--resume` continues from; a finished output does not have it
 FINISHED, KEPT = "finished.json", "kept.safetensors"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training ended by Ctrl-C, after saving a state for `--resume`."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +127,13 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
     run.reporting.attach(trainer, rate_name(rate), run.recipe.eval_every)
-    with Interruption(saves=not processes.is_sharded()) as interruption:
+    with Interruption(not processes.is_sharded(), lambda: mark_work(run.folder)) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)
     run.model.__dict__.pop("forward", None)  # accelerate wraps it in autocast, once for every Trainer
     if interruption.signalled:
         step = f"step {trainer.state.global_step} of {run.plan.steps}"
-        raise Interrupted(f"interrupted at {step}; go on with the same command and --resume")
+        raise KeyboardInterrupt(f"interrupted at {step}")
     log = merge_log(trainer.state.log_history)
     best = trainer.best
     return TrainedRate(rate, log[-1]["step"], best.step, best.loss, best.diverged, log), best.kept
@@ -146,8 +143,8 @@ def _last_state(states: Path) -> str | None:
     """The latest complete state to resume from: a run may be killed while it writes one."""
     found = []
     for folder in states.glob("checkpoint-*"):
-        with contextlib.suppress(WsteerError):
-            found.append((read_json(folder / TRAINER_STATE_NAME)["global_step"], str(folder)))  # written last
+        with contextlib.suppress(WsteerError, KeyError, TypeError, ValueError):
+            found.append((int(read_json(folder / TRAINER_STATE_NAME)["global_step"]), str(folder)))  # written last
     return max(found)[1] if found else None
 
 
@@ -159,6 +156,7 @@ def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) ->
     # keys in the order of log.jsonl; whole or not at all
     write_jsonl(states / f"{FINISHED}.part", [asdict(result)])
     os.replace(states / f"{FINISHED}.part", states / FINISHED)
+    mark_work(run.folder)
     for path in states.glob("checkpoint-*"):
         shutil.rmtree(path)
     for path in states.parent.glob(f"*/{KEPT}") if state is not None else ():

@@ -9,7 +9,7 @@ from typing import Any
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD
-from wsteer.files.saving import check_output
+from wsteer.files.saving import check_output, mark_work
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.training import processes
@@ -51,7 +51,7 @@ def finetune_seeds(
     if not seeds or len(set(seeds)) < len(seeds):
         raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
     output, sources, given = Path(output), parse_sources(data), RunOptions(**options)
-    check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
+    check_output(output, force, folder=True, inputs=given.read(base, sources), resume=resume)
     record = run_record(open_checkpoint(base), recipe, sources, given, given.dtype, seed=list(seeds))
     reports = []
     with shared_folder(output, force, record, resume) as partial:
@@ -64,7 +64,7 @@ def finetune_seeds(
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
                 report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note)
-                _keep(kept, report)
+                _keep(partial, kept, report)
             reports.append(report)
         processes.wait()
         if processes.is_first():
@@ -75,7 +75,8 @@ def finetune_seeds(
     return SeedsReport(str(output), tuple(seeds), runs, warnings)
 
 
-def _keep(path: Path, report: FinetuneReport) -> None:
+def _keep(partial: Path, path: Path, report: FinetuneReport) -> None:
     if processes.is_first():
         path.parent.mkdir(exist_ok=True)
         write_json(path, asdict(report))
+        mark_work(partial)
