@@ -69,6 +69,17 @@ def listed_files(folder: Path) -> set[str]:
     return {RECORD, *listed}
 
 
+def is_delta_file(path: Path) -> bool:
+    """Whether `path` is a safetensors file with wsteer's metadata; no tensor library is loaded for that."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        return isinstance(header, dict) and "wsteer" in header.get("__metadata__", ())
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
+
+
 def key(described: object) -> str:
     """Twelve hex digits that identify what a run writes, a digest of `described`, which is of JSON's types."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

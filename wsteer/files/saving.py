@@ -14,11 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from safetensors import SafetensorError
-
 from wsteer.errors import Interrupted, WsteerError, reason
-from wsteer.files.provenance import RECORD, in_utf8, list_files, listed_files
-from wsteer.files.tensors import is_delta_file
+from wsteer.files.provenance import RECORD, in_utf8, is_delta_file, list_files, listed_files
 
 PARTIAL, OLD = ".wsteer.partial", ".wsteer.old"  # the ends of our temporary names; a user's own files have others
 WORK = ".wsteer-work"  # a file that marks a temporary folder as one that --resume can go on with
@@ -275,7 +272,7 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
 
 def _explained(error: BaseException, path: Path) -> BaseException:
     """The error itself, or one line if a library reports in its own way that the disk is full or may not be written."""
-    failed_write = isinstance(error, SafetensorError) or (
+    failed_write = type(error).__name__ == "SafetensorError" or (  # by name: importing the library takes long
         isinstance(error, RuntimeError) and any(mark in str(error) for mark in ("PytorchStreamWriter", "iostream"))
     )
     return WsteerError(f"cannot write {path}: {reason(error)}; is the disk full?") if failed_write else error

@@ -87,14 +87,6 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     return entries, metadata
 
 
-def is_delta_file(path: Path) -> bool:
-    """Whether `path` is a safetensors file with wsteer's metadata."""
-    try:
-        return "wsteer" in read_header(path)[1]
-    except WsteerError:
-        return False
-
-
 class _DuplicateName(Exception):
     pass
 
