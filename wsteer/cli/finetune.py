@@ -195,7 +195,7 @@ def finetune(
     """
     rates = tuple(parse_numbers(lr, "--lr")) if lr else None
     several = _seeds(seeds)
-    check_early(output, force, folder=True)
+    check_early(output, force, folder=True, resume=resume)
     from wsteer.training import processes
     from wsteer.training.finetune import finetune as program
     from wsteer.training.seeds import finetune_seeds

@@ -95,9 +95,9 @@ Exclude = Annotated[
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 
 
-def check_early(output: Path, force: bool, folder: bool) -> None:
+def check_early(output: Path, force: bool, folder: bool, resume: bool = False) -> None:
     """Refuse an output before the slow imports; the program checks it again, together with its inputs."""
-    check_output(output, force, folder)
+    check_output(output, force, folder, resume=resume)
 
 
 def parse_numbers(values: list[str], name: str) -> list[float]:

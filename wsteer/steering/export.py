@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
-from wsteer.deltas.adapters.writing import module_factors, served_rank, write_adapter
+from wsteer.deltas.adapters.writing import adapter_bytes, module_factors, served_rank, write_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, source_entry
-from wsteer.files.saving import check_output, new_folder
+from wsteer.files.saving import check_free_space, check_output, new_folder
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
 from wsteer.steering.combination import Combination, numbered
@@ -56,6 +56,8 @@ def export(
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
     delta = combination.total(checkpoint, selection)
     factors = module_factors(delta, checkpoint) if form == "adapter" else None
+    size = delta.stored_bytes if factors is None else adapter_bytes(factors)
+    check_free_space(path, len(combination.ks) * size)
     sources = [source_entry("delta", each) for each in combination.paths]
     inputs = [checkpoint.input_entry("base"), *sources]
 
