@@ -9,13 +9,14 @@ import fcntl
 import glob
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 from wsteer.errors import Interrupted, WsteerError, reason
+from wsteer.files.flushing import flush_folder, flush_names, flushing
 from wsteer.files.provenance import RECORD, in_utf8, is_delta_file, list_files, listed_files
+from wsteer.files.text import write_json
 
 PARTIAL, OLD = ".wsteer.partial", ".wsteer.old"  # the ends of our temporary names; a user's own files have others
 WORK = ".wsteer-work"  # a file that marks a temporary folder as one that --resume can go on with
@@ -72,6 +73,8 @@ def _check_replaceable(path: Path, folder: bool) -> None:
         if path.stat().st_size and not is_delta_file(path):
             raise WsteerError(f"output {path} is not a delta file that wsteer wrote; remove it yourself")
         return
+    if _in_use(path):
+        raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o")
     if not (path / RECORD).is_file():
         if any(path.iterdir()):
             raise WsteerError(f"output {path} is a folder that wsteer did not write (no {RECORD}); remove it yourself")
@@ -111,10 +114,10 @@ def new_file(path: Path, force: bool = False) -> Iterator[Path]:
     _clear_leftovers(path, force)
     check_output(path, force, folder=False)
     with _sibling(path, folder=False) as partial:
-        yield partial
-        flush(partial)
+        with partial.open("rb") as file, flushing([file.fileno()]):
+            yield partial
         _publish(partial, path, force, folder=False)
-        _flush_name(path)
+        flush_names(path.absolute().parent)
 
 
 @contextlib.contextmanager
@@ -135,7 +138,22 @@ def new_folder(path: Path, force: bool = False, key: str | None = None, resume: 
         flush_folder(partial)
         (partial / WORK).unlink(missing_ok=True)
         _publish(partial, path, force, folder=True)
-        _flush_name(path)
+        flush_names(path.absolute().parent)
+
+
+@contextlib.contextmanager
+def growing_folder(path: Path, force: bool, record: Mapping[str, object], names: Sequence[str]) -> Iterator[None]:
+    """Make the folder `path`, which grows under its own name during the `with` body and stays, whatever happens.
+
+    Its record lists `names`, the files that it may get. For as long as the body runs no other run can replace it.
+    """
+    check_output(path, force, folder=True)
+    if path.exists():
+        _remove(path)
+    path.mkdir(parents=True)
+    write_json(path / RECORD, {**record, "files": sorted(names)})
+    with _locked(path):
+        yield
 
 
 def partial_folder(path: Path, key: str) -> Path:
@@ -203,34 +221,6 @@ def _apply_umask(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-
-
-# ---- Flushing: a name must not outlive a power cut that its content does not
-
-
-def flush(path: Path) -> None:
-    """Wait until the content of the file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def flush_folder(folder: Path) -> None:
-    """Wait until all files of the folder, and their names, are on the disk."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(flush, files))
-    with contextlib.suppress(OSError):  # not every file system can flush a folder
-        for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
-            flush(path)
-
-
-def _flush_name(path: Path) -> None:
-    """Wait until the name is on the disk; a file system that cannot is no reason to fail, as all is written."""
-    with contextlib.suppress(OSError):
-        flush(path.absolute().parent)
 
 
 # ---- Temporary siblings

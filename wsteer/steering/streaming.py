@@ -13,6 +13,7 @@ import torch
 
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
+from wsteer.files.flushing import flushing
 from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_rows, row_blocks, write_at
 from wsteer.progress import Progress, silent
 from wsteer.steering.folding import fold
@@ -88,10 +89,9 @@ def _write_together(files: Sequence[OutputFile], outputs: Sequence[Output], delt
             for descriptor in descriptors:
                 os.pwrite(descriptor, file.header, 0)
             jobs.append(_jobs(_Writing(file, outputs, descriptors, threading.Lock()), delta, progress))
-        for _ in in_order(lambda job: job(), _alternating(jobs)):
-            pass
-        for descriptor in opened:
-            os.fsync(descriptor)
+        with flushing(opened):
+            for _ in in_order(lambda job: job(), _alternating(jobs)):
+                pass
     for path in chain.from_iterable(finals):
         os.rename(_unfinished(path), path)
 

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wsteer.files.saving import flush_folder
+from wsteer.files.flushing import flush_folder
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Progress
 from wsteer.training import processes
