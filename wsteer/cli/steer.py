@@ -50,7 +50,8 @@ Forms: --as adapter writes a PEFT LoRA folder with k folded in, of a rank
 Part: --layers, --include and --exclude steer a part of the model;
   --layer-scale 0.5:1 sets the strength at the first and the last block,
   linear between.
-Resuming: --resume continues a killed run of the same command.
+Resuming: --resume continues an interrupted run of the same command with
+  the weight files that it has finished; --force drops them.
 Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
   Llama as a bias (a Qwen2 is saved as an equal Llama). Models that cannot
   hold it exactly (Gemma, Qwen3) are refused; wsteer eval applies it by

@@ -142,22 +142,17 @@ def named(command: str, name: str) -> Callable[[Inputs], list]:
 
 
 FOLDERS = [command for command in QUICK if command not in ("diff", "actvec")]
+KEPT = "is part of the input|not a delta file"
 CASES: list[Case] = [
     *(Case(f"--force onto what is read: {name}", arrange, IS_READ) for name, arrange in READ),
     *(
-        Case(f"--force onto a file of an input: {command} {name}", part_of_input(command, name), "is part of the input")
+        Case(f"--force onto a file of an input: {command} {name}", part_of_input(command, name), KEPT)
         for command in ("actvec", "diff", "steer")
         for name in ("model.safetensors", "config.json")
     ),
-    *(
-        Case(f"--force beside a user's file: {command}", foreign(command), "also holds notes.txt")
-        for command in FOLDERS
-    ),
-    Case("--force onto a user's text", of_user("notes.txt"), "not a delta file"),
-    Case("--force onto a user's weights", of_user("model.safetensors", "actvec"), "not a delta file"),
-    *(Case(f"a name of 245 letters: {command}", named(command, "x" * 245), "too long") for command in QUICK),
-    *(
-        Case(f"a path beyond the system's: {command}", named(command, "x/" * 3000 + "x"), "too long")
-        for command in QUICK
-    ),
+    *(Case(f"--force beside a user's file: {name}", foreign(name), "also holds notes.txt") for name in FOLDERS),
+    Case("--force onto a user's text", of_user("notes.txt"), KEPT),
+    Case("--force onto a user's weights", of_user("model.safetensors", "actvec"), KEPT),
+    *(Case(f"a name of 245 letters: {name}", named(name, "x" * 245), "too long") for name in QUICK),
+    *(Case(f"a path beyond the system's: {name}", named(name, "x/" * 3000 + "x"), "too long") for name in QUICK),
 ]
