@@ -13,7 +13,14 @@ from safetensors import SafetensorError
 
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.files.saving import check_free_space, check_output, mark_work, new_file, new_folder
+from wsteer.files.saving import (
+    check_free_space,
+    check_output,
+    growing_folder,
+    mark_work,
+    new_file,
+    new_folder,
+)
 from wsteer.files.text import write_json
 
 
@@ -301,6 +308,26 @@ def test_files_of_libraries_get_the_umask_mode(tmp_path: Path) -> None:
         (partial / "plain").touch()
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "d").iterdir()}
     assert modes["private"] == modes["plain"]
+
+
+@pytest.mark.parametrize("mask", [0o777, 0o222, 0o400])
+def test_a_umask_that_forbids_ones_own_files_is_told_at_the_start(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with pytest.raises(WsteerError, match="umask"):
+            check_output(tmp_path / "x", force=False, folder=True)
+    finally:
+        assert os.umask(before) == mask
+
+
+def test_a_folder_that_is_growing_is_not_replaced(tmp_path: Path) -> None:
+    with growing_folder(tmp_path / "d", False, {}, ["lines"]):
+        (tmp_path / "d" / "lines").touch()
+        for opened in (new_folder(tmp_path / "d", force=True), growing_folder(tmp_path / "d", True, {}, [])):
+            with pytest.raises(WsteerError, match="another run is writing"), opened:
+                raise AssertionError("nothing must start")
+    with growing_folder(tmp_path / "d", True, {}, ["other"]):
+        assert os.listdir(tmp_path / "d") == ["wsteer.json"]
 
 
 def test_full_disk_is_told_before_writing(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def check_output(
     """
     for given in inputs:
         _check_input(path, Path(given))
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        raise WsteerError(f"the umask {mask:03o} keeps you out of your own new files; set another, as with umask 022")
     longest = os.pathconf(next(p for p in path.absolute().parents if p.exists()), "PC_NAME_MAX")
     if len(os.fsencode(partial_folder(path, "0" * 12).name)) > longest:
         raise WsteerError(f"the name of output {path} is too long; {longest - 29} bytes are the most")
