@@ -1,5 +1,6 @@
 """Interrupt and resume: the same bytes as an uninterrupted run, wherever and however it was interrupted."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -117,6 +118,19 @@ def test_other_options_do_not_go_on_with_what_was_left(tmp_path: Path, tiny: Pat
     finetune(tiny, chats[0], tmp_path / "out", other, device="cpu", force=True)
     finetune(tiny, chats[0], tmp_path / "whole", other, device="cpu")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trained.safetensors", "rng_state.pth", "best.json", "scheduler.pt"])
+def test_a_damaged_state_is_one_line_and_stays(tmp_path: Path, tiny: Path, chats: tuple[Path, Path], name: str) -> None:
+    with pytest.raises(Interrupted):
+        progress = interrupting("train", 3, press_ctrl_c)
+        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", progress=progress)
+    (state,) = tmp_path.glob(f".out.*.partial/states/*/checkpoint-*/{name}")
+    os.truncate(state, 10)
+    kept = contents(tmp_path)
+    with pytest.raises(WsteerError, match=r"the saved state .* is damaged .*--force"):
+        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", resume=True)
+    assert contents(tmp_path) == kept
 
 
 def test_ctrl_c_at_the_command_line_says_how_to_go_on(
