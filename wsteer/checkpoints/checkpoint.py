@@ -9,6 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 
+from wsteer.checkpoints.contents import check_folder
 from wsteer.errors import WsteerError, reason
 from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
 from wsteer.files.text import read_json
@@ -91,6 +92,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     except (OSError, RuntimeError, ValueError):  # too long, or an unknown user's home: a base may have any name
         raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
     if is_folder:
+        check_folder(path)
         return path, None
     if exists:
         raise WsteerError(f"{reference} is a file; a model folder or a Hub id (org/name) is needed")
@@ -107,6 +109,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
             folder = Path(download(revision=folder.name, allow_patterns=pickled))
     except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
         raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason(error)}") from error
+    check_folder(folder)
     return folder, folder.name
 
 

@@ -12,7 +12,8 @@ from wsteer.deltas.biases import BIAS_PATTERN
 from wsteer.deltas.delta import DELTA, Delta, fitted
 from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import recordable, sha256
+from wsteer.files.opening import digest_of
+from wsteer.files.provenance import recordable
 from wsteer.files.tensors import FLOATS
 
 
@@ -32,7 +33,7 @@ class _Named:
     @property
     def source(self) -> dict[str, object]:
         """The input's entry in a delta's metadata; its files are read whole for the digest."""
-        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
+        return {"role": self.role, "path": self.path, "sha256": digest_of(*self.files)}
 
 
 @dataclass(frozen=True)

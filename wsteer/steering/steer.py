@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
@@ -230,6 +231,7 @@ def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
             left_out.append(str(name))
         else:
             copied.append(name)
+    check_files(checkpoint.folder, [checkpoint.folder / name for name in copied])
     return copied, left_out
 
 

@@ -16,6 +16,7 @@ from wsteer.checkpoints.checkpoint import (
     local_checkpoint,
     local_name,
 )
+from wsteer.checkpoints.contents import check_folder
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.lora import BaseWeight
 from wsteer.deltas.adapters.reading import (
@@ -74,6 +75,8 @@ def find_adapter(folder: Path) -> Path | None:
     found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if not (folder / "config.json").exists() else []
     if len(found) > 1:
         raise WsteerError(f"{folder} holds several adapters; name one: {', '.join(str(path) for path in found)}")
+    if found:
+        check_folder(found[0], root=folder)
     return found[0] if found else None
 
 
