@@ -4,13 +4,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-
-import huggingface_hub
 
 from wsteer.checkpoints.contents import check_folder
 from wsteer.errors import WsteerError, reason
+from wsteer.files.hub import fetch_repository
 from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
 from wsteer.files.text import read_json
 
@@ -102,11 +101,10 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     # not fetched: code, which is never needed, and weights in other formats where there are safetensors
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        download = partial(huggingface_hub.snapshot_download, name, local_files_only=local_only)
-        folder = Path(download(revision=revision or None, allow_patterns=patterns))
+        folder = fetch_repository(name, revision or None, patterns, local_only)
         if not any(folder.glob("*.safetensors")):
             pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
-            folder = Path(download(revision=folder.name, allow_patterns=pickled))
+            folder = fetch_repository(name, folder.name, pickled, local_only)
     except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
         raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason(error)}") from error
     check_folder(folder)

@@ -17,6 +17,8 @@ OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
 # models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out is not reliable
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
+BLOCK = re.compile(r"blocks\.(?:0|[1-9][0-9]{0,8})")  # a decoder block's activations; the number has one spelling
+MOST_PREFIXES = 200  # a model of 96 blocks that are named h.0 to h.95 has a hundred
 
 Index = tuple[int | slice, ...]  # into a parameter in memory
 
@@ -59,8 +61,10 @@ def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
     """Pairs of a prefix to drop and one to add, no change first; the files' names give the prefixes to add."""
     found = {"": None}
     for name in known:
-        parts = name.split(".")
+        parts = name.split(".", 2)
         found.update({".".join(parts[:count]) + ".": None for count in (1, 2) if count < len(parts)})
+        if len(found) > MOST_PREFIXES:  # each is tried with every name
+            break
     added = [("", prefix) for prefix in found]
     dropped = [(prefix, "") for prefix in ("model.", "transformer.", "gpt_neox.", "language_model.")]
     moved = [("model.language_model.", "language_model.model."), ("language_model.model.", "model.language_model.")]
@@ -124,7 +128,7 @@ def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> 
         module, _, expert = module.rpartition(".")
         for fused, variants in FUSED_EXPERTS.items():
             for parts in variants:
-                if leaf in parts and expert.isdigit() and f"{module}.{fused}" in shapes:
+                if leaf in parts and re.fullmatch("[0-9]{1,9}", expert) and f"{module}.{fused}" in shapes:
                     rows = shapes[f"{module}.{fused}"][1] // len(parts)
                     first = parts.index(leaf) * rows
                     return f"{module}.{fused}", (int(expert), slice(first, first + rows))
@@ -133,7 +137,7 @@ def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> 
 
 def layer_of(name: str) -> int | None:
     """The decoder block that a parameter or activation name belongs to: its first number between dots, else None."""
-    match = re.search(r"\.(\d+)(\.|$)", name)
+    match = re.search(r"\.([0-9]{1,9})(\.|$)", name)
     return int(match[1]) if match else None
 
 
@@ -145,7 +149,7 @@ def layer_name(name: str) -> str:
 
 def module_name(name: str) -> str:
     """The last module of a parameter's name, with `.bias` for biases: `q_proj`, `down_proj.bias`."""
-    if re.fullmatch(r"blocks\.\d+", name):
+    if BLOCK.fullmatch(name):
         return "residual stream"
     module, _, leaf = name.rpartition(".")
     return (module.rpartition(".")[2] or leaf) + (".bias" if leaf == "bias" else "")

@@ -101,7 +101,7 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     folder = Path(reference)
     if not folder.is_dir() or holds_result(folder):
         return {}
-    found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
+    found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if path.is_dir()}
     return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 

@@ -1,12 +1,11 @@
 """Rows of JSONL files and of Hub data sets, and the chats that they hold."""
 
-import importlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from wsteer.errors import WsteerError, reason
+from wsteer.errors import WsteerError
+from wsteer.files.hub import load_data_set
 from wsteer.files.opening import is_stream
 from wsteer.files.text import parse_json, read_text
 
@@ -51,7 +50,7 @@ def read_objects(source: str | Path) -> list[tuple[str, dict]]:
     if not is_hub_data_set(source):
         raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
     name, _, split = str(source).partition(":")
-    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(_load_hub(name, split))]
+    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(load_data_set(name, split))]
 
 
 def _read_jsonl(path: str | Path) -> list[tuple[str, dict]]:
@@ -69,18 +68,6 @@ def _read_jsonl(path: str | Path) -> list[tuple[str, dict]]:
             raise WsteerError(f"{path}:{number} is not a JSON object")
         rows.append((f"{path}:{number}", row))
     return rows
-
-
-def _load_hub(name: str, split: str) -> Sequence[dict]:
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise WsteerError(f"reading {name} from the Hub needs datasets: pip install 'wsteer[hub]'") from None
-    try:
-        datasets.disable_progress_bars()
-        return datasets.load_dataset(name, split=split)
-    except (OSError, ValueError) as error:  # datasets' own errors derive from these two
-        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason(error)}") from error
 
 
 def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:

@@ -172,7 +172,7 @@ def finetune_once(
 
 def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
     """The chats of each data set, and those that validate."""
-    check_streams([*(source.path for source in sources), str(options.val)])
+    check_streams([*(source.path for source in sources), str(options.val or "")])
     sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
     return sets, read_placed_chats(options.val, options.strip_system) if options.val is not None else None
 
