@@ -18,6 +18,7 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 # names that models give their input embedding and their head; the two may be one tensor
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
+LARGEST_NUMBER = 1 << 31  # of blocks, heads, widths
 # how delta files and records name an unknown base
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
 
@@ -66,7 +67,7 @@ class Checkpoint:
         text = self.config.get("text_config")
         settings = text if isinstance(text, dict) else self.config
         for key in keys:
-            if type(settings.get(key)) is int and settings[key] > 0:
+            if type(settings.get(key)) is int and 0 < settings[key] < LARGEST_NUMBER:
                 return settings[key]
         raise WsteerError(f"{self.folder / 'config.json'} does not tell {keys[0]}; download the model again")
 

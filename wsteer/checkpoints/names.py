@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
 
 # parameters that hold all experts of a block in memory: the files' names of each expert's parts, in stacking order
 FUSED_EXPERTS = {
@@ -18,7 +19,7 @@ OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
 BLOCK = re.compile(r"blocks\.(?:0|[1-9][0-9]{0,8})")  # a decoder block's activations; the number has one spelling
-MOST_PREFIXES = 200  # a model of 96 blocks that are named h.0 to h.95 has a hundred
+MOST_PREFIXES = 40  # of names; models have a handful
 
 Index = tuple[int | slice, ...]  # into a parameter in memory
 
@@ -48,8 +49,9 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
         (found for rewrite in _rewrites(known) if (found := _rewritten(names, rewrite, known)) is not None), None
     )
     if rewritten is None:
-        missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
-        unmatched = min(missing, key=len)
+        with bounded(f"finding what {where} changes in {base.name}"):
+            missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
+            unmatched = min(missing, key=len)
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         quantised = base.config.get("quantization_config")
         hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
@@ -62,7 +64,8 @@ def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
     found = {"": None}
     for name in known:
         parts = name.split(".", 2)
-        found.update({".".join(parts[:count]) + ".": None for count in (1, 2) if count < len(parts)})
+        ends = [count for count in (1, 2) if count < len(parts) and not parts[count - 1].isdecimal()]
+        found.update({".".join(parts[:count]) + ".": None for count in ends})
         if len(found) > MOST_PREFIXES:  # each is tried with every name
             break
     added = [("", prefix) for prefix in found]

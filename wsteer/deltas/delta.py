@@ -20,7 +20,7 @@ from wsteer.checkpoints.names import BLOCK, file_names, layer_of
 from wsteer.deltas.gram import cosine_from_gram, gram
 from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, is_low_rank, simplified
 from wsteer.errors import WsteerError
-from wsteer.files.limits import bounded
+from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.saving import check_free_space, new_file
 from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
 from wsteer.files.text import parse_json
@@ -135,7 +135,7 @@ class Delta:
         """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
         if include is None and exclude is None:
             return self
-        with bounded("matching --include and --exclude"):
+        with bounded("matching --include and --exclude", MATCHING):
             kept = {
                 name: terms
                 for name, terms in self.terms.items()

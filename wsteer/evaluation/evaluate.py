@@ -96,7 +96,8 @@ def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
     if delta.kind != "activation":
         return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
     if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
-        activation_vectors(delta, checkpoint.config["num_hidden_layers"], checkpoint.config["hidden_size"])
+        sizes = [checkpoint.config_number(key) for key in ("num_hidden_layers", "hidden_size")]
+        activation_vectors(delta, *sizes)
     return delta
 
 

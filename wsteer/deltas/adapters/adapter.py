@@ -96,7 +96,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
         return _other_method(folder, config, base, weights)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
-    with bounded(f"matching the names and patterns of {folder / CONFIG}", 20):
+    with bounded(f"matching the names and patterns of {folder / CONFIG}"):
         terms, copies = lora_terms(Reader.of(folder, config, base, entries))
     if not terms:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")

@@ -25,7 +25,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
 from wsteer.errors import WsteerError, reason
-from wsteer.files.limits import bounded
+from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
 from wsteer.files.text import read_json
 
@@ -248,7 +248,7 @@ def _check_patterns(folder: Path, config: peft.PeftConfig, modules: Sequence[str
             patterns += [value] if isinstance(value, str) else value
         elif field.name in PATTERNS and isinstance(value, str):
             patterns.append(value)
-    with bounded(f"matching the patterns of {folder / CONFIG}"):
+    with bounded(f"matching the patterns of {folder / CONFIG}", MATCHING):
         for pattern in filter(None, patterns):
             for module in modules:
                 for form in ("{}", r"(.*\.)?({})$", r".*\.{}$", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."):
