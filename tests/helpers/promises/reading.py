@@ -365,7 +365,7 @@ REGEXES = [
             ],
             "matching the patterns of .*takes more than 5 s",
         )
-        for key in ("target_modules", "layers_pattern")
+        for key in ("target_modules", "exclude_modules")
     ],
 ]
 
