@@ -50,7 +50,7 @@ LIBRARIES = {
     "datasets": (),
     "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
     "scipy": ("statistics.py",),
-    "huggingface_hub": ("checkpoints/checkpoint.py",),
+    "huggingface_hub": ("files/hub.py",),
     "torch": (
         *("activations/", "deltas/", "demo/model.py", "files/tensors.py", "models/", "monitoring/", "steering/"),
         *("statistics.py", "workers.py"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Dense
+from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
@@ -51,6 +52,7 @@ def actvec(
     """
     output = Path(output)
     check_output(output, force, folder=False, inputs=[model, pos, neg])
+    check_streams([str(pos), str(neg)])
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsteer.cli.eval import share_text
-from wsteer.cli.options import Config, Force, Json, Quiet, check_early, option
+from wsteer.cli.options import Config, FollowLinks, Force, Json, Quiet, check_early, option
 from wsteer.cli.output import Printer, table
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def demo(
     model: Annotated[
         str | None, option("--model", help="Model to steer [default: SmolLM2-135M-Instruct].", metavar="MODEL")
     ] = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -51,8 +52,9 @@ def demo(
 
     def execute(command: list[str], typed: str) -> None:
         """Run one command in this process. Its result goes to stderr: it is only a step of the demo."""
-        printer.command(typed)
-        arguments = [*command, "--quiet"] if quiet else command
+        passed = ["--follow-links"] if follow_links else []
+        printer.command(" ".join([typed, *passed]))
+        arguments = [*command, *passed, *(["--quiet"] if quiet else [])]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
             context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
 

@@ -3,7 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from wsteer.cli.options import Config, Exclude, Force, Include, Json, Layers, Quiet, argument, option, parse_layers
+from wsteer.cli.options import (
+    Config,
+    Exclude,
+    FollowLinks,
+    Force,
+    Include,
+    Json,
+    Layers,
+    Quiet,
+    argument,
+    option,
+    parse_layers,
+)
 from wsteer.cli.output import Printer, table
 
 if TYPE_CHECKING:
@@ -46,6 +58,7 @@ def diff(
     layers: Layers = None,
     include: Include = None,
     exclude: Exclude = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -9,6 +9,7 @@ from wsteer.cli.options import (
     Config,
     DeviceOption,
     DtypeOption,
+    FollowLinks,
     Force,
     Json,
     Quiet,
@@ -185,6 +186,7 @@ def finetune(
     load_in: Annotated[
         LoadIn | None, option("--load-in", help="Hold the base quantised, on a GPU (extra quant).")
     ] = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -1,6 +1,7 @@
 """The app and its commands; errors become exit codes here and nowhere else."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -58,14 +59,17 @@ SPREAD = ("--of", "--controls", "--centre", "--shift")  # options that take all 
 def spread_of(arguments: Sequence[str]) -> list[str]:
     """`--of a b c` as `--of a --of b --of c`, so that `--of runs/*/` means every folder the shell found.
 
+    Standard input with a weight, `-:0.5`, becomes `/dev/stdin:0.5`.
+
     >>> spread_of(["monitor", "w.safetensors", "--of", "runs/1/", "runs/2/", "-o", "out"])
     ['monitor', 'w.safetensors', '--of', 'runs/1/', '--of', 'runs/2/', '-o', 'out']
     """
     spread: list[str] = []
+    arguments = [re.sub(r"^-:(?=[\d.]+$)", "/dev/stdin:", each) for each in arguments]  # else an option's name
     option = ""  # the option whose values are being read
     inside = 0  # the position among its values, from 1; 0 outside
     for argument in arguments:
-        if argument.startswith("-"):
+        if argument.startswith("-") and argument != "-":  # which is standard input
             option, inside = argument, int(argument in SPREAD)
         elif inside:
             spread += [option] if inside > 1 else []

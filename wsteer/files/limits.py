@@ -11,6 +11,7 @@ from types import FrameType
 from wsteer.errors import WsteerError
 
 SECONDS = 10.0  # far above what any honest regex or template takes
+MATCHING = 5.0  # of a regex with all names of a model; honest ones take milliseconds
 MEMORY = 2 << 30  # bytes, beyond what the process has taken already
 
 
@@ -22,8 +23,8 @@ class _TimeOver(BaseException):
 def bounded(what: str, seconds: float = SECONDS, memory: int | None = MEMORY) -> Iterator[None]:
     """Run the `with` body; raise WsteerError that names `what` if it takes more time or more new memory than given.
 
-    The time is limited in the main thread only, since signals arrive there; the memory where the system has
-    RLIMIT_AS and /proc (Linux). A MemoryError or RecursionError of the body is the same error. Code that never returns
+    Both are limited in the main thread only, since signals arrive there; the memory where the system has RLIMIT_AS and
+    /proc (Linux). A MemoryError or RecursionError of the body is the same error. Code that never returns
     to Python, as in a Rust library, is not stopped.
     """
     try:
@@ -57,7 +58,9 @@ def _timer(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _memory_limit(memory: int | None) -> Iterator[None]:
     statistics = Path("/proc/self/statm")
-    if memory is None or not statistics.exists():
+    # of the whole process: two threads would restore it in the wrong order
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if memory is None or in_thread or not statistics.exists():
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

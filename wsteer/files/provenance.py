@@ -9,19 +9,10 @@ from pathlib import Path
 
 from wsteer import __version__
 from wsteer.errors import WsteerError
+from wsteer.files.opening import digest_of, is_stream
 from wsteer.files.text import read_json, write_json
 
 RECORD = "wsteer.json"
-
-
-def sha256(*paths: Path) -> str:
-    """The sha256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def recordable(path: str | Path) -> str:
@@ -30,9 +21,13 @@ def recordable(path: str | Path) -> str:
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:
-    """An input's entry in records and delta files; only local files, not Hub data sets, have a digest."""
-    digest = sha256(Path(path)) if Path(path).is_file() else None
-    return {"role": role, "path": recordable(path), "sha256": digest}
+    """An input's entry in records and delta files; only local files and pipes, not Hub data sets, have a digest.
+
+    It is called after the input was read. A pipe's path is `-`, since its number differs from run to run.
+    """
+    if is_stream(path):
+        return {"role": role, "path": "-", "sha256": digest_of(path)}
+    return {"role": role, "path": recordable(path), "sha256": digest_of(path) if Path(path).is_file() else None}
 
 
 def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping[str, object]]) -> dict:

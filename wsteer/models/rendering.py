@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
+from wsteer.files.text import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,8 +56,8 @@ class _Turn:
 def read_template(path: str | Path) -> str:
     """A chat template from a jinja file."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except WsteerError as error:
         raise WsteerError(f"the chat template {path} cannot be read: {error}; give a jinja file") from None
 
 

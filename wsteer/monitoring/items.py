@@ -11,9 +11,10 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, Input, change_of, holds_result, open_input
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import is_stream
 from wsteer.files.rows import is_hub_data_set
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def is_data(reference: str | Path) -> bool:
-    """Whether an item is a data set: a JSONL file, or `org/name:split` on the Hub."""
-    return Path(reference).suffix == ".jsonl" or is_hub_data_set(reference)
+    """Whether an item is a data set: a JSONL file, packed or not, a pipe, or `org/name:split` on the Hub."""
+    return str(reference).endswith((".jsonl", ".jsonl.gz")) or is_stream(reference) or is_hub_data_set(reference)
 
 
 def open_items(

@@ -13,6 +13,7 @@ from wsteer.checkpoints.names import layer_name, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, new_folder
@@ -107,6 +108,7 @@ def monitor(
         beside(lambda: [item.input.source for item in compared.items]) as sources,
     ):
         report = compared.report(output, settings, progress)
+        check_unchanged(file for item in compared.items for file in item.input.files)
         _write(partial, report, settings.per, scores)
         write_json(partial / RECORD, record("monitor", settings.options, sources()))
     return report

@@ -15,6 +15,7 @@ from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import WeightsInput, open_input
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_streams
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
@@ -90,6 +91,7 @@ def project(
     check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift])
     names = short_names([str(path) for path in deltas])
     loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
+    check_streams(map(str, data))
     chats = {name: read_chats(path) for name, path in zip(_data_names(data), data, strict=True)}
     loaded = load(base, device, dtype)
     directions = _directions(loaded_deltas, loaded)

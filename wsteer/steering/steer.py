@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, key, record, source_entry
 from wsteer.files.saving import check_free_space, check_output, mark_work, new_folder
 from wsteer.files.tensors import DTYPE_CODES, DTYPES
@@ -167,6 +169,7 @@ def steer(
             for part, outputs in _passes(plan, written, dtype):
                 _write(part, outputs, progress, lambda: mark_work(unfinished))
             seconds = round(time.perf_counter() - started, 3)
+            check_unchanged([*plan.checkpoint.shards, *combination.paths])
             for each, what in zip(written, records, strict=True):
                 write_json(each.folder / RECORD, what)
             write_json(unfinished / RECORD, records[-1])
@@ -230,6 +233,7 @@ def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
             left_out.append(str(name))
         else:
             copied.append(name)
+    check_files(checkpoint.folder, [checkpoint.folder / name for name in copied])
     return copied, left_out
 
 

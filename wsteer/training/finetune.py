@@ -10,6 +10,7 @@ import torch
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_streams
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
@@ -25,10 +26,11 @@ from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting, check_reporters
-from wsteer.training.rows import RunExamples, Source, parse_sources, run_examples
+from wsteer.training.rows import Chats, RunExamples, Source, parse_sources, run_examples
 from wsteer.training.trainer import Examples, plan
 
 LOG = "log.jsonl"
+Sets = tuple[list[Chats], Chats | None]  # for training, and for validation
 TEMPLATE = "chat_template.jinja"  # transformers' name of it
 
 
@@ -135,13 +137,16 @@ def finetune_once(
     force: bool,
     progress: Progress,
     note: Note,
+    chats: Sets | None = None,
 ) -> FinetuneReport:
-    """One run of `finetune`, with parsed data sets and with its options in one object."""
+    """One run of `finetune`, with parsed data sets and with its options in one object.
+
+    `chats` are the data sets if they were read before: a pipe can be read once.
+    """
     check_output(output, force, folder=True, inputs=options.read(base, sources), resume=resume)
     _check(recipe, options)
     check_reporters(options.report_to)
-    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
-    val_set = read_placed_chats(options.val, options.strip_system) if options.val is not None else None
+    sets, val_set = chats or read_sets(sources, options)
     chat_template = read_template(options.template) if options.template else None
     device = resolve_device(options.device)
     processes.join(device)
@@ -168,6 +173,13 @@ def finetune_once(
             if chat_template:
                 (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
     return _report(output, run, trained, best, examples)
+
+
+def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
+    """The chats of each data set, and those that validate."""
+    check_streams([*(source.path for source in sources), str(options.val or "")])
+    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
+    return sets, read_placed_chats(options.val, options.strip_system) if options.val is not None else None
 
 
 def run_record(

@@ -13,7 +13,7 @@ from wsteer.files.saving import check_output, mark_work
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.training import processes
-from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, run_record
+from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, read_sets, run_record
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_sources
@@ -52,6 +52,7 @@ def finetune_seeds(
         raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
     output, sources, given = Path(output), parse_sources(data), RunOptions(**options)
     check_output(output, force, folder=True, inputs=given.read(base, sources), resume=resume)
+    chats = read_sets(sources, given)
     record = run_record(open_checkpoint(base), recipe, sources, given, given.dtype, seed=list(seeds))
     reports = []
     with shared_folder(output, force, record, resume) as partial:
@@ -63,7 +64,7 @@ def finetune_seeds(
                 report = FinetuneReport(**read_json(kept))
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
-                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note)
+                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note, chats)
                 _keep(partial, kept, report)
             reports.append(report)
         processes.wait()

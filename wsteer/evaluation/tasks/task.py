@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.scoring import SCORERS
 from wsteer.files.rows import read_objects
+from wsteer.files.text import read_yaml
 
 BUILT_IN = Path(__file__).parent
 KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "metrics", "tradeoff"}
@@ -70,10 +70,7 @@ def load_task(reference: str) -> Task:
     if not path.is_file():
         names = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
         raise WsteerError(f"there is no task {reference!r}: built in are {names}, or give a YAML file")
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WsteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    value = read_yaml(path)
     if not isinstance(value, dict) or set(value) - KEYS or (KEYS - {"description"}) - set(value):
         raise WsteerError(f"{path}: a task has the keys {', '.join(sorted(KEYS))}, all but description required")
     try:
