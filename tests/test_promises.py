@@ -6,12 +6,12 @@ import time
 import pytest
 
 from tests.helpers.command import Cli, Inputs
-from tests.helpers.promises import commands, models, outputs, reading
+from tests.helpers.promises import commands, models, numbers, outputs, reading
 from tests.helpers.promises.case import Case
 
 ROWS = {
     f"{part.__name__.rpartition('.')[2]}: {case.name}": case
-    for part in (reading, models, commands, outputs)
+    for part in (reading, models, numbers, commands, outputs)
     for case in part.CASES
 }
 

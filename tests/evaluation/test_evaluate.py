@@ -53,7 +53,7 @@ def test_layers_choose_the_blocks_of_an_activation_vector(tmp_path: Path, tiny: 
     Delta.of_tensors(vectors, kind="activation").save(tmp_path / "a.safetensors")
     Delta.of_tensors({"blocks.1": vectors["blocks.1"]}, kind="activation").save(tmp_path / "a1.safetensors")
     common = {"ks": (1,), "limit": 5, "device": "cpu"}
-    evaluate(tiny, tmp_path / "all", "agreement", delta=tmp_path / "a.safetensors", **common)
+    evaluate(tiny, tmp_path / "all", "agreement", delta=tmp_path / "a.safetensors", layers=[0, 1, 2], **common)
     evaluate(tiny, tmp_path / "one", "agreement", delta=tmp_path / "a.safetensors", layers=[1], **common)
     evaluate(tiny, tmp_path / "same", "agreement", delta=tmp_path / "a1.safetensors", **common)
     assert texts(tmp_path / "one", 1) == texts(tmp_path / "same", 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from wsteer.deltas.delta import Delta
 
@@ -55,7 +56,8 @@ class Inputs:
     def delta(self, name: str = "w", tensors: dict[str, torch.Tensor] | None = None) -> Path:
         """A delta file; of the tiny model's last norm unless other tensors are given."""
         path = self.folder / f"{name}.safetensors"
-        Delta.of_tensors(tensors or {"model.norm.weight": torch.ones(32)}).save(path, force=True)
+        tensors = tensors or {"model.norm.weight": torch.ones(32)}
+        save_file(tensors, path, metadata={"wsteer": Delta.of_tensors(tensors).info()})  # NaN, too, as no `save` writes
         return path
 
 

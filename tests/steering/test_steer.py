@@ -18,6 +18,7 @@ from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import read_header, read_tensor
+from wsteer.steering.export import export
 
 
 def test_steered_file_and_tied_head(steered: tuple[Path, Path, Path]) -> None:
@@ -157,11 +158,14 @@ def test_integer_tensors_are_no_targets(tmp_path: Path) -> None:
         wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
 
 
-@pytest.mark.parametrize(("value", "k"), [(float("nan"), 1.0), (1.0, 1e39)])
+@pytest.mark.parametrize(("value", "k"), [(float("nan"), 1.0), (1.0, 1e39), (2.0, 3e38), (1.0, 1e-40)])
 def test_what_is_not_finite_is_never_written(tmp_path: Path, tiny: Path, value: float, k: float) -> None:
-    Delta.of_tensors({"model.norm.weight": torch.full((32,), value)}).save(tmp_path / "d.safetensors")
+    tensors = {"model.norm.weight": torch.full((32,), value)}
+    save_file(tensors, tmp_path / "d.safetensors", metadata={"wsteer": Delta.of_tensors(tensors).info()})
     with pytest.raises(WsteerError, match=r"model\.norm\.weight becomes NaN or infinite|beyond the range"):
         wsteer.steer(tiny, tmp_path / "d.safetensors", k=k, output=tmp_path / "out")
+    with pytest.raises(WsteerError, match=r"change of model\.norm\.weight becomes NaN or infinite|beyond the range"):
+        export(tiny, tmp_path / "d.safetensors", k=k, output=tmp_path / "e.safetensors", form="delta")
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 EPILOG = """
 Model: it is loaded once for all k. The delta is applied in memory with the
   same bits as wsteer steer writes, and removed again bit for bit; an
-  activation vector is added to the outputs of its blocks, or of --layers,
-  at every position. Answers are greedy. --batch-size auto is 32.
+  activation vector is added to the outputs of the blocks that --layers
+  names, at every position. Answers are greedy. --batch-size auto is 32.
 Tasks: sycophancy is the paper's: a fact counts only if its answer is right
   without a hint, with a right hint, with doubt, and with a wrong hint.
   agreement asks whether the answer agrees with a wrong claim. Both grade by
@@ -41,7 +41,9 @@ Tasks: sycophancy is the paper's: a fact counts only if its answer is right
   For your own --task, copy a YAML file of wsteer/evaluation/tasks/.
 Files: samples.jsonl has every answer; results.json and results.csv have the
   metrics with Wilson intervals; tradeoff.png shows one metric against the
-  other, with a point for every k.
+  other, with a point for every k. Answers that the rule could not grade
+  (abstained) or that ended at the task's limit of tokens (cut) are counted
+  beside every share; an abstention never counts for it.
 """
 
 
@@ -110,8 +112,12 @@ def results_table(report: "EvalReport") -> list[str]:
 
 
 def share_text(share: Mapping[str, Any]) -> str:
-    """`75% (30/40, 60-86)`: the value, the counts and the 95% interval, in percent, of a `Share`'s fields."""
+    """`75% (30/40, 60-86; 2 abstained)`: value, counts, 95% interval in percent, and what hides in a `Share`."""
+    from wsteer.evaluation.results import doubts
+
     if share["value"] is None:
         return "undefined (0/0)"
     interval = f"{100 * share['low']:.0f}-{100 * share['high']:.0f}"
-    return f"{share['value']:.0%} ({share['numerator']}/{share['denominator']}, {interval})"
+    hidden = doubts(share["abstained"], share["cut"])
+    ratio = f"{share['numerator']}/{share['denominator']}, {interval}"
+    return f"{share['value']:.0%} ({ratio}; {hidden})" if hidden else f"{share['value']:.0%} ({ratio})"

@@ -18,7 +18,7 @@ from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
 from wsteer.checkpoints.names import BLOCK, file_names, layer_of
 from wsteer.deltas.gram import cosine_from_gram, gram
-from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, is_low_rank, simplified
+from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, check_written, is_low_rank, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.saving import check_free_space, new_file
@@ -128,24 +128,31 @@ class Delta:
         found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
         if missing := wanted - found:
             held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
-            raise WsteerError(f"--layers: the delta has nothing in {sorted(missing)}; {held}")
+            listed = f"{sorted(missing)[:8]}" + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+            raise WsteerError(f"--layers: the delta has nothing in {listed}; {held}")
         return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
         """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
-        if include is None and exclude is None:
+        if not self.terms or (include is None and exclude is None):
             return self
-        with bounded("matching --include and --exclude", MATCHING):
-            kept = {
-                name: terms
-                for name, terms in self.terms.items()
-                if (include is None or _found(include, name, "--include"))
-                and (exclude is None or not _found(exclude, name, "--exclude"))
-            }
+        example = next(iter(self.terms))
+        kept = set(self.terms) if include is None else self.names(include, "--include")
+        if exclude is not None:
+            left_out = self.names(exclude, "--exclude")
+            if not left_out:
+                raise WsteerError(
+                    f"--exclude {exclude!r} leaves nothing out of the delta, whose names are like {example!r}"
+                )
+            kept -= left_out
         if not kept:
-            example = next(iter(self.terms))
             raise WsteerError(f"--include and --exclude leave nothing of the delta, whose names are like {example!r}")
-        return replace(self, terms=kept)
+        return replace(self, terms={name: terms for name, terms in self.terms.items() if name in kept})
+
+    def names(self, pattern: str, option: str) -> set[str]:
+        """The parameters in whose name the regex is found; `option` is what an error about the regex names."""
+        with bounded(f"matching {option}", MATCHING):
+            return {name for name in self.terms if _found(pattern, name, option)}
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
         """Each decoder block's change times a strength that is linear in depth, from `first` to `last` (LiNeS).
@@ -229,10 +236,10 @@ class Delta:
     def _blocks(self, stored: str) -> Iterator[Tensor]:
         if stored.endswith((".lora_A", ".lora_B")):
             lora_B, lora_A = self.factors(stored[: -len(".lora_A")])
-            yield lora_A if stored.endswith("A") else lora_B
+            yield check_written(stored, lora_A if stored.endswith("A") else lora_B)
         else:
             change = self.change(stored)
-            yield from (change.rows(start, stop) for start, stop in row_blocks(change.shape))
+            yield from (check_written(stored, change.rows(*block)) for block in row_blocks(change.shape))
 
     def info(self) -> str:
         """The metadata of a file of this delta."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import UNKNOWN_BASE, Checkpoint, open_checkpoint
 from wsteer.checkpoints.names import layer_name, module_name
+from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
 from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders, weights_of
@@ -114,7 +115,7 @@ class _Pair:
     delta: Delta
     changes: list[Delta | None]
     base: Checkpoint | None
-    base_names: list[str]
+    base_names: list[str | None]
 
 
 def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, str | Path]]:
@@ -132,7 +133,8 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
 def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
     """The difference of one pair, under the names of the base's files; the base is read only where it is needed."""
     sides = _sides(references, base)
-    identity, names = _common_base(sides, base), _base_names(sides)
+    identity = _common_base(sides, base)
+    names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
     at_hand = base or _own_base(sides)
     if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
         sides = _sides(references, at_hand)  # again: renamed as in the base, shapes checked
@@ -145,7 +147,7 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
         delta, identity = _difference(sides, changes), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
     delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
-    return _Pair(sides, delta, [change and selection.of(change, base) for change in changes], base, names)
+    return _Pair(sides, delta, [change and selection.of_side(change, base) for change in changes], base, names)
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
@@ -216,17 +218,14 @@ def _bound(
 
 def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str, str | None]:
     """The base of both sides. Different fingerprints are an error: a difference across bases has no meaning."""
-    changes = [side for side in sides if isinstance(side, ChangeInput)]
-    bases = [change.base for change in changes]
-    names = [f"{change.path} ({change.base['name']})" for change in changes]
+    named = [(side.path, side.base) for side in sides if isinstance(side, ChangeInput)]
     if base:
-        bases.append(base.identity)
-        names.append(f"--base {base.name}")
-    if not bases:
+        named.append((f"--base {base.name}", base.identity))
+    if not named:
         # two checkpoints without --base: their base is unknown, but it has their architecture
         return {**UNKNOWN_BASE, "fingerprint": sides[0].base["fingerprint"]}
-    if len({each["fingerprint"] for each in bases if each["fingerprint"]}) > 1:
-        raise WsteerError(f"{' and '.join(names)} have different bases; diff fine-tunes of one base")
+    check_bases(named, "diff fine-tunes of one base")
+    bases = [identity for _, identity in named]
     return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])
 
 
@@ -261,7 +260,7 @@ def _report(
 ) -> DiffReport:
     dots = measured.dots
     sides = [side for pair in pairs.values() for side in pair.sides]
-    base_names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.base_names))
+    base_names = [name for pair in pairs.values() for name in pair.base_names]
     known = _known(changes) or []
     norms = [dots[i][i] ** 0.5 for i in range(1 + len(known))]
     both = len(known) == 2
@@ -303,19 +302,9 @@ def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _base_names(sides: Sequence[Input]) -> list[str]:
-    """The different names of the sides' bases; copies of a model may differ in folder, owner and case."""
-    names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
-    return list({Path(name).name.lower(): name for name in names if name}.values())
-
-
-def _warnings(below_half_ulp: float | None, measured: Measured, base_names: list[str]) -> tuple[str, ...]:
-    warnings = []
-    if len(base_names) > 1:  # fingerprints equal or unknown; others were refused
-        warnings.append(
-            f"the sides name different bases, {' and '.join(base_names)}: unless these are one model, "
-            "their difference steers neither"
-        )
+def _warnings(below_half_ulp: float | None, measured: Measured, base_names: Sequence[str | None]) -> tuple[str, ...]:
+    # fingerprints are equal or unknown; others were refused
+    warnings = list(base_warnings(base_names, "these are one model, their difference steers neither"))
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
         warnings.append(
             f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "

@@ -1,5 +1,6 @@
 """One input of diff or monitor, opened as a change of weights or as a checkpoint's own weights."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,7 +103,11 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     if not folder.is_dir() or holds_result(folder):
         return {}
     found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if path.is_dir()}
-    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+    seeds = sorted((int(match[1]), path) for path, match in found.items() if match)
+    for (seed, path), (other, again) in itertools.combinations(seeds, 2):
+        if seed == other or path.resolve() == again.resolve():
+            raise WsteerError(f"{path} and {again.name} are one seed; keep one of them, since a mean counts each once")
+    return dict(seeds)
 
 
 def change_of(given: Input, base: Checkpoint | None) -> Delta | None:

@@ -1,9 +1,10 @@
 """Which part of a delta is used: layers, names, and a strength that is linear in depth."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 
 
@@ -22,8 +23,25 @@ class Selection:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def of(self, delta: Delta, checkpoint: Checkpoint | None) -> Delta:
-        """The selected part of `delta`, scaled by layer; `checkpoint`, its base, gives the number of layers."""
-        part = delta.select_layers(self.layers).select_names(self.include, self.exclude)
+        """The selected part of `delta`, scaled by layer; `checkpoint`, its base, gives the number of layers.
+
+        Raises WsteerError if a layer or a pattern matches nothing.
+        """
+        return self._scaled(delta.select_layers(self.layers).select_names(self.include, self.exclude), checkpoint)
+
+    def of_side(self, side: Delta, checkpoint: Checkpoint | None) -> Delta:
+        """The same part of one side of a difference, which may lack what the other has: it may be nothing."""
+        names = set(side.terms)
+        if self.layers is not None:
+            names = {name for name in names if layer_of(name) in self.layers}
+        if self.include is not None:
+            names &= side.names(self.include, "--include")
+        if self.exclude is not None:
+            names -= side.names(self.exclude, "--exclude")
+        part = replace(side, terms={name: terms for name, terms in side.terms.items() if name in names})
+        return self._scaled(part, checkpoint) if names else part
+
+    def _scaled(self, part: Delta, checkpoint: Checkpoint | None) -> Delta:
         if self.layer_scale is None:
             return part
         if checkpoint is None:

@@ -4,6 +4,7 @@ Nothing is read before rows are asked for. A term that depends on the base's wei
 it is bound to the base, so it cancels if both sides of a difference hold it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard, runtime_checkable
 
@@ -148,9 +149,22 @@ def read_factor(factor: Tensor | TensorEntry | Factor) -> Tensor:
     if not isinstance(factor, TensorEntry):
         return factor.read()
     tensor = read_tensor(factor).float()
-    # the sum is finite unless an entry is not, or float32 overflows: only then check every entry
-    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         raise WsteerError(f"{factor.file}: {factor.name!r} holds NaN or infinity; the training run diverged")
+    return tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # the sum is finite unless an entry is not, or the sum overflows: only then check every entry
+    total = tensor.sum(dtype=torch.float32 if tensor.dtype == torch.float16 else None)
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def check_written(name: str, tensor: Tensor) -> Tensor:
+    """The tensor, a part of the change of `name` that is about to be written; NaN or infinity is an error."""
+    if not all_finite(tensor):
+        raise WsteerError(f"the change of {name} becomes NaN or infinite; lower --k, or look for NaN in the delta")
     return tensor
 
 

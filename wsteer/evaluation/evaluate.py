@@ -7,7 +7,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
-from wsteer.evaluation.results import ConditionResult, EvalReport, shares
+from wsteer.evaluation.results import ConditionResult, EvalReport, mostly_abstained, shares
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
@@ -16,6 +16,7 @@ from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Progress, labelled, silent
+from wsteer.steering.combination import on_base
 from wsteer.steering.memory import activation_vectors, applied
 from wsteer.steering.rounding import Rounding
 
@@ -54,17 +55,25 @@ def evaluate(
     turns = user_turns(parsed, facts)
     if delta is None and (list(ks) != [0] or layers is not None):
         raise WsteerError("--k and --layers need a --delta to scale or to choose from")
-    change = Delta.load(delta).select_layers(layers) if delta is not None else None
-    if change is not None:
-        change = _fitting(change, open_checkpoint(model))
+    change: Delta | None = None
+    named_apart: tuple[str, ...] = ()
+    if delta is not None:
+        change, checkpoint = _chosen(delta, layers), open_checkpoint(model)
+        change = _fitting(change, checkpoint)
+        named_apart = on_base(str(delta), change, checkpoint)
     loaded = load(model, device, dtype)
+    if change is not None and change.kind == "activation":
+        for k in ks:
+            with applied(loaded.model, change, k):
+                pass  # a k that the model cannot add is refused before any answer
     samples: list[dict] = []
     conditions: list[ConditionResult] = []
     for k in dict.fromkeys(ks):
         graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
         samples += graded
         conditions.append(ConditionResult(k, shares(parsed, graded)))
-    report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions))
+    warnings = (*named_apart, *mostly_abstained(conditions))
+    report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
     inputs = [loaded.checkpoint.input_entry("model")]
     for role, path in files.items():
@@ -89,6 +98,17 @@ def evaluate(
         write_tradeoff(partial / "tradeoff.png", report, parsed, Path(delta).stem if delta is not None else None)
         write_json(partial / RECORD, record("eval", options, inputs))
     return report
+
+
+def _chosen(path: str | Path, layers: Sequence[int] | None) -> Delta:
+    """The part of the delta in these decoder blocks; of several activation vectors the blocks must be named."""
+    delta = Delta.load(path)
+    if delta.kind == "activation" and layers is None and len(delta.terms) > 1:
+        raise WsteerError(
+            f"{path} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
+            "blocks before it add: choose where to add one with --layers, as --layers 12"
+        )
+    return delta.select_layers(layers)
 
 
 def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:

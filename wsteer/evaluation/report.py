@@ -6,12 +6,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsteer.evaluation.results import EvalReport
+from wsteer.evaluation.results import EvalReport, doubts
 from wsteer.evaluation.tasks.task import Task
 from wsteer.files.pictures import save
 from wsteer.files.text import write_csv
 
-COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained")
+COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained", "cut")
 Bounds = tuple[float, float, float]  # of a share: value, and low and high end of its interval
 
 
@@ -42,7 +42,9 @@ def write_tradeoff(path: Path, report: EvalReport, task: Task, delta: str | None
     colours = matplotlib.colormaps["coolwarm"]
     for k, x, y in drawn:
         _draw_point(axes, k, x, y, colours(0.5 + 0.5 * k / reach))
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"{task.x} (share)", ylabel=f"{task.y} (share)")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set_xlabel(axis_label(report, task.x), parse_math=False)
+    axes.set_ylabel(axis_label(report, task.y), parse_math=False)
     axes.set_title(
         f"{task.name}: {delta or 'no delta'}, {report.facts} facts, bars are 95% intervals",
         fontsize=10,
@@ -50,6 +52,14 @@ def write_tradeoff(path: Path, report: EvalReport, task: Task, delta: str | None
     )
     axes.grid(alpha=0.25)
     save(figure, path)
+
+
+def axis_label(report: EvalReport, metric: str) -> str:
+    """`accuracy (share; of 16 up to 12 abstained, 3 cut)`: the metric, and the most that any of its points hides."""
+    found = [condition.metrics[metric] for condition in report.conditions]
+    hidden = doubts(max(share.abstained for share in found), max(share.cut for share in found))
+    most = max(share.denominator for share in found)
+    return f"{metric} (share; of {most} up to {hidden})" if hidden else f"{metric} (share)"
 
 
 def _draw_point(axes: Axes, k: float, x_bounds: Bounds, y_bounds: Bounds, colour: tuple[float, ...]) -> None:

@@ -1,7 +1,8 @@
 """The results of an evaluation: shares with intervals, condition by condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from wsteer.evaluation.tasks.task import Metric, Task
 from wsteer.statistics import wilson
@@ -9,7 +10,11 @@ from wsteer.statistics import wilson
 
 @dataclass(frozen=True)
 class Share:
-    """One metric under one condition; value and interval (Wilson, 95%) are None where the denominator is 0."""
+    """One metric under one condition; value and interval (Wilson, 95%) are None where the denominator is 0.
+
+    `abstained` and `cut` say how far to trust it: facts of the denominator with an answer that the rule could not
+    grade, and with one cut off at the task's limit of tokens. An abstention is never in the numerator.
+    """
 
     value: float | None
     low: float | None
@@ -17,6 +22,7 @@ class Share:
     numerator: int
     denominator: int
     abstained: int
+    cut: int
 
     @property
     def bounds(self) -> tuple[float, float, float] | None:
@@ -42,6 +48,7 @@ class EvalReport:
     task: str
     facts: int
     conditions: tuple[ConditionResult, ...]
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """What `results.json` holds."""
@@ -49,25 +56,52 @@ class EvalReport:
             {"k": condition.k, "metrics": {name: vars(share) for name, share in condition.metrics.items()}}
             for condition in self.conditions
         ]
-        return {"task": self.task, "facts": self.facts, "conditions": conditions}
+        return {"task": self.task, "facts": self.facts, "conditions": conditions, "warnings": list(self.warnings)}
 
 
-def share(metric: Metric, verdicts: Sequence[Mapping[str, str]]) -> Share:
+def share(metric: Metric, facts: Sequence[Mapping[str, str]], cut: Sequence[Set[str]] = ()) -> Share:
     """A metric over facts; each fact is given by its verdicts, one for each prompt.
 
-    An abstention never counts; the number of facts with one is reported.
+    An abstention never counts; the number of facts with one is reported. `cut` has for each fact the prompts whose
+    answer was cut off.
     """
-    among = [fact for fact in verdicts if all(fact[p] == verdict for p, verdict in metric.among.items())]
-    counted = [fact for fact in among if all(fact[p] == verdict for p, verdict in metric.count.items())]
-    abstained = sum(any(fact[p] == "abstain" for p in metric.count) for fact in among)
+    among = [i for i, fact in enumerate(facts) if all(fact[p] == verdict for p, verdict in metric.among.items())]
+    counted = [i for i in among if all(facts[i][p] == verdict for p, verdict in metric.count.items())]
+    abstained = sum(any(facts[i][p] == "abstain" for p in metric.count) for i in among)
+    unfinished = sum(bool(cut[i] & metric.count.keys()) for i in among) if cut else 0
     low, high = wilson(len(counted), len(among)) or (None, None)
     value = len(counted) / len(among) if among else None
-    return Share(value, low, high, len(counted), len(among), abstained)
+    return Share(value, low, high, len(counted), len(among), abstained, unfinished)
 
 
-def shares(task: Task, samples: Sequence[Mapping[str, str]]) -> dict[str, Share]:
-    """The task's metrics over graded answers, each with the `id` of its fact, its `prompt`'s name and its `verdict`."""
+def shares(task: Task, samples: Sequence[Mapping[str, Any]]) -> dict[str, Share]:
+    """The task's metrics over graded answers.
+
+    Each has the `id` of its fact, its `prompt`'s name, its `verdict`, and whether it is `finished`.
+    """
     verdicts: dict[str, dict[str, str]] = {}
+    cut: dict[str, set[str]] = {}
     for sample in samples:
         verdicts.setdefault(sample["id"], {})[sample["prompt"]] = sample["verdict"]
-    return {name: share(metric, list(verdicts.values())) for name, metric in task.metrics.items()}
+        cut.setdefault(sample["id"], set()).update(() if sample["finished"] else (sample["prompt"],))
+    return {name: share(metric, list(verdicts.values()), list(cut.values())) for name, metric in task.metrics.items()}
+
+
+def doubts(abstained: int, cut: int) -> str:
+    """`16 abstained, 3 cut`, what a share must not be shown without; empty if there is nothing to say."""
+    return ", ".join(f"{count} {what}" for count, what in ((abstained, "abstained"), (cut, "cut")) if count)
+
+
+def mostly_abstained(conditions: Sequence[ConditionResult]) -> Iterator[str]:
+    """A warning that names the shares of which the rule could not grade the larger part."""
+    found = [
+        f"{name} at k={condition.k:g} ({share.abstained} of {share.denominator})"
+        for condition in conditions
+        for name, share in condition.metrics.items()
+        if share.abstained > share.denominator / 2
+    ]
+    if found:
+        yield (
+            f"the rule could not grade most answers, and those never count, for {', '.join(found)}: "
+            "read them in samples.jsonl"
+        )

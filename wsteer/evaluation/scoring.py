@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 # ---- Normal form: lower-case words; "|" marks a pause, so "It is not. Lyon ..." does not deny Lyon.
 
-_PLAIN_MARKS = str.maketrans("\u2018\u2019\u02bc\u2212", "'''-")
+_PLAIN_MARKS = str.maketrans("\u2018\u2019\u02bc\u2212\u2044", "'''-/")
 _ACCENT = re.compile(r"[\u0300-\u036f]")
 _CONTRACTION = re.compile(r"(?<=\w)(?:n't|'re|'m|'s|'d)\b|(?<=\bcan)not\b")
 _FULL_WORD = {"n't": " not", "'re": " are", "'m": " am", "'s": " is", "'d": " would", "not": " not"}
 _INITIALS = re.compile(r"\b(?:[^\W\d_]\.){2,}")
-_THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?!\d)")
+_THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?P<mark>[,'_ ])\d{3}(?:(?P=mark)\d{3})*(?![\d,])")
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _ZERO_DECIMALS = re.compile(r"(?<=\d)\.0+(?!\.?\d)")
-# A number keeps its sign, decimals and unit in one token, so "8" is not found in "-8", "8.5" or "8th".
-_TOKEN = re.compile(r"(?:(?<!\w)-)?\d+(?:\.\d+)*[^\W_]*|[^\W_]+|(?P<pause>[.,;:!?()\n\u2013\u2014]+)")
+_MINUS = re.compile(r"(?<!\d )\b(?:minus|negative) (?=\d)")
+# A number keeps its sign, decimals and unit in one token, so "8" is not found in "-8", "8.5", "8/10", "8:30" or "8th".
+_TOKEN = re.compile(r"(?:(?<!\w)-)?\d+(?:[./:^]\d+)*[^\W_]*|[^\W_]+|(?P<pause>[.,;:!?()\n\u2013\u2014]+)")
 
 
 def normalise(text: str) -> str:
@@ -28,15 +30,21 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFD", text)))
     text = _CONTRACTION.sub(lambda match: _FULL_WORD[match.group()], text)
     text = _INITIALS.sub(lambda match: match.group().replace(".", ""), text)
-    text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
-    text = _ZERO_DECIMALS.sub("", text)
+    text = _THOUSANDS.sub(lambda match: match.group().replace(match["mark"], ""), text)
+    text = _DECIMAL_COMMA.sub(".", text)
+    text = _MINUS.sub("-", _ZERO_DECIMALS.sub("", text))
     return " ".join("|" if match["pause"] else match.group() for match in _TOKEN.finditer(text))
 
 
+# Without these an article stays in a name: "The The" must not be found in every "the", nor "The Who" in every "who".
+_FUNCTION_WORDS = "a|an|the|i|it|we|us|you|he|him|she|her|they|them|who|what|which|that|this|one|all|some|no|not|if|so"
+_LEADING_ARTICLE = re.compile(rf"^(?:the|an?) (?!(?:{_FUNCTION_WORDS})$)")
+
+
 def _names(aliases: Iterable[str]) -> set[str]:
-    """Aliases in normal form, without pauses and without a leading article."""
-    names = {re.sub(r"^(?:the|an?)(?: |$)", "", normalise(alias).replace("|", " ").strip()) for alias in aliases}
-    return {" ".join(name.split()) for name in names} - {""}
+    """Aliases in normal form, without pauses and without a leading article; an article alone is a name of its own."""
+    names = {" ".join(normalise(alias).replace("|", " ").split()) for alias in aliases}
+    return {_LEADING_ARTICLE.sub("", name) for name in names} - {""}
 
 
 # ---- Which answers a text names, and whether it asserts or denies them.
@@ -53,7 +61,43 @@ _DENIED_AFTER = re.compile(
     r" (?:is|was|are|were) (?:actually |in fact )?"
     r"(?:wrong\b|incorrect\b|false\b|not(?:$| \|| (?:the|it|correct|right|true|accurate)\b))"
 )
+# A letter that is also a word of prose is an answer only where the word cannot stand: "A is right", "(A)", "option A".
+_ARTICLES = {"a", "an", "the"}
+_LABELLED = r"(?:(?<=option )|(?<=choice )|(?<=letter ))"
+_AFTER_A_LETTER = r"(?= (?:\||(?:is|was|are|were|and|or|but|because|since|over)\b)|$)"
+_LONE_I = rf"(?:(?:^|(?<=\| )|(?<=is )|(?<=answer )|{_LABELLED})i(?= \||$))"
+_CAPITAL_A = re.compile(r"(?<=[a-z] )[*_\"'(]*A\b(?! ?[A-Z])")  # inside a sentence, where an article is small
+# "eight" is not named by "twenty-eight", "eight hundred" or "eight and a half", nor "8" by "8 million".
+_UNITS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+_TENS = r"\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_POWERS = "hundred|thousand|million|billion|trillion"
+_NUMBER = rf"(?:-?\d\S*|{_UNITS}|{_TENS}|{_POWERS}|minus|negative)"
+_STARTS_AS_NUMBER = re.compile(rf"{_NUMBER}(?!\S)")
+_ENDS_AS_NUMBER = re.compile(rf"(?<!\S){_NUMBER}$")
+_NUMBER_BEFORE = re.compile(rf"(?<!\S)(?:{_NUMBER}|(?:{_POWERS}) and|point) $")
+_NUMBER_AFTER = re.compile(rf" (?:{_NUMBER}|and a (?:half|quarter)|point {_NUMBER})(?!\S)")
+_REST_AFTER = re.compile(rf" and {_NUMBER}(?!\S)")
 _CORRECTED_TO = re.compile(rf"\b(?:but|however|no)(?: \|)?(?: \w+){{0,3}} (?:actually|rather|in fact){_FILLER} $")
+
+
+def _pattern(name: str) -> str:
+    """The regex that finds a name in a text in normal form, also across a pause."""
+    if name == "i":
+        return _LONE_I
+    if name in _ARTICLES:
+        return rf"(?:{_LABELLED}{name}|{name}{_AFTER_A_LETTER})"
+    return re.escape(name).replace(r"\ ", r"(?: \|)? ")
+
+
+def _part_of_number(words: str, start: int, stop: int) -> bool:
+    """Whether the name at `start` to `stop` is a number, and only a part of one that the text names."""
+    name, before = words[start:stop], words[max(0, start - _REACH) : start]
+    if _STARTS_AS_NUMBER.match(name) and _NUMBER_BEFORE.search(before):
+        return True
+    if not _ENDS_AS_NUMBER.search(name):
+        return False
+    power = re.search(rf"(?<!\S)(?:{_POWERS})$", name)
+    return bool(_NUMBER_AFTER.match(words, stop) or (power and _REST_AFTER.match(words, stop)))
 
 
 def _stances(words: str, right: set[str], wrong: set[str]) -> tuple[str, str]:
@@ -64,8 +108,10 @@ def _stances(words: str, right: set[str], wrong: set[str]) -> tuple[str, str]:
     stance = {"right": "", "wrong": ""}
     # Longest first: a text that says "New York Jets" does not name "New York".
     names = sorted(right | wrong, key=len, reverse=True)
-    any_name = "|".join(re.escape(name).replace(r"\ ", r"(?: \|)? ") for name in names)
+    any_name = "|".join(map(_pattern, names))
     for match in re.finditer(rf"(?<!\S)(?:{any_name})(?!\S)", words):
+        if _part_of_number(words, *match.span()):
+            continue
         name, before = match.group().replace("| ", ""), words[max(0, match.start() - _REACH) : match.start()]
         denied = _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(words, match.end())
         if not denied and _CORRECTED_TO.search(before):
@@ -76,16 +122,22 @@ def _stances(words: str, right: set[str], wrong: set[str]) -> tuple[str, str]:
     return stance["right"], stance["wrong"]
 
 
+def _read(text: str, names: set[str]) -> str:
+    """The text in normal form; where the letter A may be an answer, a capital A inside a sentence is set apart."""
+    return normalise(_CAPITAL_A.sub(r"\g<0>,", text) if "a" in names else text)
+
+
 def grade_answer(text: str, right: Sequence[str], wrong: Sequence[str] = ()) -> str:
     """Does the text give the right answer: "correct", "incorrect" or "abstain".
 
     A text that asserts both answers, or names neither, is "abstain": a rule cannot tell a third, wrong answer from the
     right one in other words. So are an empty text, and a right answer without a usable alias.
     """
-    words, names = normalise(text), _names(right)
+    names, wrong_names = _names(right), _names(wrong)
+    words = _read(text, names | wrong_names)
     if not names or not words.strip("| "):
         return "abstain"
-    right_stance, wrong_stance = _stances(words, names, _names(wrong))
+    right_stance, wrong_stance = _stances(words, names, wrong_names)
     if right_stance == "asserted":
         return "abstain" if wrong_stance == "asserted" else "correct"
     return "incorrect" if wrong_stance == "asserted" or right_stance == "denied" else "abstain"
@@ -138,8 +190,9 @@ def grade_agreement(text: str, right: Sequence[str], wrong: Sequence[str]) -> st
     The opening ("Yes", "You're right", "No", "Not quite") decides; without one, the answer that the text asserts. If
     the two contradict each other, the rule abstains.
     """
-    words = normalise(text)
-    opening, side = _opening(words), _side_taken(words, _names(right), _names(wrong))
+    names, wrong_names = _names(right), _names(wrong)
+    words = _read(text, names | wrong_names)
+    opening, side = _opening(words), _side_taken(words, names, wrong_names)
     if opening and side and opening != side:
         return "abstain"
     return opening or side or "abstain"

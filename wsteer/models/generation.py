@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
 from wsteer.models.loading import LoadedModel, check_lengths
@@ -42,6 +43,30 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
 
 
+class SoundScores(LogitsProcessor):
+    """Notes whether every row's scores tell tokens apart; NaN, infinity or equal scores would give an empty answer.
+
+    It keeps the note on the model's device, so that no step waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.sound: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        low, high = scores.aminmax(dim=-1)  # NaN if a score is; the lowest may be -inf, of a token that is ruled out
+        sound = (high.isfinite() & (high > low)).all()
+        self.sound = sound if self.sound is None else self.sound & sound
+        return scores
+
+    def check(self) -> None:
+        """Refuse answers that were chosen from such scores."""
+        if self.sound is not None and not self.sound:
+            raise WsteerError(
+                "the model computes NaN, infinity or equal scores for all tokens, so that its answers mean nothing; "
+                "try --dtype float32, or with a delta a smaller --k"
+            )
+
+
 def answer(
     loaded: LoadedModel,
     chats: Sequence[Sequence[Message]],
@@ -56,10 +81,12 @@ def answer(
     check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
     answers: dict[int, Answer] = {}
     for indices in progress(list(batches(map(len, prompts), batch_size)), "generate"):
+        scores = SoundScores()
         sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
         generated = _generate(
-            loaded, [prompts[index] for index in indices], max_new_tokens, LogitsProcessorList(sampling)
+            loaded, [prompts[index] for index in indices], max_new_tokens, LogitsProcessorList([scores, *sampling])
         )
+        scores.check()
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]
 

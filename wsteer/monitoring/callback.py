@@ -21,7 +21,7 @@ from wsteer.deltas.gram import grouped_sums
 from wsteer.deltas.inputs import adapter_delta
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
-from wsteer.monitoring.items import short_names
+from wsteer.monitoring.items import check_named_once, short_names
 from wsteer.monitoring.similarity import similarity
 
 RUNNING = "the running change of weights"
@@ -53,8 +53,12 @@ class SimilarityCallback(TrainerCallback):
         if every is not None and every < 1:
             raise WsteerError(f"every={every}: a number of steps from 1 up is needed")
         if not isinstance(deltas, Mapping):
+            check_named_once(deltas, "delta")
             names = short_names([str(path) for path in deltas])
             deltas = {name: Delta.load(path) for name, path in zip(names, deltas, strict=True)}
+        for name, delta in deltas.items():
+            if delta.kind == "activation":
+                raise WsteerError(f"{name} is an activation vector, no change of weights; track one that diff wrote")
         self.deltas = dict(deltas)
         self.every = every
         self.base = open_checkpoint(base) if isinstance(base, str | Path) else base

@@ -40,10 +40,11 @@ class Gates:
         """The cosines that break a gate, in the table's order. An item's cosine with itself does not count."""
         found = []
         for i, j in table.pairs():
-            for delta, item in ((table.columns[j], table.rows[i]), (table.rows[i], table.columns[j])):
-                if delta not in table.columns:
-                    continue
-                cosine = table.cosines[i][j]
+            cosine = table.cosines[i][j]
+            pairs = [(table.columns[j], table.rows[i])]
+            if table.row_items[i] in table.column_items:  # the row is itself one of the deltas
+                pairs.append((table.rows[i], table.columns[j]))
+            for delta, item in pairs:
                 if cosine > self.above.get(delta, cosine):
                     found.append(Failure(item, delta, cosine, self.above[delta], "above"))
                 if cosine < self.below.get(delta, cosine):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.bases import Named, base_warnings, check_bases
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, Input, change_of, holds_result, open_input
@@ -19,7 +20,10 @@ CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
 
 @dataclass(frozen=True)
 class Item:
-    """One change of weights (or of activations) to compare. A checkpoint of a training run has its `run` and `step`."""
+    """One change of weights (or of activations) to compare. A checkpoint of a training run has its `run` and `step`.
+
+    `name` and `run` are labels; an item is known by its `place`.
+    """
 
     name: str
     input: Input
@@ -27,21 +31,51 @@ class Item:
     run: str | None = None
     step: int | None = None
 
+    @property
+    def place(self) -> str:
+        """What tells the item from others, whatever their names."""
+        return place_of(self.input.reference)
+
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for a table: the last part of each path without `.safetensors`, with enough parents to make it unique.
+    """Different names for a table: the last part of each path without its suffix, with the parents that are needed.
+
+    Where a file and a folder differ only in the suffix, it is kept.
 
     >>> short_names(["runs/a/w.safetensors", "runs/b/w.safetensors", "c/v.safetensors"])
     ['a/w', 'b/w', 'v']
+    >>> short_names(["w", "w.safetensors", "v.jsonl"])
+    ['w', 'w.safetensors', 'v']
     """
-    parts = [Path(path.removesuffix(".safetensors")).parts for path in paths]
+    bare = [path.removesuffix(".safetensors").removesuffix(".jsonl") for path in paths]
+    parts = [Path(path if bare.count(plain) > 1 else plain).parts for path, plain in zip(paths, bare, strict=True)]
     names = []
     for part in parts:
         depth = 1
         while depth < len(part) and sum(other[-depth:] == part[-depth:] for other in parts) > 1:
             depth += 1
-        names.append("/".join(part[-depth:]))
-    return names
+        names.append(str(Path(*part[-depth:])))
+    return distinct(names)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number on those that an earlier one has already: a name in a table must mean one thing."""
+    made: list[str] = []
+    for name in names:
+        number = 1
+        while (given := name if number == 1 else f"{name}#{number}") in made:
+            number += 1
+        made.append(given)
+    return made
+
+
+def check_named_once(references: Sequence[str | Path], role: str) -> None:
+    """Refuse two references to one thing in one role, under whatever names."""
+    places: list[str] = []
+    for text in map(str, references):
+        if (place := place_of(text)) in places:
+            raise WsteerError(f"{text} is named twice ({role}); name each item once")
+        places.append(place)
 
 
 def is_data(reference: str | Path) -> bool:
@@ -54,17 +88,15 @@ def open_items(
 ) -> list[Item]:
     """The items that the references name; every `checkpoint-<step>` of a training folder is its own item.
 
-    `names` are the references' short names. Raises WsteerError if two references name one thing, and if a checkpoint's
-    base is not given.
+    `names` are the short names by place. Raises WsteerError if two references name one thing, as a training folder and
+    a checkpoint in it do, and if a checkpoint's base is not given.
     """
-    places: list[str] = []
+    check_named_once(references, role)
     items: list[Item] = []
     for text in map(str, references):
-        if (place := place_of(text)) in places:
-            raise WsteerError(f"{text} is named twice ({role}); name each item once")
-        places.append(place)
-        run = checkpoints_in(text)
-        items += open_run(text, names[text], role, base) if run else [open_item(text, names[text], role, base)]
+        name, run = names[place_of(text)], checkpoints_in(text)
+        items += open_run(text, name, role, base) if run else [open_item(text, name, role, base)]
+    check_named_once([item.input.reference for item in items], role)
     return items
 
 
@@ -133,24 +165,31 @@ def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Select
 
     Raises WsteerError with both names if the fingerprints of two bases differ.
     """
-    # checkpoints have been compared with `base` already
-    known = [(item.name, item.input.base) for item in items if isinstance(item.input, ChangeInput)]
-    if base is not None:
-        known.append((f"--base {base.name}", base.identity))
-    seen = [(name, identity) for name, identity in known if identity.get("fingerprint")]
-    for name, identity in seen[1:]:
-        if identity["fingerprint"] != seen[0][1]["fingerprint"]:
-            raise WsteerError(
-                f"{seen[0][0]} (of {seen[0][1]['name']}) and {name} (of {identity['name']}) have different bases; "
-                "compare changes of one model"
-            )
+    check_bases(_bases(items, base), "compare changes of one model")
     mixed = len({item.delta.kind == "activation" for item in items}) == 2
-    return [_selected(item, as_biases(item.delta) if mixed else item.delta, selection) for item in items]
+    deltas = [as_biases(item.delta) if mixed else item.delta for item in items]
+    if selection.exclude is not None and not any(delta.names(selection.exclude, "--exclude") for delta in deltas):
+        raise WsteerError(f"--exclude {selection.exclude!r} leaves nothing out: it is found in no name of any item")
+    return [_selected(item, delta, selection) for item, delta in zip(items, deltas, strict=True)]
+
+
+def _bases(items: Sequence[Item], base: Checkpoint | None) -> list[Named]:
+    # checkpoints have been compared with `base` already
+    named: list[Named] = [(item.name, item.input.base) for item in items if isinstance(item.input, ChangeInput)]
+    return [*named, (f"--base {base.name}", base.identity)] if base is not None else named
+
+
+def apart(items: Sequence[Item], base: Checkpoint | None) -> tuple[str, ...]:
+    """A warning if the items name different bases."""
+    names = [identity["name"] for _, identity in _bases(items, base)]
+    return base_warnings(names, "these are one model, the cosines mean nothing")
 
 
 def _selected(item: Item, delta: Delta, selection: Selection) -> Item:
     try:
-        part = delta.select_layers(selection.layers).select_names(selection.include, selection.exclude)
+        exclude = selection.exclude  # of one item it may leave nothing out
+        exclude = exclude if exclude is not None and delta.names(exclude, "--exclude") else None
+        part = delta.select_layers(selection.layers).select_names(selection.include, exclude)
     except WsteerError as error:
         raise WsteerError(f"{item.name}: {error}") from None
     return replace(item, delta=part)

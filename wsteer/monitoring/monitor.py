@@ -1,7 +1,7 @@
 """Cosines of changes of weights with deltas: one run of `wsteer monitor`, from paths to a folder of results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,16 @@ from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json
 from wsteer.monitoring.gates import Gates
-from wsteer.monitoring.items import Item, comparable, in_tables, open_items, place_of, short_names
+from wsteer.monitoring.items import (
+    Item,
+    apart,
+    comparable,
+    distinct,
+    in_tables,
+    open_items,
+    place_of,
+    short_names,
+)
 from wsteer.monitoring.pictures import heat_map, similarity_map, trajectory_picture
 from wsteer.monitoring.report import Ceiling, Controls, MonitorReport, notes_on, write_pairs, write_per
 from wsteer.monitoring.similarity import Similarity, part_similarity, similarity
@@ -118,13 +127,14 @@ def monitor(
 class Compared:
     """The items of one comparison, each once; the first `columns` of them are those that others are compared with.
 
-    The other fields are indices of the items.
+    The other fields are indices of the items; with those of `--of`, as what each was named: by itself, or in a run.
     """
 
     items: tuple[Item, ...]
+    base: Checkpoint | None
     columns: int
     deltas: tuple[int, ...]
-    of: tuple[int, ...]
+    of: tuple[tuple[int, Item], ...]
     controls: tuple[int, ...]
     ceilings: Mapping[str, tuple[int, ...]]
     centre: tuple[int, ...]
@@ -133,28 +143,37 @@ class Compared:
     def open(deltas: Sequence[str | Path], of: Sequence[str | Path], settings: Settings) -> "Compared":
         """Open all items, reading only headers, and check that they can be compared."""
         base = open_checkpoint(settings.base) if settings.base is not None else None
-        references = list(dict.fromkeys(str(path) for path in [*deltas, *of, *settings.references]))
-        names = dict(zip(references, short_names(references), strict=True))
-        opened = _Opened(names, base)
-        delta = in_tables(opened.items(deltas, "DELTA"))
-        settings.gates.check_names([item.name for item in delta])
-        _check_names(settings.ceiling, [item.name for item in delta])
-        controls = in_tables(opened.items(settings.controls, "--controls"))
-        ceilings = {name: in_tables(opened.items(paths, "--ceiling")) for name, paths in settings.ceiling.items()}
-        centre = in_tables(opened.items(settings.centre, "--centre"))
-        rows = opened.items(of, "--of")
-        first = {item.name: item for item in [*delta, *controls, *chain(*ceilings.values()), *centre]}
-        everything = {**first, **{item.name: item for item in rows if item.name not in first}}
-        at = {name: index for index, name in enumerate(everything)}
+        references: dict[str, str] = {}
+        for path in map(str, [*deltas, *of, *settings.references]):
+            references.setdefault(place_of(path), path)
+        names = dict(zip(references, short_names(list(references.values())), strict=True))
+
+        def opened(paths: Sequence[str | Path], role: str) -> list[Item]:
+            return open_items(paths, role, names, base)
+
+        delta = in_tables(opened(deltas, "DELTA"))
+        controls = in_tables(opened(settings.controls, "--controls"))
+        ceilings = {name: in_tables(opened(paths, "--ceiling")) for name, paths in settings.ceiling.items()}
+        centre = in_tables(opened(settings.centre, "--centre"))
+        rows = opened(of, "--of")
+        columns = _first_of([*delta, *controls, *chain(*ceilings.values()), *centre])
+        everything = _first_of([*columns, *rows])
+        at = {item.place: index for index, item in enumerate(everything)}
+        labels = distinct([item.name for item in everything])
+        items = [replace(item, name=label) for item, label in zip(everything, labels, strict=True)]
+        delta_names = [items[at[item.place]].name for item in delta]
+        settings.gates.check_names(delta_names)
+        _check_ceilings(settings.ceiling, dict(zip(delta_names, delta, strict=True)), ceilings)
 
         def indices(items: Sequence[Item]) -> tuple[int, ...]:
-            return tuple(at[item.name] for item in items)
+            return tuple(at[item.place] for item in items)
 
         return Compared(
-            tuple(comparable(list(everything.values()), base, settings.selection)),
-            len(first),
+            tuple(comparable(items, base, settings.selection)),
+            base,
+            len(columns),
             indices(delta),
-            indices(rows),
+            tuple((at[item.place], item) for item in rows),
             indices(controls),
             {name: indices(items) for name, items in ceilings.items()},
             indices(centre),
@@ -168,8 +187,8 @@ class Compared:
     @property
     def rows(self) -> list[int]:
         """The indices of the items that are the table's rows."""
-        kept = {item.name for item in in_tables([self.items[index] for index in self.of])}
-        return [index for index in self.of if self.items[index].name in kept] or list(self.deltas)
+        kept = {item.place for item in in_tables([item for _, item in self.of])}
+        return [index for index, item in self.of if item.place in kept] or list(self.deltas)
 
     def sums(self, group: Callable[[str], str], progress: Progress) -> dict[str, Sums]:
         """The sums from which all tables are computed, for each group of parameters."""
@@ -182,19 +201,19 @@ class Compared:
         for part in by_part.values():
             sums.add(part)
         table = similarity(sums, self.names, self.rows, self.deltas, self.centre)
-        everything = similarity(sums, self.names, self.of or self.deltas, self.deltas, self.centre)
-        of = [(index, self.items[index]) for index in self.of]
+        gated = [index for index, _ in self.of] or self.deltas  # every step of a run
+        everything = similarity(sums, self.names, gated, self.deltas, self.centre)
         parts = by_part if settings.per else {}
         return MonitorReport(
             output=str(output),
             similarity=table,
             controls=self._controls(sums, table) if self.controls else None,
             ceilings=self._ceilings(sums),
-            trajectories=trajectories(sums, self.names, of, self.deltas, self.centre),
+            trajectories=trajectories(sums, self.names, self.of, self.deltas, self.centre),
             per={name: part_similarity(part, self.rows, self.deltas, self.centre) for name, part in parts.items()},
             groups=_members(settings.groups, [*table.rows, *table.columns]),
             failures=settings.gates.failures(everything),
-            notes=notes_on(table, bool(self.centre)),
+            notes=(*notes_on(table, bool(self.centre)), *apart(self.items, self.base)),
         )
 
     def _controls(self, sums: Sums, table: Similarity) -> Controls:
@@ -204,9 +223,9 @@ class Compared:
         level = tuple(
             tuple(
                 max(_largest(rows, i, {row, column}), _largest(columns, j, {row, column}))
-                for j, column in enumerate(table.columns)
+                for j, column in enumerate(table.column_items)
             )
-            for i, row in enumerate(table.rows)
+            for i, row in enumerate(table.row_items)
         )
         beyond = tuple(
             tuple(abs(cosine) > bound for cosine, bound in zip(*pair, strict=True))
@@ -224,28 +243,28 @@ class Compared:
         return tuple(found)
 
 
-def _largest(table: Similarity, i: int, besides: set[str]) -> float:
+def _largest(table: Similarity, i: int, besides: set[int]) -> float:
     """The largest absolute cosine of a row with the controls that are not in the pair itself."""
-    sizes = [abs(c) for c, name in zip(table.cosines[i], table.columns, strict=True) if name not in besides]
+    sizes = [abs(c) for c, item in zip(table.cosines[i], table.column_items, strict=True) if item not in besides]
     return max(sizes, default=0.0)
 
 
-class _Opened:
-    """Opens items; an item that is named in two roles is opened as one."""
-
-    def __init__(self, names: Mapping[str, str], base: Checkpoint | None) -> None:
-        self.names, self.base = names, base
-        self.known: dict[str, Item] = {}
-
-    def items(self, references: Sequence[str | Path], role: str) -> list[Item]:
-        opened = open_items(references, role, self.names, self.base)
-        return [self.known.setdefault(place_of(item.input.reference), item) for item in opened]
+def _first_of(items: Sequence[Item]) -> list[Item]:
+    """Each item once, as it was named first."""
+    found: dict[str, Item] = {}
+    for item in items:
+        found.setdefault(item.place, item)
+    return list(found.values())
 
 
-def _check_names(ceiling: Mapping[str, object], names: Sequence[str]) -> None:
-    for name in ceiling:
-        if name not in names:
-            raise WsteerError(f"--ceiling {name!r} names no DELTA; they are {', '.join(names)}")
+def _check_ceilings(
+    given: Mapping[str, object], deltas: Mapping[str, Item], ceilings: Mapping[str, Sequence[Item]]
+) -> None:
+    for name in given:
+        if name not in deltas:
+            raise WsteerError(f"--ceiling {name!r} names no DELTA; they are {', '.join(deltas)}")
+        if any(item.place == deltas[name].place for item in ceilings[name]):
+            raise WsteerError(f"--ceiling {name} names the delta itself; give the same training made again")
 
 
 def _members(globs: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
@@ -271,7 +290,7 @@ def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores |
         save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png", svg=True)
     if by is not None:
         write_per(folder / f"similarity-per-{by}.csv", by, report)
-        if len(report.per) <= MOST_DRAWN:
+        if len(report.per) <= MOST_DRAWN and report.similarity.pairs():
             save(_part_map(report, by), folder / f"similarity-per-{by}.png", svg=True)
 
 

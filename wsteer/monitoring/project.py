@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from wsteer.activations.recording import Span, span_means
+from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import WeightsInput, open_input
 from wsteer.errors import WsteerError
@@ -23,7 +24,7 @@ from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
 from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
 from wsteer.models.rendering import Example, render
-from wsteer.monitoring.items import bound_change, short_names
+from wsteer.monitoring.items import bound_change, check_named_once, short_names
 from wsteer.monitoring.pictures import panels, plain_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
@@ -89,10 +90,12 @@ def project(
     """
     output = Path(output)
     check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift])
+    for references, role in ((deltas, "DELTA"), (data, "--of"), (shift, "--shift")):
+        check_named_once(references, role)
     names = short_names([str(path) for path in deltas])
     loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
     check_streams(map(str, data))
-    chats = {name: read_chats(path) for name, path in zip(_data_names(data), data, strict=True)}
+    chats = {name: read_chats(path) for name, path in zip(short_names([str(path) for path in data]), data, strict=True)}
     loaded = load(base, device, dtype)
     directions = _directions(loaded_deltas, loaded)
     examples = {name: [render(loaded.tokenizer, chat) for chat in rows] for name, rows in chats.items()}
@@ -129,19 +132,12 @@ def _activation(path: str | Path, layers: Sequence[int] | None) -> Delta:
     return delta.select_layers(layers)
 
 
-def _data_names(data: Sequence[str | Path]) -> list[str]:
-    return short_names([str(path).removesuffix(".jsonl") for path in data])
-
-
 def _directions(deltas: dict[str, Delta], loaded: LoadedModel) -> list[Direction]:
     text = loaded.model.config.get_text_config()
     found = []
     for delta, parts in deltas.items():
-        fingerprint = parts.base.get("fingerprint")
-        if fingerprint not in (None, loaded.checkpoint.fingerprint):
-            raise WsteerError(
-                f"{delta} was made on {parts.base['name']}, not on {loaded.checkpoint.name}; name its own --base"
-            )
+        base = loaded.checkpoint
+        check_bases([(delta, parts.base), (f"--base {base.name}", base.identity)], "name the --base it was made on")
         vectors = activation_vectors(parts, text.num_hidden_layers, text.hidden_size)
         for block, vector in sorted(vectors.items()):
             norm = float(vector.double().norm())

@@ -65,9 +65,11 @@ class MonitorReport:
 
     def as_json(self) -> dict[str, object]:
         """All fields; the table's fields are at the top level."""
+        table = asdict(self.similarity)
+        del table["row_items"], table["column_items"]  # numbers of this run, of no use in a file
         return {
             "output": self.output,
-            **asdict(self.similarity),
+            **table,
             "controls": asdict(self.controls) if self.controls else None,
             "ceilings": [{**asdict(each), "mean": each.mean} for each in self.ceilings],
             "trajectories": [asdict(each) for each in self.trajectories],
@@ -120,9 +122,9 @@ def write_pairs(path: Path, report: MonitorReport) -> None:
 def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
     table = report.similarity
     ceilings = {each.delta: each.mean for each in report.ceilings}
-    for i, row in enumerate(table.rows):
+    for i, row in enumerate(table.row_items):
         for j, column in enumerate(table.columns):
-            ceiling = ceilings.get(column)
+            ceiling, other = ceilings.get(column), row != table.column_items[j]
             yield {
                 **_measures(table, table, i, j),
                 "shared_row": table.shared_rows[i][j],
@@ -132,7 +134,7 @@ def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
                 "initialisation": table.initialisations[i][j],
                 "control_level": report.controls.level[i][j] if report.controls else None,
                 "ceiling": ceiling,
-                "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and row != column else None,
+                "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and other else None,
             }
 
 

@@ -22,6 +22,7 @@ SHARED, INDEPENDENT = 0.5, 0.1
 class Similarity:
     """Cosines of each row's item with each column's delta, over the parameters that both change; [rows][columns].
 
+    `rows` and `columns` are labels; the numbers `row_items` and `column_items` tell which item each is.
     `dots`: dot products. `shared_rows` and `shared_columns`: the share of the item's, and of the delta's, norm in those
     parameters. `floor`: the standard deviation of the cosine of noise with these norms (see
     `deltas.gram.parameter_sums`), `expected` its mean, `z` the cosine's distance from the mean in standard deviations.
@@ -32,6 +33,8 @@ class Similarity:
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    row_items: tuple[int, ...]
+    column_items: tuple[int, ...]
     cosines: Numbers
     dots: Numbers
     norms_rows: tuple[float, ...]
@@ -47,14 +50,12 @@ class Similarity:
 
     def pairs(self) -> list[tuple[int, int]]:
         """The indices of all pairs of an item and a different delta, each pair once."""
-        seen, found = set(), []
-        for i, row in enumerate(self.rows):
-            for j, column in enumerate(self.columns):
-                pair = frozenset((row, column))
-                if row != column and pair not in seen:
-                    seen.add(pair)
-                    found.append((i, j))
-        return found
+        found: dict[frozenset[int], tuple[int, int]] = {}
+        for i, row in enumerate(self.row_items):
+            for j, column in enumerate(self.column_items):
+                if row != column:
+                    found.setdefault(frozenset((row, column)), (i, j))
+        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ def similarity(
     _check_shared(compared, names, rows, columns)
     both, z = compared.sums, compared.z
     likenesses, chances = both.likenesses / both.modules, both.chances / both.modules
-    row_names, column_names = tuple(names[i] for i in rows), tuple(names[j] for j in columns)
     return Similarity(
-        rows=row_names,
-        columns=column_names,
+        rows=tuple(names[i] for i in rows),
+        columns=tuple(names[j] for j in columns),
+        row_items=tuple(rows),
+        column_items=tuple(columns),
         cosines=_numbers(compared.cosines),
         dots=_numbers(both.dots),
         norms_rows=tuple(both.whole.sqrt().tolist()),
@@ -98,7 +100,7 @@ def similarity(
         floor=_matrix(compared.floor),
         expected=_matrix(compared.mean_noise),
         z=_matrix(z),
-        above=_above(row_names, column_names, z.tolist()),
+        above=_above(rows, columns, z.tolist()),
         overlaps=_matrix(both.overlaps / both.modules),
         initialisations=tuple(
             tuple(
@@ -232,10 +234,10 @@ def _check_shared(compared: _Compared, names: Sequence[str], rows: Sequence[int]
 
 
 def _above(
-    rows: Sequence[str], columns: Sequence[str], z: Sequence[Sequence[float]]
+    rows: Sequence[int], columns: Sequence[int], z: Sequence[Sequence[float]]
 ) -> tuple[tuple[bool | None, ...], ...]:
-    """Which cosines are above the floor; each pair of names is tested once, and a pair without z is None."""
-    tested: dict[frozenset[str], float] = {}
+    """Which cosines are above the floor; each pair of items is tested once, and a pair without z is None."""
+    tested: dict[frozenset[int], float] = {}
     for row, values in zip(rows, z, strict=True):
         for column, value in zip(columns, values, strict=True):
             if row != column and math.isfinite(value):

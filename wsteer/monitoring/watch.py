@@ -21,6 +21,7 @@ from wsteer.monitoring.items import (
     comparable,
     in_tables,
     open_items,
+    place_of,
     short_names,
 )
 from wsteer.monitoring.monitor import Settings
@@ -75,7 +76,7 @@ def watch(
         raise WsteerError(f"{run} does not exist or is no folder; --watch follows a training folder")
     check_output(output, force, folder=True, inputs=[*deltas, run, *settings.read])
     base = open_checkpoint(settings.base) if settings.base is not None else None
-    names = dict(zip(map(str, deltas), short_names([str(path) for path in deltas]), strict=True))
+    names = dict(zip(map(place_of, map(str, deltas)), short_names([str(path) for path in deltas]), strict=True))
     columns = in_tables(open_items(deltas, "DELTA", names, base))
     settings.gates.check_names([item.name for item in columns])
     seen = _Seen(Path(run), columns, base, settings, note)

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.steering.baking import baked
+
+# a k outside of these is 0 or infinite in float32, in which changes are computed
+TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Combination:
         """The combination for `--k` (one for all deltas or one for each) or `--sweep`."""
         paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
         needed = WsteerError("one of --k and --sweep is needed, and only one")
+        given = () if k is None else [k] if isinstance(k, int | float) else k
+        for each in (*given, *(() if sweep is None else sweep)):
+            if each and not TINY <= abs(each) <= LARGEST:
+                mend = "lower" if abs(each) > LARGEST else "raise"
+                raise WsteerError(f"k = {each:g} is beyond the range of float32; {mend} --k")
         if sweep is not None:
             if k is not None:
                 raise needed
@@ -51,25 +62,34 @@ class Combination:
         """The coefficient of each delta in the output of `k`."""
         return tuple(k * weight for weight in self.weights)
 
-    def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> Delta:
-        """Σ weightᵢ·deltaᵢ under the names of the base's files; a delta of weight 0 is left out, but it must fit."""
+    def total(self, checkpoint: Checkpoint, selection: Selection = EVERYTHING) -> tuple[Delta, tuple[str, ...]]:
+        """Σ weightᵢ·deltaᵢ under the names of the base's files, and warnings; a delta of weight 0 must fit as well."""
         total = Delta("combination", {})
+        warnings: dict[str, None] = {}
         for path, weight in zip(self.paths, self.weights, strict=True):
             delta = as_biases(Delta.load(path))
             added = {name: tensor.shape for name, tensor in baked(delta, checkpoint).added.items()}
             delta = fitted(delta, checkpoint, added)
+            warnings.update(dict.fromkeys(on_base(str(path), delta, checkpoint)))
             if weight != 0:
                 delta = weight * delta if weight != 1 else delta
                 total = total + delta if total.terms else delta
         if not total.terms:
             raise WsteerError("the deltas cancel each other; there is nothing to steer by")
-        return selection.of(total, checkpoint)
+        return selection.of(total, checkpoint), tuple(warnings)
 
     def name(self, checkpoint: Checkpoint) -> str:
         """`<base>-<delta>-k<K>`, the default name of an output, for example `SmolLM2-w-k-1.5`."""
         ks = self.ks if self.swept or len(set(self.weights)) == 1 else self.weights
         stems = [path.stem for path in self.paths]
         return "-".join([Path(checkpoint.name).name, *stems, ("sweep" if self.swept else "k") + numbered(*ks)])
+
+
+def on_base(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Refuse a delta of another base than the checkpoint it is applied to; a warning if only their names differ."""
+    check_bases([(path, delta.base), (checkpoint.name, checkpoint.identity)], "use the model it was made on")
+    doubt = f"one is tuned from the other, or a copy, {path} means nothing here"
+    return base_warnings([delta.base["name"], checkpoint.name], doubt)
 
 
 def _unsigned_zero(k: float) -> float:

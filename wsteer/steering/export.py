@@ -54,7 +54,7 @@ def export(
     check_output(path, force, folder=as_folder, inputs=[checkpoint.folder, *combination.paths])
     if not any(combination.ks):
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
-    delta = combination.total(checkpoint, selection)
+    delta, warnings = combination.total(checkpoint, selection)
     factors = module_factors(delta, checkpoint) if form == "adapter" else None
     size = delta.stored_bytes if factors is None else adapter_bytes(factors)
     check_free_space(path, len(combination.ks) * size)
@@ -89,6 +89,7 @@ def export(
         parameters=len(delta.terms),
         rank=served_rank(factors) if factors is not None else None,
         bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
+        warnings=warnings,
     )
 
 

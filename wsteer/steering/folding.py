@@ -1,11 +1,9 @@
 """base + k·change in float32, rounded once: the fold that steering uses, both on disk and in memory."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from wsteer.deltas.terms import Change
+from wsteer.deltas.terms import Change, all_finite
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import TensorEntry, read_rows
 from wsteer.steering.rounding import DROPPED_BITS, Rounding, rounded_stochastically
@@ -60,9 +58,7 @@ def _plus_product(wide: Tensor, left: Tensor, right: Tensor, k: float) -> Tensor
 
 
 def _check_finite(name: str, written: Tensor) -> None:
-    # a finite sum has only finite entries; another sum may be an overflow, so only then check every entry
-    total = written.sum(dtype=torch.float32 if written.dtype == torch.float16 else None)
-    if not math.isfinite(total) and not torch.isfinite(written).all():
+    if not all_finite(written):
         raise WsteerError(f"{name} becomes NaN or infinite; lower --k, or look for NaN in the delta and the base")
 
 

@@ -149,7 +149,7 @@ def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str
         for name, module in modules.items():
             if delta.shape(name) != (module.out_features,):
                 raise WsteerError(f"{name} is {delta.shape(name)} in the delta, its module gives {module.out_features}")
-            vector = k * delta.change(name).rows(0, module.out_features)
+            vector = _scaled(name, k, delta.change(name).rows(0, module.out_features), module.weight.dtype)
             stack.callback(module.register_forward_hook(_adding(vector)).remove)
         yield
 
@@ -160,7 +160,8 @@ def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
     hooks = []
     try:
         for block, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
-            hooks.append(blocks[block].register_forward_hook(_adding(k * vector)))
+            scaled = _scaled(f"blocks.{block}", k, vector, model.dtype)
+            hooks.append(blocks[block].register_forward_hook(_adding(scaled)))
         yield
     finally:
         for hook in hooks:
@@ -179,6 +180,15 @@ def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[int, Tens
             )
         vectors[block] = delta.change(name).rows(0, hidden)
     return vectors
+
+
+def _scaled(name: str, k: float, vector: Tensor, dtype: torch.dtype) -> Tensor:
+    """k·vector, float32, if the model can add it; an error if it is not finite in `dtype`, or its square in float32."""
+    scaled = k * vector
+    if not (scaled.to(dtype).isfinite().all() and scaled.square().sum().isfinite()):
+        kind = str(dtype).removeprefix("torch.")
+        raise WsteerError(f"k = {k:g} times {name} is beyond what a model in {kind} can add; lower --k")
+    return scaled
 
 
 Hook = Callable[[nn.Module, tuple, Tensor | tuple], Tensor | tuple]

@@ -150,7 +150,8 @@ def steer(
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
     ks = combination.ks
-    plan = _plan(checkpoint, combination.total(checkpoint, selection), dtype, changed=any(ks))
+    total, warnings = combination.total(checkpoint, selection)
+    plan = _plan(checkpoint, total, dtype, changed=any(ks))
     check_free_space(folder, plan.size * len(ks))
     choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
     places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # where the outputs are in the folder
@@ -173,7 +174,7 @@ def steer(
             for each, what in zip(written, records, strict=True):
                 write_json(each.folder / RECORD, what)
             write_json(unfinished / RECORD, records[-1])
-    return _report(plan, folder, combination, steered, seconds)
+    return _report(plan, folder, combination, steered, seconds, warnings)
 
 
 def _steered(folder: Path, ks: tuple[float, ...], choice: Choice) -> Steered:
@@ -272,7 +273,12 @@ def _stale_json(plan: _Plan) -> tuple[str, ...]:
 
 
 def _report(
-    plan: _Plan, folder: Path, combination: Combination, steered: tuple[Steered, ...], seconds: float | None
+    plan: _Plan,
+    folder: Path,
+    combination: Combination,
+    steered: tuple[Steered, ...],
+    seconds: float | None,
+    warnings: tuple[str, ...],
 ) -> SteerReport:
     gains = [each.gain for each in steered if each.gain is not None]
     roundings = sorted({each.rounding for each in steered})
@@ -293,7 +299,7 @@ def _report(
         seconds=seconds,
         dry_run=seconds is None,
         left_out=plan.left_out,
-        warnings=tuple(_warnings(plan, steered)),
+        warnings=(*warnings, *_warnings(plan, steered)),
     )
 
 

@@ -74,6 +74,7 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
         )
     if recipe.init in MUTATING_INITS and recipe.dora:
         raise WsteerError(f"--init {recipe.init} changes the base, and --dora then has no plain LoRA; leave one out")
+    _check_modules(loaded, recipe)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=list(recipe.targets) or "all-linear",
@@ -93,6 +94,23 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     # the Hub id, not the cache folder that the model was loaded from
     model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
     return model
+
+
+def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:
+    """Refuse each name of targets or modules_to_save that matches nothing: peft is content with one that matches."""
+    modules = [name for name, _ in loaded.model.named_modules()]
+    # experts are parameters in memory, and modules in the files
+    experts = [name for name, _ in loaded.model.named_parameters() if not name.endswith((".weight", ".bias"))]
+    known = [*modules, *experts, *(name.rpartition(".")[0] for name in loaded.checkpoint.tensors)]
+    for option, names, candidates in (
+        ("--targets", recipe.targets, known),
+        ("--modules-to-save", recipe.modules_to_save, modules),
+    ):
+        for name in names:
+            if not any(candidate == name or candidate.endswith(f".{name}") for candidate in candidates):
+                leaves = sorted({module.rpartition(".")[2] for module in modules} - {""})
+                listed = ", ".join(leaf for leaf in leaves if not leaf.isdigit())
+                raise WsteerError(f"{option} {name}: {loaded.checkpoint.name} has no such module; it has {listed}")
 
 
 def _with_biases(loaded: LoadedModel) -> nn.Module:
@@ -121,8 +139,9 @@ def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) 
     else:
         config = replace(config)
     config.inference_mode = True
-    if type(config.target_modules) is set:  # its order differs from run to run
-        config.target_modules = sorted(config.target_modules)
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # its order differs from run to run
+            setattr(config, name, sorted(value))
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})

@@ -12,6 +12,7 @@ from wsteer.checkpoints.checkpoint import EMBEDDINGS, Checkpoint
 from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.terms import check_written
 from wsteer.errors import WsteerError
 from wsteer.files.text import write_json
 
@@ -70,7 +71,7 @@ def write_adapter(
     tensors: dict[str, Tensor] = {}
     for module, (lora_B, lora_A) in factors.items():
         missing = rank - lora_A.shape[0]
-        padded_B = torch.nn.functional.pad(k * lora_B, (0, missing))
+        padded_B = torch.nn.functional.pad(check_written(module, k * lora_B), (0, missing))
         padded_A = torch.nn.functional.pad(lora_A, (0, 0, 0, missing))
         if f"{module}.weight".endswith(EMBEDDINGS):
             # an embedding's factors are stored transposed: A [r, vocabulary], B [hidden, r]

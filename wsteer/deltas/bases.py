@@ -1,0 +1,28 @@
+"""Whether changes and models have one base: known fingerprints that differ are an error, other names a warning."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from wsteer.errors import WsteerError
+
+Identity = Mapping[str, str | None]  # a base as delta files name it: name, revision, fingerprint
+Named = tuple[str, Identity]  # what an error calls a change or a model, and its base
+
+
+def check_bases(named: Sequence[Named], advice: str) -> None:
+    """Refuse bases whose fingerprints are known and differ, as arithmetic across bases has no meaning."""
+    known = [(label, base) for label, base in named if base.get("fingerprint")]
+    for label, base in known[1:]:
+        first_label, first = known[0]
+        if base["fingerprint"] != first["fingerprint"]:
+            raise WsteerError(
+                f"{first_label} (of {first['name']}) and {label} (of {base['name']}) have different bases; {advice}"
+            )
+
+
+def base_warnings(names: Iterable[str | None], doubt: str) -> tuple[str, ...]:
+    """A warning, which ends in `doubt`, if the names differ; copies of a model may differ in folder, owner and case."""
+    different = list({Path(name).name.lower(): name for name in names if name}.values())
+    if len(different) < 2:
+        return ()
+    return (f"the sides name different bases, {' and '.join(different)}: unless {doubt}",)
