@@ -13,7 +13,7 @@ from wsteer.deltas.terms import Dense
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
-from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import render
 from wsteer.progress import Progress, labelled, silent
 
@@ -86,7 +86,7 @@ def mean_activations(
     (persona vectors' `response_avg`, notes/activations.md A2).
     """
     spans = [Span.of_answer(render(loaded.tokenizer, chat)) for chat in chats]
-    check_lengths(loaded, (span.stop for span in spans))
+    check_rows(loaded, (span.tokens for span in spans))
     total = torch.zeros((), dtype=torch.float64)
     for _, means in span_means(loaded, spans, batch_size, progress):
         total = total + means.sum(dim=1)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
-from wsteer.models.loading import LoadedModel, check_lengths
+from wsteer.models.loading import LoadedModel, check_rows
 from wsteer.models.rendering import prompt_text, token_ids
 from wsteer.progress import Progress, silent
 
@@ -42,6 +43,17 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
 
 
+class KnownScores(LogitsProcessor):
+    """Refuses a model whose scores are NaN: its answers would be chance."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if scores[:, 0].isnan().any():  # a NaN in the last hidden state spreads to all tokens
+            raise WsteerError(
+                "the model's scores are NaN: its weights, its config.json or a delta of too large a k make it overflow"
+            )
+        return scores
+
+
 def answer(
     loaded: LoadedModel,
     chats: Sequence[Sequence[Message]],
@@ -53,13 +65,13 @@ def answer(
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
     prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
-    check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
+    check_rows(loaded, prompts, more=max_new_tokens)
     answers: dict[int, Answer] = {}
     for indices in progress(list(batches(map(len, prompts), batch_size)), "generate"):
-        sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
-        generated = _generate(
-            loaded, [prompts[index] for index in indices], max_new_tokens, LogitsProcessorList(sampling)
-        )
+        processors = LogitsProcessorList([KnownScores()])
+        if temperature:
+            processors.append(SeededSampling(seed, indices, temperature))
+        generated = _generate(loaded, [prompts[index] for index in indices], max_new_tokens, processors)
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]
 

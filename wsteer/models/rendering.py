@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, one_error, silent_panics
+from wsteer.files.limits import bounded
 from wsteer.files.rows import Message
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # the mark that some templates put around the assistant's text, for `return_assistant_tokens_mask`
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+MOST_TEMPLATE, MOST_RENDERED = 10**6, 10**7  # characters, of a template and of what one makes of a chat
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +57,27 @@ class _Turn:
 def read_template(path: str | Path) -> str:
     """A chat template from a jinja file."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            template = file.read(MOST_TEMPLATE + 1)
+        if len(template) > MOST_TEMPLATE:
+            raise WsteerError(f"the chat template {path} is longer than {MOST_TEMPLATE} characters; give a jinja file")
+        return template
     except (OSError, UnicodeDecodeError) as error:
         raise WsteerError(f"the chat template {path} cannot be read: {error}; give a jinja file") from None
 
 
 def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
     """The chat as text, up to the start of the assistant's answer, with special tokens."""
-    return _rendered(tokenizer, messages, True)
+    with bounded(f"the chat template of {tokenizer.name_or_path}"):
+        return _rendered(tokenizer, messages, True)
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
     with _template_of(tokenizer):
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        if len(text) > MOST_RENDERED:
+            raise ValueError(f"it makes {len(text)} characters of one chat")
+        return text
 
 
 @contextlib.contextmanager
@@ -78,8 +88,15 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
             f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
             "a jinja file with --template FILE"
         )
+    if not isinstance(tokenizer.chat_template, str) or len(tokenizer.chat_template) > MOST_TEMPLATE:
+        raise WsteerError(
+            f"the chat template of {tokenizer.name_or_path} is no text of up to {MOST_TEMPLATE} characters; give "
+            "finetune a jinja file with --template FILE"
+        )
     try:
         yield
+    except (MemoryError, RecursionError):  # `bounded` around it says it
+        raise
     except Exception as error:  # a template is the user's program and can raise anything
         message = " ".join(str(error).split()) or type(error).__name__
         raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
@@ -90,8 +107,15 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
     If the template has written it, as most do, none is added.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*_missing_bos(tokenizer, ids), *ids]
+    with _tokenising(tokenizer):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*_missing_bos(tokenizer, ids), *ids]
+
+
+@contextlib.contextmanager
+def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    with one_error(f"the tokenizer of {tokenizer.name_or_path} fails"), silent_panics():
+        yield
 
 
 def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
@@ -107,6 +131,12 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     before it; a token's role follows from its characters. The text is split at a prompt's end only if its tokens do not
     begin with the prompt's, as when a token spans that end: generation tokenises the prompt alone.
     """
+    # entered once: it costs a few percent of the time of a short row
+    with _tokenising(tokenizer), bounded(f"the chat template of {tokenizer.name_or_path}"):
+        return _example(tokenizer, messages)
+
+
+def _example(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
     text = _rendered(tokenizer, messages)
     turns = _turns(tokenizer, messages, text)
     ids, spans = _tokenised(tokenizer, text, {turn.prompted for turn in turns})
@@ -138,7 +168,7 @@ def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], te
 
     Rendering the chat with placeholders as messages shows what the template writes around them.
     """
-    prompt = prompt_text(tokenizer, messages[:-1])
+    prompt = _rendered(tokenizer, messages[:-1], prompt=True)
     frames = _frames(tokenizer, messages)
     found = _placed(messages, frames, text)
     if not found and [message["role"] for message in messages].count("assistant") == 1:

@@ -20,7 +20,7 @@ from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
-from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import Example, render
 from wsteer.monitoring.items import bound_change, short_names
 from wsteer.monitoring.pictures import panels, plain_legend
@@ -95,7 +95,7 @@ def project(
     directions = _directions(loaded_deltas, loaded)
     examples = {name: [render(loaded.tokenizer, chat) for chat in rows] for name, rows in chats.items()}
     for rows in examples.values():
-        check_lengths(loaded, (example.answer.stop for example in rows))
+        check_rows(loaded, (example.tokens[: example.answer.stop] for example in rows))
     tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
     inputs = [source_entry("delta", path) for path in deltas]
     inputs += [source_entry("data", path) for path in data]
