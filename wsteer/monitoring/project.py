@@ -23,7 +23,7 @@ from wsteer.files.text import write_csv, write_json
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import Example, render
 from wsteer.monitoring.items import bound_change, short_names
-from wsteer.monitoring.pictures import panels, plain_legend
+from wsteer.monitoring.pictures import panels, small_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
 from wsteer.steering.memory import activation_vectors, applied
@@ -233,9 +233,9 @@ def projection_picture(found: Sequence[Projection]) -> Figure:
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xlabel("decoder block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"projection on {delta}", parse_math=False)
+        axes.set_ylabel(f"projection on {delta}")
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
-        axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
+        axes.set_title(f"{title} (bands: 95%)", fontsize=10)
         axes.grid(alpha=0.25)
-        plain_legend(axes)
+        small_legend(axes)
     return figure
