@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,18 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
         raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
 
 
+def prompts(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[list[int]]:
+    """The token ids of each chat up to the start of the assistant's answer."""
+    with silent_panics():
+        return [token_ids(tokenizer, prompt_text(tokenizer, chat)) for chat in chats]
+
+
+def examples(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[Example]:
+    """Each chat rendered; its last turn is an answer."""
+    with silent_panics():
+        return [render(tokenizer, chat) for chat in chats]
+
+
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of rendered text, with exactly one BOS where the tokenizer puts one before plain text.
 
@@ -112,10 +124,8 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         return [*_missing_bos(tokenizer, ids), *ids]
 
 
-@contextlib.contextmanager
-def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
-    with one_error(f"the tokenizer of {tokenizer.name_or_path} fails"), silent_panics():
-        yield
+def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> contextlib.AbstractContextManager[None]:
+    return one_error(f"the tokenizer of {tokenizer.name_or_path} fails")
 
 
 def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
@@ -310,12 +320,8 @@ def render_chats(
 
     A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """
-    examples, cut = [], 0
-    for where, chat in chats:
-        try:
-            example = render(tokenizer, chat)
-        except WsteerError as error:
-            raise WsteerError(f"{where}: {error}") from None
+    kept, cut = [], 0
+    for where, example in _placed_examples(tokenizer, chats):
         if max_length is not None and len(example.tokens) > max_length:
             cut += 1
             example = example.cut(max_length)
@@ -325,10 +331,21 @@ def render_chats(
                 f"the row or cut it with --max-length {max_positions}"
             )
         if example.trained[1:].any():
-            examples.append(example)
-    if not examples:
+            kept.append(example)
+    if not kept:
         raise WsteerError(f"--max-length {max_length}: no row has a token of its answer within it; take a larger one")
-    return Rendered(examples, cut, dropped=len(chats) - len(examples))
+    return Rendered(kept, cut, dropped=len(chats) - len(kept))
+
+
+def _placed_examples(
+    tokenizer: "PreTrainedTokenizerBase", chats: Iterable[tuple[str, list[Message]]]
+) -> Iterator[tuple[str, Example]]:
+    with silent_panics():
+        for where, chat in chats:
+            try:
+                yield where, render(tokenizer, chat)
+            except WsteerError as error:
+                raise WsteerError(f"{where}: {error}") from None
 
 
 def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
