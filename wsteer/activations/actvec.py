@@ -14,8 +14,8 @@ from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
-from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
-from wsteer.models.rendering import render
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
+from wsteer.models.rendering import examples
 from wsteer.progress import Progress, labelled, silent
 
 BATCH_SIZE = 16  # rows that run at once by default
@@ -87,8 +87,8 @@ def mean_activations(
     Outputs are taken where the model reads the answer's own tokens, not at the prompt, the end of turn or padding
     (persona vectors' `response_avg`, notes/activations.md A2).
     """
-    spans = [Span.of_answer(render(loaded.tokenizer, chat)) for chat in chats]
-    check_lengths(loaded, (span.stop for span in spans))
+    spans = [Span.of_answer(example) for example in examples(loaded.tokenizer, chats)]
+    check_rows(loaded, (span.tokens for span in spans))
     total = torch.zeros((), dtype=torch.float64)
     for _, means in span_means(loaded, spans, batch_size, progress):
         total = total + means.sum(dim=1)

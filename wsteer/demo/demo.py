@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo.model import demo_model
 from wsteer.files.provenance import RECORD, record, recordable
@@ -75,7 +76,7 @@ def demo(
         model = demo_model(progress)
     elif Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # absolute: the commands run in another folder
-    block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
+    block = int(DEPTH * read_config(open_checkpoint(model)).get_text_config().num_hidden_layers)
     chain = commands(model, block)
     typed = [as_typed(command) for command in chain]
     with new_folder(output, force) as partial:

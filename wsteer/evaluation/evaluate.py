@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
@@ -115,9 +116,8 @@ def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
     """The delta under the files' names, checked against headers and config.json before the model is loaded."""
     if delta.kind != "activation":
         return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
-    if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
-        sizes = [checkpoint.config_number(key) for key in ("num_hidden_layers", "hidden_size")]
-        activation_vectors(delta, *sizes)
+    sizes = read_config(checkpoint).get_text_config()
+    activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
     return delta
 
 

@@ -5,7 +5,6 @@ import resource
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 from wsteer.errors import WsteerError
@@ -57,17 +56,26 @@ def _timer(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory_limit(memory: int | None) -> Iterator[None]:
-    statistics = Path("/proc/self/statm")
     # of the whole process: two threads would restore it in the wrong order
-    in_thread = threading.current_thread() is not threading.main_thread()
-    if memory is None or in_thread or not statistics.exists():
+    in_main = threading.current_thread() is threading.main_thread()
+    taken = _address_space() if memory is not None and in_main else None
+    if memory is None or taken is None:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = int(statistics.read_text().split()[0]) * resource.getpagesize() + memory
+    wanted = taken + memory
     wanted = min([wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space() -> int | None:
+    """The process's address space in bytes, None where the system does not tell. Quick: it is read for every row."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as statistics:
+            return int(statistics.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None

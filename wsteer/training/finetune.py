@@ -15,7 +15,7 @@ from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
-from wsteer.models.loading import LoadedModel, dtype_name, load, max_positions, resolve_device
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
 from wsteer.models.rendering import marked_text, read_template
 from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
@@ -156,6 +156,7 @@ def finetune_once(
     weights = [source.weight for source in sources]
     limits = (options.max_length, max_positions(loaded))
     examples = run_examples(loaded.tokenizer, sets, weights, val_set, recipe, *limits)
+    check_rows(loaded, (example.tokens for example in [*examples.train, *examples.val]))
     if len(recipe.rates) > 1 and not examples.val:
         raise WsteerError(
             "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"

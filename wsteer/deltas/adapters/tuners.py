@@ -19,12 +19,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from wsteer.checkpoints.architecture import read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
-from wsteer.errors import WsteerError, reason
+from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
 from wsteer.files.text import read_json
@@ -200,10 +201,7 @@ def _skeleton(base: Checkpoint) -> PreTrainedModel:
 
     On the meta device, peft would drop the adapter's tensors.
     """
-    with _library(f"transformers cannot build {base.name}"):
-        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-        with torch.device("meta"), bounded(f"building {base.name} as its config.json says", 20):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = skeleton(base, read_config(base))
     empty: dict[int, nn.Parameter] = {}  # by the id of the parameter that it replaces, so tied ones stay tied
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -324,12 +322,8 @@ def _library(what: str) -> Iterator[None]:
     kept = getattr(boft, "_FBD_CUDA", None)
     boft._FBD_CUDA = False  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():
+        with one_error(what), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except WsteerError:
-        raise
-    except Exception as error:  # the user's files can make the libraries raise anything
-        raise WsteerError(f"{what}: {reason(error)}") from error
     finally:
         boft._FBD_CUDA = kept
