@@ -23,6 +23,7 @@ import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.interruption import contents
 from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.checkpoints.contents import links_followed
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.saving import OLD, WORK, partial_folder
@@ -289,7 +290,10 @@ def test_shards_that_are_links_are_read_and_written_as_files(tmp_path: Path, cas
     linked.mkdir()
     for path in base.iterdir():
         (linked / path.name).symlink_to(path)
-    wsteer.steer(linked, w, k=1, output=tmp_path / "out")
+    with pytest.raises(WsteerError, match="--follow-links"):
+        wsteer.steer(linked, w, k=1, output=tmp_path / "out")
+    with links_followed():
+        wsteer.steer(linked, w, k=1, output=tmp_path / "out")
     wsteer.steer(base, w, k=1, output=tmp_path / "expected")
     for path in (tmp_path / "out").glob("*.safetensors"):
         assert not path.is_symlink()
