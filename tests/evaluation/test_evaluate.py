@@ -41,6 +41,9 @@ def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path])
         metric = condition.metrics[row["metric"]]
         assert row["value"] == ("" if metric.value is None else repr(metric.value))
         assert (int(row["numerator"]), int(row["denominator"])) == (metric.numerator, metric.denominator)
+        assert (int(row["abstained"]), int(row["cut"])) == (metric.abstained, metric.cut)
+        (stored,) = [c["metrics"][row["metric"]] for c in results["conditions"] if c["k"] == float(row["k"])]
+        assert stored == vars(metric)
     assert len((tmp_path / "r" / "samples.jsonl").read_text().splitlines()) == 2 * 3 * 4
     assert (tmp_path / "r" / "tradeoff.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

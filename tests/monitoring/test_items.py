@@ -10,7 +10,13 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.command import Cli, Inputs
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.delta import Delta
-from wsteer.monitoring.monitor import monitor
+from wsteer.deltas.diff import diff
+from wsteer.deltas.gram import grouped_sums
+from wsteer.deltas.selection import Selection
+from wsteer.monitoring.gates import Gates
+from wsteer.monitoring.items import distinct, short_names
+from wsteer.monitoring.monitor import Settings, monitor
+from wsteer.monitoring.similarity import similarity
 
 
 def test_equal_names_in_different_folders_are_different_deltas(tmp_path: Path) -> None:
@@ -20,6 +26,61 @@ def test_equal_names_in_different_folders_are_different_deltas(tmp_path: Path) -
     report = monitor([tmp_path / "a" / "w.safetensors"], tmp_path / "m", of=[tmp_path / "b" / "w.safetensors"])
     assert report.cosines == ((-1.0,),)
     assert (report.similarity.rows, report.similarity.columns) == (("b/w",), ("a/w",))
+
+
+@pytest.mark.slow
+def test_a_folder_and_a_file_of_one_name_are_compared_and_gated_as_two(tmp_path: Path, tiny: Path, cli: Cli) -> None:
+    folder = save_adapter(tmp_path / "w", tiny, 3, std=0.3)
+    for sign, name in ((-1, "w"), (1, "same")):
+        diff(folder, output=tmp_path / "plus.safetensors", force=True)
+        (sign * Delta.load(tmp_path / "plus.safetensors")).save(tmp_path / f"{name}.safetensors")
+    arguments = ["monitor", tmp_path / "w.safetensors", "--of", folder, "-o", tmp_path / "m", "--force", "--json"]
+    assert cli(*arguments).json["cosines"] == [[pytest.approx(-1)]]
+    ran = cli(*arguments, "--fail-below", "w.safetensors=-0.5")
+    assert (ran.code, ran.json["failures"][0]["item"]) == (3, "w")
+    pairs = cli(
+        "monitor", tmp_path / "w.safetensors", folder, tmp_path / "same.safetensors", "-o", tmp_path / "p", "--json"
+    )
+    assert pairs.json["rows"] == ["w.safetensors", "w", "same"]
+    assert [round(cosine, 9) for cosine in pairs.json["cosines"][0]] == [1, -1, -1]
+    assert pairs.json["above"][0][1:] == [True, True]
+
+
+def test_items_of_one_label_are_still_two() -> None:
+    sums = grouped_sums(
+        [Delta.of_tensors({"p": torch.tensor(values)}).terms for values in ([1.0, 0.0], [-1.0, 0.0], [0.0, 1.0])],
+        3,
+        lambda name: "",
+    )[""]
+    table = similarity(sums, ["w", "w", "w"], [0, 1, 2], [0, 1, 2])
+    assert table.pairs() == [(0, 1), (0, 2), (1, 2)]
+    assert table.cosines[0] == (1, -1, 0)
+    gates = Gates({"w": 2.0}, {"w": -0.5})
+    assert [failure.cosine for failure in gates.failures(table)] == [-1, -1]  # each is the other's delta
+
+
+def test_labels_are_distinct_whatever_the_paths() -> None:
+    assert short_names(["a/w", "a/w.safetensors", "b/w.safetensors"]) == ["a/w", "w.safetensors", "b/w"]
+    assert short_names(["w", "./w.jsonl", "w.safetensors"]) == ["w", "w.jsonl", "w.safetensors"]
+    assert short_names(["x/w", "/y/x/w"]) == ["x/w", "y/x/w"]
+    assert distinct(["a", "a", "a#2", "a"]) == ["a", "a#2", "a#2#2", "a#3"]
+    tricky = ["w", "w", "w.safetensors", "v/w", "/v/w", "w#2", ".safetensors", "v/.safetensors"]
+    assert len(set(short_names(tricky))) == len(tricky)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_also_the_delta_keeps_its_step(run: Path, cli: Cli, tmp_path: Path) -> None:
+    ran = cli("monitor", run / "checkpoint-10", "--of", run, "-o", tmp_path / "m", "--json")
+    (followed,) = ran.json["trajectories"]
+    assert 10 in followed["steps"] and len(followed["steps"]) == 3
+    assert ran.json["rows"] == ["run"]
+
+
+def test_exclude_may_be_found_in_one_item_alone(tmp_path: Path) -> None:
+    for name, tensors in (("a", {"p": torch.ones(3)}), ("b", {"p": torch.ones(3), "q": torch.ones(3)})):
+        Delta.of_tensors(tensors).save(tmp_path / f"{name}.safetensors")
+    paths, without = [tmp_path / f"{name}.safetensors" for name in "ab"], Settings(selection=Selection(exclude="q"))
+    assert monitor(paths, tmp_path / "m", settings=without).similarity.shared_columns[0][1] == 1
 
 
 def delta(inputs: Inputs, name: str, tensor: torch.Tensor, parameter: str = "a") -> Path:

@@ -17,8 +17,10 @@ from tests.helpers.tiny import save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_chats
+from wsteer.models.loading import load
 from wsteer.models.rendering import Example, render
 from wsteer.training.finetune import finetune
+from wsteer.training.methods import copied_state, prepare, save
 from wsteer.training.recipe import Recipe
 from wsteer.training.steps import run_batches
 
@@ -219,3 +221,17 @@ def test_what_lora_cannot_do_is_refused_and_writes_nothing(
     with pytest.raises(WsteerError, match=message):
         finetune(tiny, chats[0], tmp_path / "out", Recipe(max_steps=1, **options), device="cpu")
     assert list(tmp_path.glob("*out*")) == []
+
+
+def test_sets_of_names_are_stored_in_order(tmp_path: Path, tiny: Path) -> None:
+    """peft names a Mixtral's experts in a set of `target_parameters`, whose order depends on the process."""
+    loaded, recipe = load(tiny, "cpu"), Recipe(rank=2)
+    model = prepare(loaded, tiny, recipe)
+    names = [f"name{i}" for i in range(30)]
+    assert isinstance(model, PeftModel)
+    model.peft_config["default"].target_parameters = set(names)
+    state = copied_state(model)
+    save(model, loaded, recipe, state, state, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_parameters"] == sorted(names)
+    assert config["target_modules"] == sorted(config["target_modules"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Dense
+from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
@@ -57,6 +58,10 @@ def actvec(
     loaded = load(model, device, dtype)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}
     difference = means["pos"] - means["neg"]
+    if not difference.any():
+        raise WsteerError(
+            f"the answers of {pos} and {neg} are read alike in every block; there is no direction to write"
+        )
     delta = Delta(
         "activation",
         {f"blocks.{block}": ((1.0, Dense(row.float())),) for block, row in enumerate(difference)},

@@ -170,7 +170,7 @@ def monitor(
         centre=centre or (),
         selection=Selection(parse_layers(layers), include, exclude),
         per=per,
-        groups=dict(parse_named(group or [], "--group")),
+        groups=_once(parse_named(group or [], "--group"), "--group"),
         scores=scores,
         fail_above=_bounds(fail_above or [], "--fail-above"),
         fail_below=_bounds(fail_below or [], "--fail-below"),
@@ -246,6 +246,9 @@ def _project(
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
     unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "fail_above", "fail_below")
     _refuse(settings, unused, "projections of data sets")
+    for name in ("include", "exclude"):
+        if getattr(settings.selection, name) is not None:
+            raise typer.BadParameter("projections choose by --layers alone; leave it out", param_hint=f"--{name}")
     report = project(
         deltas,
         of,
@@ -285,4 +288,15 @@ def _lists(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _bounds(values: list[str], name: str) -> dict[str, float]:
-    return {key: parse_numbers([value], name)[0] for key, value in parse_named(values, name)}
+    pairs = _once(parse_named(values, name), name)
+    return {key: parse_numbers([value], name)[0] for key, value in pairs.items()}
+
+
+def _once(pairs: list[tuple[str, str]], name: str) -> dict[str, str]:
+    """The values by name; of a name that is given twice, one would be lost."""
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise typer.BadParameter(f"{key!r} is given twice; give it once", param_hint=name)
+        found[key] = value
+    return found

@@ -1,6 +1,7 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -269,6 +270,7 @@ def _report(
     names = [set(change.terms) for change in known]
     one_sided = (len(names[0] - names[1]), len(names[1] - names[0])) if both else (0, 0)
     below = _below_half_ulp(sides, measured)
+    cos_seeds = tuple(tuple(cosine_from_gram(dots, i, j) for j in of_seeds) for i in of_seeds)
     return DiffReport(
         output=str(output),
         kind=delta.kind,
@@ -290,9 +292,15 @@ def _report(
         below_half_ulp=below,
         untied=delta.untied,
         seeds=tuple(pairs) if of_seeds else (),
-        cos_seeds=tuple(tuple(cosine_from_gram(dots, i, j) for j in of_seeds) for i in of_seeds),
-        warnings=_warnings(below, measured, base_names),
+        cos_seeds=cos_seeds,
+        warnings=(*_warnings(below, measured, base_names), *_equal_seeds(tuple(pairs), cos_seeds)),
     )
+
+
+def _equal_seeds(seeds: Sequence[int], cosines: Sequence[Sequence[float]]) -> Iterator[str]:
+    for i, j in itertools.combinations(range(len(cosines)), 2):
+        if cosines[i][j] > 1 - 1e-9:
+            yield f"the deltas of seeds {seeds[i]} and {seeds[j]} are equal: if one is a copy, the mean counts it twice"
 
 
 def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.names import Index, in_memory
 from wsteer.deltas.adapters.adapter import read_adapter
+from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import grouped_sums
 from wsteer.deltas.inputs import adapter_delta
@@ -62,6 +63,10 @@ class SimilarityCallback(TrainerCallback):
         self.deltas = dict(deltas)
         self.every = every
         self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
+        for name, delta in self.deltas.items() if self.base else ():
+            check_bases(
+                [(name, delta.base), (self.base.name, self.base.identity)], "track changes of the model trained"
+            )
         self.history: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 

@@ -47,8 +47,8 @@ def short_names(paths: Sequence[str]) -> list[str]:
     >>> short_names(["w", "w.safetensors", "v.jsonl"])
     ['w', 'w.safetensors', 'v']
     """
-    bare = [path.removesuffix(".safetensors").removesuffix(".jsonl") for path in paths]
-    parts = [Path(path if bare.count(plain) > 1 else plain).parts for path, plain in zip(paths, bare, strict=True)]
+    bare = [Path(path.removesuffix(".safetensors").removesuffix(".jsonl")) for path in paths]
+    parts = [(Path(path) if bare.count(plain) > 1 else plain).parts for path, plain in zip(paths, bare, strict=True)]
     names = []
     for part in parts:
         depth = 1
@@ -116,8 +116,15 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     path = Path(folder)
     if not path.is_dir():
         return {}
-    found = {int(match[1]): each for each in path.iterdir() if (match := CHECKPOINT.fullmatch(each.name))}
-    return {step: found[step] for step in sorted(found) if found[step].is_dir()}
+    found: dict[int, Path] = {}
+    for each in sorted(path.iterdir()):
+        match = CHECKPOINT.fullmatch(each.name)
+        if match and each.is_dir():
+            step = int(match[1])
+            if step in found:
+                raise WsteerError(f"{path} holds step {step} twice, {found[step].name} and {each.name}; keep one")
+            found[step] = each
+    return dict(sorted(found.items()))
 
 
 def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list[Item]:

@@ -194,7 +194,13 @@ def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
     given = open_input(reference, "shift", base.checkpoint)
     if isinstance(given, WeightsInput):
         return str(reference)
-    return bound_change(given, base.checkpoint)
+    if given.delta.kind == "activation":
+        raise WsteerError(f"{reference} is an activation vector, no tuned model; give --shift checkpoints or changes")
+    own = base.checkpoint
+    check_bases(
+        [(str(reference), given.base), (f"--base {own.name}", own.identity)], "name the --base it was tuned from"
+    )
+    return bound_change(given, own)
 
 
 @contextlib.contextmanager

@@ -83,6 +83,17 @@ def run(inputs: Inputs) -> Path:
     return inputs.folder / "run"
 
 
+def steps_of_one_number(inputs: Inputs) -> Path:
+    """A training folder in which two checkpoints are of one step."""
+    shutil.copytree(inputs.adapters[1], run(inputs) / "checkpoint-010")
+    return inputs.folder / "run"
+
+
+def project(inputs: Inputs) -> list:
+    """Arguments of a projection, to which --shift may be added."""
+    return ["monitor", vectors(inputs), "--of", inputs.chats[0], "--base", inputs.tiny]
+
+
 def link(inputs: Inputs) -> Path:
     """A delta's file under another name."""
     path = inputs.folder / "again.safetensors"
@@ -208,6 +219,34 @@ CASES = [
     ),
     Case("seeds of one number", lambda i: ["diff", seeds(i, "1", "01"), *OUT], "are one seed"),
     Case("seeds of one folder", lambda i: ["diff", linked_seeds(i), *OUT], "seed-1 and seed-3 are one seed"),
+    Case(
+        "one gate twice",
+        lambda i: ["monitor", i.delta(), "--of", i.adapters[0], "--fail-above", "w=0", "--fail-above", "w=2", *OUT],
+        "'w' is given twice",
+        code=2,
+    ),
+    Case(
+        "one group twice",
+        lambda i: ["monitor", *i.adapters, "--group", "g=p*", "--group", "g=n*", *OUT],
+        "'g' is given twice",
+        code=2,
+    ),
+    Case(
+        "one step twice",
+        lambda i: ["monitor", i.adapters[0], "--of", steps_of_one_number(i), *OUT],
+        "holds step 10 twice, checkpoint-010 and checkpoint-10",
+    ),
+    Case(
+        "a projection of some names",
+        lambda i: ["monitor", vectors(i), "--of", i.chats[0], "--base", i.tiny, "--include", "q_proj", *OUT],
+        "projections choose by --layers alone",
+        code=2,
+    ),
+    Case(
+        "vectors of equal rows",
+        lambda i: ["actvec", i.tiny, i.chats[0], copied_rows(i), *OUT],
+        "there is no direction to write",
+    ),
     # ---- a delta of another model
     Case(
         "steer another",
@@ -228,6 +267,21 @@ CASES = [
         "project on another",
         lambda i: ["monitor", _other_vectors(i), "--of", i.chats[0], "--base", i.tiny, *OUT],
         "have different bases; name the --base it was made on",
+    ),
+    Case(
+        "shift by another",
+        lambda i: [*project(i), "--shift", of_model(i, biased(i)), *OUT],
+        "have different bases; name the --base it was tuned from",
+    ),
+    Case(
+        "shift by a vector",
+        lambda i: [*project(i), "--shift", vectors(i), *OUT],
+        "an activation vector, no tuned model",
+    ),
+    Case(
+        "track another",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--track", of_model(i, biased(i)), *OUT],
+        "have different bases; track changes of the model trained",
     ),
     Case(
         "steer a tuned one",
