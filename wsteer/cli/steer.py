@@ -18,10 +18,9 @@ from wsteer.cli.options import (
     Seed,
     argument,
     option,
-    parse_layers,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import parse_layer_scale, parse_layers, parse_numbers
 
 if TYPE_CHECKING:
     from wsteer.steering.export import ExportReport
@@ -141,16 +140,6 @@ def steer(
         progress=printer.progress,
     )
     printer.result(report, plan_lines(report) if dry_run else result_lines(report))
-
-
-def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
-    """`0.5:1` as (0.5, 1.0); None stays None."""
-    if text is None:
-        return None
-    numbers = parse_numbers([text.replace(":", ",")], "--layer-scale")
-    if text.count(":") != 1 or len(numbers) != 2:
-        raise typer.BadParameter(f"{text!r} is not A:B, as 0.5:1", param_hint="--layer-scale")
-    return numbers[0], numbers[1]
 
 
 def result_lines(report: "SteerReport") -> list[str]:
