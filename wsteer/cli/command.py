@@ -9,6 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from wsteer.errors import WsteerError
+
 SPREAD = ("--of", "--controls", "--centre", "--shift")  # options that take all values up to the next option
 PREFIX = "WSTEER"  # of variables: WSTEER_<COMMAND>_<OPTION>
 LARGEST_CONFIG = 1 << 20  # bytes
@@ -54,6 +56,10 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C ends all that is under way, also the command that runs this one."""
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # some libraries would end the process
+            raise WsteerError("the current folder no longer exists; change to another one") from None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:

@@ -55,8 +55,9 @@ class Escaped:
     def write(self, text: str) -> int:
         """Write the text, its control characters escaped."""
         safe = escaped(text)
-        with self._handled():
-            self.raw.write(safe)
+        if safe:  # typer writes an empty text to learn what a stream takes
+            with self._handled():
+                self.raw.write(safe)
         return len(text)
 
     def flush(self) -> None:

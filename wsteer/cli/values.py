@@ -35,7 +35,7 @@ def parse_numbers(values: Sequence[str], name: str) -> list[float]:
     numbers = []
     for part in ",".join(values).split(","):
         try:
-            number = float(part)
+            number = float(part.encode("ascii"))  # float takes the digits of other scripts
         except ValueError:
             raise typer.BadParameter(
                 f"{shown(part)} is not a number; write several as {name}=-1,0,1", param_hint=name

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +23,12 @@ def sha256(*paths: Path) -> str:
 
 
 def recordable(path: str | Path) -> str:
-    """`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part."""
-    return Path(path).name if Path(path).is_absolute() else str(Path(path))
+    r"""`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part.
+
+    Bytes that are not UTF-8 become `\xff`: a record is text.
+    """
+    shown = Path(path).name if Path(path).is_absolute() else str(Path(path))
+    return os.fsencode(shown).decode("utf-8", "backslashreplace")
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:

@@ -2,10 +2,15 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wsteer.errors import WsteerError
+
+SURROGATES = "backslashreplace"  # a file name that is not UTF-8 has half pairs, which JSON writes as \udcff
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
 
 
 def read_json(path: Path) -> dict:
@@ -26,20 +31,32 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinities are refused."""
     path.write_text(
-        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+        errors=SURROGATES,
     )
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line, with rows and keys in the given order."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors=SURROGATES) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a header and one line per row; None is an empty field, a float has all its digits."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write a header and one line per row; None is an empty field, a float has all its digits.
+
+    Text that a spreadsheet would run as a formula gets a `'` before it, and control characters become escapes.
+    """
+    with open(path, "w", newline="", encoding="utf-8", errors=SURROGATES) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: _cell(column) for column in columns})
+        writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", value)
+    return f"'{text}" if value.startswith(FORMULA) else text
