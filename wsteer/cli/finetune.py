@@ -18,7 +18,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import Printer, table
-from wsteer.cli.values import MOST, parse_names, parse_numbers, parse_seeds, usage
+from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_seeds, usage
 from wsteer.training.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def finetune(
     ] = None,
     lr: Annotated[
         list[str] | None,
-        option("--lr", help=f"Peak learning rate; of several, the best. [{Recipe.lr:g}]", metavar="LR,..."),
+        option("--lr", help=f"Peak learning rate; of several, the best; repeat. [{Recipe.lr:g}]", metavar="LR,..."),
     ] = None,
     epochs: Annotated[float | None, option("--epochs", help=f"Passes over the data. [{Recipe.epochs:g}]")] = None,
     max_steps: Annotated[int | None, option("--max-steps", help="Steps to take, instead of --epochs.")] = None,
@@ -201,8 +201,8 @@ def finetune(
         rank=rank,
         alpha=alpha,
         dropout=dropout,
-        targets=parse_names(targets, "--targets"),
-        modules_to_save=parse_names(modules_to_save, "--modules-to-save"),
+        targets=parse_modules(targets, "--targets"),
+        modules_to_save=parse_modules(modules_to_save, "--modules-to-save"),
         dora=dora,
         rslora=rslora,
         init=init,

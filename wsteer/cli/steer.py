@@ -61,7 +61,8 @@ def steer(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
     k: Annotated[
-        list[str] | None, option("--k", help="Coefficient: one for all deltas, or one for each.", metavar="K")
+        list[str] | None,
+        option("--k", help="Coefficient: one for all deltas, or one for each; repeat, or K,K.", metavar="K"),
     ] = None,
     sweep: Annotated[
         list[str] | None,

@@ -56,6 +56,15 @@ def parse_names(text: str | None, name: str) -> tuple[str, ...]:
     return tuple(os.path.expanduser(part) for part in names)
 
 
+def parse_modules(text: str | None, name: str) -> tuple[str, ...]:
+    """`q_proj,mlp.up_proj` as names of modules; peft would take other characters for parts of a regex."""
+    names = parse_names(text, name)
+    for each in names:
+        if not re.fullmatch(r"[\w.-]+", each):
+            raise typer.BadParameter(f"{shown(each)} is no name of a module, as q_proj", param_hint=name)
+    return names
+
+
 def parse_named(values: Sequence[str], name: str, once: bool = False) -> list[tuple[str, str]]:
     """`["a=1", "b=c=d"]` as [("a", "1"), ("b", "c=d")], for options of the form NAME=VALUE.
 
