@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.command import COMMANDS, QUICK, TRAIT, Arguments, Cli, leftovers
 from wsteer import __version__
-from wsteer.cli.main import spread_of
+from wsteer.cli.command import spread_of
 from wsteer.deltas.delta import Delta
 
 

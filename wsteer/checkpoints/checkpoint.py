@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     `reference` is a folder, `org/name` or `org/name@revision` on the Hub; `local_only` looks only in the Hub's cache.
     """
     try:
-        path = Path(reference).expanduser()
+        path = Path(os.path.expanduser(reference))
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError):  # too long, or an unknown user's home: a base may have any name
         raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
@@ -137,13 +138,13 @@ def local_checkpoint(reference: str) -> Checkpoint | None:
 
 def hub_name(reference: str | Path) -> str | None:
     """The `org/name` of a reference to the Hub, without its revision; None for a folder."""
-    return None if Path(reference).expanduser().is_dir() else str(reference).partition("@")[0]
+    return None if Path(os.path.expanduser(reference)).is_dir() else str(reference).partition("@")[0]
 
 
 def local_name(reference: str | Path) -> str:
     """A folder's name in records: the path as given if it is relative and ends in a name, else its last part."""
     try:
-        path = Path(reference).expanduser()
+        path = Path(os.path.expanduser(reference))
         return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
     except (OSError, RuntimeError, ValueError):  # not a path: an adapter may give its base any name
         return Path(reference).name

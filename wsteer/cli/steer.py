@@ -19,10 +19,9 @@ from wsteer.cli.options import (
     Seed,
     argument,
     option,
-    parse_layers,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import parse_layer_scale, parse_layers, parse_numbers
 
 if TYPE_CHECKING:
     from wsteer.steering.export import ExportReport
@@ -64,7 +63,8 @@ def steer(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
     k: Annotated[
-        list[str] | None, option("--k", help="Coefficient: one for all deltas, or one for each.", metavar="K")
+        list[str] | None,
+        option("--k", help="Coefficient: one for all deltas, or one for each; repeat, or K,K.", metavar="K"),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -144,16 +144,6 @@ def steer(
         progress=printer.progress,
     )
     printer.result(report, plan_lines(report) if dry_run else result_lines(report))
-
-
-def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
-    """`0.5:1` as (0.5, 1.0); None stays None."""
-    if text is None:
-        return None
-    numbers = parse_numbers([text.replace(":", ",")], "--layer-scale")
-    if text.count(":") != 1 or len(numbers) != 2:
-        raise typer.BadParameter(f"{text!r} is not A:B, as 0.5:1", param_hint="--layer-scale")
-    return numbers[0], numbers[1]
 
 
 def result_lines(report: "SteerReport") -> list[str]:

@@ -74,8 +74,8 @@ def demo(
     start = time.perf_counter()
     if model is None:
         model = demo_model(progress)
-    elif Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # absolute: the commands run in another folder
+    elif Path(os.path.expanduser(model)).is_dir():
+        model = str(Path(os.path.expanduser(model)).resolve())  # absolute: the commands run in another folder
     block = int(DEPTH * read_config(open_checkpoint(model)).get_text_config().num_hidden_layers)
     chain = commands(model, block)
     typed = [as_typed(command) for command in chain]

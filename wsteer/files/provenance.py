@@ -16,8 +16,12 @@ RECORD = "wsteer.json"
 
 
 def recordable(path: str | Path) -> str:
-    """`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part."""
-    return Path(path).name if Path(path).is_absolute() else str(Path(path))
+    r"""`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part.
+
+    Bytes that are not UTF-8 become `\xff`: a record is text.
+    """
+    shown = Path(path).name if Path(path).is_absolute() else str(Path(path))
+    return os.fsencode(shown).decode("utf-8", "backslashreplace")
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:

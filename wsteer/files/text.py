@@ -1,11 +1,13 @@
 """Text files, read whole with one set of limits: JSON, YAML and CSV; JSON and CSV written."""
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -74,6 +76,11 @@ def parse_json(text: str, hook: Callable[[list[tuple[str, object]]], object] | N
         raise ValueError("it is nested too deep") from None
 
 
+SURROGATES = "backslashreplace"  # a file name that is not UTF-8 has half pairs, which JSON writes as \udcff
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in `path`; a WsteerError if the file is missing or broken."""
     if not path.exists():
@@ -88,18 +95,34 @@ def read_json(path: Path) -> dict:
 
 
 def read_yaml(path: Path) -> object:
-    """The value of a YAML file; a WsteerError if it is missing or broken, or if its aliases unfold into too much."""
+    """The value of a YAML file; a WsteerError as from `yaml_nodes`."""
+    root = yaml_nodes(path)
+    with _yaml(path):
+        return None if root is None else yaml.SafeLoader("").construct_document(root)
+
+
+def yaml_nodes(path: Path) -> yaml.Node | None:
+    """The parts of a YAML file, whose scalars are texts; None for an empty file.
+
+    Raises WsteerError if it is missing or broken, or if its aliases unfold into too much.
+    """
     text = read_text(path, MOST_YAML_BYTES)
+    with _yaml(path):
+        root = yaml.SafeLoader(text).get_single_node()
+        if root is not None and _unfolded(root, {}) > MOST_YAML_NODES:
+            raise WsteerError(f"{path} unfolds into more than {MOST_YAML_NODES} values; write it without aliases")
+        return root
+
+
+@contextlib.contextmanager
+def _yaml(path: Path) -> Iterator[None]:
+    """Turn what PyYAML raises in the `with` body into one line; time and memory are limited."""
     try:
         with bounded(f"reading {path}"):
-            loader = yaml.SafeLoader(text)
-            root = loader.get_single_node()
-            if root is not None and _unfolded(root, {}) > MOST_YAML_NODES:
-                raise WsteerError(f"{path} unfolds into more than {MOST_YAML_NODES} values; write it without aliases")
-            return None if root is None else loader.construct_document(root)
+            yield
     except WsteerError:
         raise
-    except Exception as error:  # PyYAML's constructors raise anything: `!!timestamp x` an AttributeError
+    except Exception as error:  # its constructors raise anything: `!!timestamp x` an AttributeError
         raise WsteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -125,20 +148,32 @@ def read_csv(path: Path) -> tuple[list[str], list[dict]]:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinities are refused."""
     path.write_text(
-        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+        errors=SURROGATES,
     )
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line, with rows and keys in the given order."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors=SURROGATES) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a header and one line per row; None is an empty field, a float has all its digits."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write a header and one line per row; None is an empty field, a float has all its digits.
+
+    Text that a spreadsheet would run as a formula gets a `'` before it, and control characters become escapes.
+    """
+    with open(path, "w", newline="", encoding="utf-8", errors=SURROGATES) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: _cell(column) for column in columns})
+        writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", value)
+    return f"'{text}" if value.startswith(FORMULA) else text

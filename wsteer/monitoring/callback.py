@@ -63,10 +63,10 @@ class SimilarityCallback(TrainerCallback):
         self.deltas = dict(deltas)
         self.every = every
         self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
-        for name, delta in self.deltas.items() if self.base else ():
-            check_bases(
-                [(name, delta.base), (self.base.name, self.base.identity)], "track changes of the model trained"
-            )
+        if self.base is not None:
+            own = (self.base.name, self.base.identity)
+            for name, delta in self.deltas.items():
+                check_bases([(name, delta.base), own], "track changes of the model trained")
         self.history: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 

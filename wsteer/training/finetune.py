@@ -162,7 +162,7 @@ def finetune_once(
             "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"
         )
     marked = marked_text(loaded.tokenizer, examples.first)
-    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{marked}")
+    note(f"the first row, the trained tokens between \u27e6 and \u27e7: {marked}")
     record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded))
     reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, output.name)
     with shared_folder(output, force, record, resume) as partial:
