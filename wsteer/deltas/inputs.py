@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.checkpoints.checkpoint import Checkpoint, fetch, open_checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint, fetch, find_shards, open_checkpoint
 from wsteer.deltas.adapters.adapter import Adapter, find_adapter, read_adapter
 from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.biases import BIAS_PATTERN
@@ -79,12 +79,23 @@ def open_input(reference: str | Path, role: str, base: Checkpoint | None = None)
     if (folder / DELTA).is_file():  # finetune writes it for --method bias
         return ChangeInput(role, str(reference), (folder / DELTA,), Delta.load(folder / DELTA))
     if (adapter_folder := find_adapter(folder)) is not None:
+        if _holds_weights(folder):
+            raise WsteerError(
+                f"{reference} holds an adapter and a whole model; put the one meant in a folder of its own"
+            )
         adapter = read_adapter(adapter_folder, base)
         return ChangeInput(role, str(reference), (adapter.weights,), adapter_delta(adapter), adapter.checkpoint)
     if not (folder / "config.json").exists():
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
     return WeightsInput(role, str(reference), tuple(checkpoint.shards), checkpoint)
+
+
+def _holds_weights(folder: Path) -> bool:
+    try:
+        return bool(find_shards(folder))
+    except WsteerError:
+        return False
 
 
 def adapter_delta(adapter: Adapter) -> Delta:
