@@ -70,8 +70,8 @@ CONFIGS = {
     "a key twice": ("rank: 1\nrank: 2", "rank is given twice"),
     "a key in two spellings": ("dry-run: 1\ndry_run: 2", "unknown key 'dry-run'"),
     "a key that is a list": ("? [a]\n: b", "unknown key"),
-    "deep nesting": ("pos: " + "[" * 5000, "is not YAML"),
-    "aliases": ("pos: &a [x]\nneg: *a", "neg in c.yaml is a list"),
+    "deep nesting": ("pos: " + "[" * 5000, "too much depth"),
+    "aliases": ("pos: &a [x]\nneg: *a", "pos in c.yaml is a list"),
     "a tag": ("pos: !!python/object:os.system x\nrank: x", "'--rank': Input should be a valid integer"),
     "a control character": ("rank: \x1b[2J", "is not YAML"),
 }
@@ -130,7 +130,7 @@ def test_values_from_the_environment(cli: Cli, inputs: Inputs, monkeypatch: pyte
     else:
         assert ran.code == 0, ran.err
         folders = [f"k{k:g}" for k in expected]
-        assert sorted(path.name for path in (inputs.folder / "out").iterdir()) == folders
+        assert sorted(path.name for path in (inputs.folder / "out").glob("k*")) == folders
         assert json.loads(ran.out)["output"] == "out"
 
 
