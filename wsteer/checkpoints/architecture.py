@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     Raises WsteerError if it is broken, of a kind that transformers does not know, or needs the checkpoint's own code.
     """
     path = checkpoint.folder / "config.json"
+    silence_transformers()
     _refuse_kernels(checkpoint)
     what = f"transformers cannot load {checkpoint.name}"
     with one_error(what), own_code_refused(checkpoint), bounded(f"reading {path}"):
@@ -65,6 +67,12 @@ def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedMode
             f"{held:.1e}; download the model again"
         )
     return model
+
+
+def silence_transformers() -> None:
+    """Keep transformers' warnings and progress bars off the terminal."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _refuse_kernels(checkpoint: Checkpoint) -> None:
