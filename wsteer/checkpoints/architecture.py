@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     Raises WsteerError if it is broken, of a kind that transformers does not know, or needs the checkpoint's own code.
     """
     path = checkpoint.folder / "config.json"
+    silence_transformers()
     _refuse_kernels(checkpoint)
     what = f"transformers cannot load {checkpoint.name}"
     with one_error(what), own_code_refused(checkpoint), bounded(f"reading {path}"):
@@ -33,7 +35,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             size = getattr(text, key, None)
             if size is not None and (type(size) is not int or size < 1):
                 raise WsteerError(f"{path}: {key} must be a whole number above 0, not {str(size)[:80]!r}")
-        blocks = getattr(text, "num_hidden_layers", 0)
+        blocks = getattr(text, "num_hidden_layers", None) or 0
         if blocks > len(checkpoint.tensors):
             raise WsteerError(
                 f"{path}: num_hidden_layers is {str(blocks)[:80]}, and the weight files hold {len(checkpoint.tensors)} "
@@ -48,11 +50,7 @@ def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedMode
     Raises WsteerError if transformers cannot build it, or if it is far larger than what the weight files hold.
     """
     what = f"transformers cannot build {checkpoint.name}"
-    with (
-        bounded(f"building {checkpoint.name} from its config.json", SECONDS),
-        one_error(what),
-        own_code_refused(checkpoint),
-    ):
+    with one_error(what), own_code_refused(checkpoint), bounded(f"building {checkpoint.name}", SECONDS):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
@@ -65,6 +63,12 @@ def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedMode
             f"{held:.1e}; download the model again"
         )
     return model
+
+
+def silence_transformers() -> None:
+    """Keep transformers' warnings and progress bars off the terminal."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _refuse_kernels(checkpoint: Checkpoint) -> None:

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from wsteer.checkpoints.architecture import silence_transformers
 from wsteer.checkpoints.checkpoint import fetch, find_shards
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import new_folder
 from wsteer.files.text import write_json
-from wsteer.models.loading import silence_transformers
 from wsteer.progress import Progress, silent
 
 NAME = "SmolLM2-135M-Instruct"

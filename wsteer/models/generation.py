@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
 from wsteer.models.loading import LoadedModel, check_rows
@@ -103,7 +103,8 @@ def _generate(
             do_sample=False,
             logits_processor=processors,
         )
-    return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
+    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+        return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
 
 
 def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:

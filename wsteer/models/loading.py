@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -40,7 +39,6 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
     """
-    silence_transformers()
     checkpoint = open_checkpoint(reference)
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
@@ -78,12 +76,6 @@ def _quantised(load_in: str, device: str) -> dict[str, object]:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     config = {"4bit": four, "8bit": BitsAndBytesConfig(load_in_8bit=True)}[load_in]
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
-
-
-def silence_transformers() -> None:
-    """Keep transformers' warnings and progress bars off the terminal."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def dtype_name(loaded: LoadedModel) -> str:
