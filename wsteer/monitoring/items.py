@@ -1,5 +1,6 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     if not path.is_dir():
         return {}
     found = {int(match[1]): each for each in path.iterdir() if (match := CHECKPOINT.fullmatch(each.name))}
-    return {step: found[step] for step in sorted(found) if found[step].is_dir()}
+    return {step: found[step] for step in sorted(found) if os.path.isdir(found[step])}
 
 
 def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list[Item]:

@@ -75,7 +75,7 @@ def load_task(reference: str) -> Task:
         raise WsteerError(f"{path}: a task has the keys {', '.join(sorted(KEYS))}, all but description required")
     try:
         return _parse(path, value)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as error:
         raise WsteerError(f"{path} is not a well-formed task: {type(error).__name__}: {error}") from None
 
 
