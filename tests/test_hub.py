@@ -29,7 +29,7 @@ def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.Comple
     """Run the command line with a fresh cache and the given Hub."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "wsteer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
 
 
 def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path, tiny: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path, arguments: lis
         ran = wsteer(tmp_path, endpoint, *(each.format(tiny=tiny) for each in arguments))
     assert time.monotonic() - started < 60  # 8 s of them waiting; the rest is a busy machine's
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert re.fullmatch(r"wsteer: error: .*not to be had from the Hub.*|.*nor to be had from the Hub.*\n", ran.stderr)
+    assert re.fullmatch(r"wsteer: error: .* to be had from the Hub.*\n", ran.stderr)
 
 
 def test_a_local_model_does_not_ask_the_network(tmp_path: Path, tiny: Path) -> None:

@@ -53,7 +53,11 @@ def check_files(root: Path, paths: Iterable[Path]) -> None:
                     f"{path} is a link to {target}, outside of its folder; replace it by the file, or allow it with "
                     "--follow-links"
                 )
-        if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            odd = path.exists() and not path.is_file() and not path.is_dir()
+        except OSError as error:  # a link to a name that is too long
+            raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+        if odd:
             raise WsteerError(f"{path} is a pipe, a socket or a device, not a file of a model; remove it")
 
 

@@ -54,7 +54,8 @@ Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with
   these tokens marked. neg.jsonl:6 takes a set 6 times (a fraction is
-  allowed); copies of a validation row are never trained. Hub data sets need
+  allowed); copies of a validation row are never trained. A set may be a
+  pipe, as <(jq ...), and - is standard input. Hub data sets need
   pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
   not needed. What a template puts before an answer, such as an empty

@@ -1,6 +1,7 @@
 """One input of diff or monitor, opened as a change of weights or as a checkpoint's own weights."""
 
 import itertools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def adapter_delta(adapter: Adapter) -> Delta:
 
 def holds_result(folder: Path) -> bool:
     """Whether a training run has left its result in `folder` itself: an adapter, a checkpoint, or a delta of biases."""
-    return any((folder / name).exists() for name in (CONFIG, "config.json", DELTA))
+    # unlike Path.exists, this says no to a link that cannot be followed
+    return any(os.path.exists(folder / name) for name in (CONFIG, "config.json", DELTA))
 
 
 def seed_folders(reference: str | Path) -> dict[int, Path]:
@@ -113,7 +115,7 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     folder = Path(reference)
     if not folder.is_dir() or holds_result(folder):
         return {}
-    found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if path.is_dir()}
+    found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if os.path.isdir(path)}
     seeds = sorted((int(match[1]), path) for path, match in found.items() if match)
     for (seed, path), (other, again) in itertools.combinations(seeds, 2):
         if seed == other or path.resolve() == again.resolve():

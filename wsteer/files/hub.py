@@ -40,7 +40,8 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
         with contextlib.suppress(OSError, ValueError):  # a commit does not change, so that the cache is enough
             return snapshot(revision, True)
     try:
-        return snapshot(_ask(name, "model", revision).sha, False)
+        _ask(name, "model", revision)
+        return snapshot(revision, False)  # by the name that was given, which the cache remembers
     except RevisionNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -69,11 +70,11 @@ def load_data_set(name: str, split: str) -> Sequence[dict]:
         raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {why}") from error
 
 
-def _ask(name: str, kind: str, revision: str | None) -> Any:
-    """What the Hub knows of a repository; an OSError or ValueError where it says no, or does not answer in time."""
+def _ask(name: str, kind: str, revision: str | None) -> None:
+    """Ask the Hub whether it has a repository; an OSError or ValueError where it says no, or not in time."""
     try:
         with bounded(f"asking the Hub for {name}", LONGEST_ANSWER, memory=None), _plain_errors():
-            return huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=ANSWER)
+            huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=ANSWER)
     except WsteerError:
         raise TimeoutError(f"it does not answer within {LONGEST_ANSWER} s") from None
 

@@ -1,5 +1,6 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for each in sorted(path.iterdir()):
         match = CHECKPOINT.fullmatch(each.name)
-        if match and each.is_dir():
+        if match and os.path.isdir(each):
             step = int(match[1])
             if step in found:
                 raise WsteerError(f"{path} holds step {step} twice, {found[step].name} and {each.name}; keep one")
