@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from wsteer.errors import WsteerError
+from wsteer.files.saving import check_input
 
 SPREAD = ("--of", "--controls", "--centre", "--shift")  # options that take all values up to the next option
 PREFIX = "WSTEER"  # of variables: WSTEER_<COMMAND>_<OPTION>
@@ -18,7 +19,7 @@ PREFIX = "WSTEER"  # of variables: WSTEER_<COMMAND>_<OPTION>
 Value = str | list[str]
 
 
-class Interrupted(BaseException):
+class Stopped(BaseException):
     """Ctrl-C, as commands pass it on: typer would end the innermost command alone, and say nothing."""
 
 
@@ -60,10 +61,12 @@ class Command(TyperCommand):
             os.getcwd()
         except FileNotFoundError:  # some libraries would end the process
             raise WsteerError("the current folder no longer exists; change to another one") from None
+        if ctx.params.get("config") and ctx.params.get("output"):  # the program checks what it reads itself
+            check_input(ctx.params["output"], ctx.params["config"])
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise Interrupted(str(error) or "interrupted") from None
+            raise Stopped(str(error) or "interrupted") from None
 
     def _check(self, ctx: Any, given: Mapping[str, Sequence[str]]) -> None:
         parameters: list[Any] = self.params

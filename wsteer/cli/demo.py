@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsteer.cli.command import Interrupted
+from wsteer.cli.command import Stopped
 from wsteer.cli.eval import share_text
 from wsteer.cli.options import Config, FollowLinks, Force, Json, Quiet, check_early, option
 from wsteer.cli.output import Printer, table
@@ -59,7 +59,7 @@ def demo(
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
             try:
                 ended = context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
-            except Interrupted:  # its advice would be about a folder that does not stay
+            except Stopped:  # its advice would be about a folder that does not stay
                 raise KeyboardInterrupt from None
         if ended:  # a code of its own, such as 130 for Ctrl-C while it was starting
             raise typer.Exit(ended)

@@ -13,7 +13,7 @@ import typer
 from wsteer import __version__
 from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, steer
 from wsteer.cli import eval as evaluation
-from wsteer.cli.command import Command, Interrupted
+from wsteer.cli.command import Command, Stopped
 from wsteer.cli.terminal import escaped_streams, one_line
 from wsteer.errors import WsteerError
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 app(args=argv, prog_name="wsteer")
             finally:
                 sys.stdout.flush()
-        except Interrupted as error:
+        except Stopped as error:
             print(f"wsteer: {one_line(str(error))}", file=sys.stderr)
             sys.exit(130)
         except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk

@@ -36,7 +36,7 @@ def check_output(
     with it (`resume`) or may drop it (`force`).
     """
     for given in inputs:
-        _check_input(path, Path(given))
+        check_input(path, Path(given))
     mask = os.umask(0o077)
     os.umask(mask)
     if mask & 0o700:
@@ -56,7 +56,7 @@ def check_output(
         raise WsteerError(f"an interrupted run into {path} left its work in {_shown(kept[0])}: {_go_on()}")
 
 
-def _check_input(path: Path, given: Path) -> None:
+def check_input(path: Path, given: Path) -> None:
     """Refuse an output that is the input, holds it, or is a file in it."""
     if not path.exists() or not given.exists():
         return
