@@ -5,6 +5,7 @@ import resource
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from wsteer.errors import WsteerError
@@ -55,24 +56,15 @@ def _timer(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory_limit(memory: int | None) -> Iterator[None]:
-    taken = _address_space() if memory is not None else None
-    if memory is None or taken is None:
+    statistics = Path("/proc/self/statm")
+    if memory is None or not statistics.exists():
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = taken + memory
+    wanted = int(statistics.read_text().split()[0]) * resource.getpagesize() + memory
     wanted = min([wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _address_space() -> int | None:
-    """The process's address space in bytes, None where the system does not tell. Quick: it is read for every row."""
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as statistics:
-            return int(statistics.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from wsteer.errors import WsteerError, one_error
+from wsteer.errors import one_error
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
 from wsteer.models.loading import LoadedModel, check_rows
@@ -43,17 +43,6 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
 
 
-class KnownScores(LogitsProcessor):
-    """Refuses a model whose scores are NaN: its answers would be chance."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if scores[:, 0].isnan().any():  # a NaN in the last hidden state spreads to all tokens
-            raise WsteerError(
-                "the model's scores are NaN: its weights, its config.json or a delta of too large a k make it overflow"
-            )
-        return scores
-
-
 def answer(
     loaded: LoadedModel,
     chats: Sequence[Sequence[Message]],
@@ -68,10 +57,10 @@ def answer(
     check_rows(loaded, asked, more=max_new_tokens)
     answers: dict[int, Answer] = {}
     for indices in progress(list(batches(map(len, asked), batch_size)), "generate"):
-        processors = LogitsProcessorList([KnownScores()])
-        if temperature:
-            processors.append(SeededSampling(seed, indices, temperature))
-        generated = _generate(loaded, [asked[index] for index in indices], max_new_tokens, processors)
+        sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
+        generated = _generate(
+            loaded, [asked[index] for index in indices], max_new_tokens, LogitsProcessorList(sampling)
+        )
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]
 
