@@ -1,5 +1,6 @@
 """The rows of a run: several data sets by weight, a fraction of them, and which rows validate."""
 
+import os
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ def parse_source(text: str | Path) -> Source:
     Source(path='org/name:train', weight=0.5)
     """
     text = str(text)
-    match = None if Path(text).exists() else re.fullmatch(r"(.+):([0-9]+(?:\.[0-9]+)?|\.[0-9]+)", text)
+    match = None if os.path.exists(text) else re.fullmatch(r"(.+):([0-9]+(?:\.[0-9]+)?|\.[0-9]+)", text)
     if match is None:
         return Source(text)
     if not 0 < float(match[2]) <= HEAVIEST:
