@@ -248,7 +248,7 @@ TASKS = [
     task("a name with an escape", put('"mine"', r'"mi\u001b[2Jne"'), "1 to 200 printable characters"),
     task("a name with a new line", put('"accuracy"', r'"accu\nracy"'), "1 to 200 printable characters"),
     task("a name of a megabyte", put('"mine"', f'"{"a" * 100_000}"'), "1 to 200 printable characters"),
-    task("a file of many megabytes", lambda text: text + "#" * 2_000_000, "longer than 1000000 characters"),
+    task("a file of many megabytes", lambda text: text + "#" * 2_000_000, "more than 1 MB"),
     task(
         "merges that double",
         lambda text: "".join(
@@ -257,7 +257,7 @@ TASKS = [
                 *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)),
             ]
         ),
-        "reading .*mine.yaml takes|a task has the keys",
+        "unfolds into more than",
     ),
     task("deep brackets", lambda text: "[" * 100_000, "mine.yaml"),
     *[
