@@ -134,7 +134,7 @@ def test_ctrl_c_while_libraries_are_imported(inputs: Inputs) -> None:
         time.sleep(chance.uniform(0.02, 2))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
-        assert process.returncode in (0, 130, 1, -signal.SIGINT), err
+        assert process.returncode in (0, 130), err
         assert b"Traceback" not in err and b"Exception ignored" not in err, err
         assert process.returncode != 130 or err.startswith(b"wsteer: interrupted") or b"--resume" in err, err
 
