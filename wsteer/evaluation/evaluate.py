@@ -69,7 +69,7 @@ def evaluate(
                 pass  # a k that the model cannot add is refused before any answer
     samples: list[dict] = []
     conditions: list[ConditionResult] = []
-    for k in dict.fromkeys(ks):
+    for k in dict.fromkeys(k + 0.0 for k in ks):  # 0 for -0
         graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
         samples += graded
         conditions.append(ConditionResult(k, shares(parsed, graded)))

@@ -64,9 +64,9 @@ class SimilarityCallback(TrainerCallback):
         self.every = every
         self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
         if self.base is not None:
-            own = (self.base.name, self.base.identity)
+            trained = (self.base.name, self.base.identity)
             for name, delta in self.deltas.items():
-                check_bases([(name, delta.base), own], "track changes of the model trained")
+                check_bases([(name, delta.base), trained], "track changes of the model trained")
         self.history: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 
