@@ -13,7 +13,7 @@ from wsteer.files.text import read_json
 FILE = "tokenizer.json"
 SMALL_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SECONDS = 120.0  # to convert a large vocabulary of another format may take a minute
-MOST_GROWTH = 1000  # times that a text may grow in a tokenizer; those in use at most double it
+MOST_GROWTH = 10**5  # times that a text may grow in a tokenizer; those in use at most double it a few times
 STEPS = ("normalizer", "pre_tokenizer", "decoder")
 
 
