@@ -158,7 +158,7 @@ def read_config(path: Path, names: Mapping[str, object]) -> dict[str, Value]:
     """
     import yaml
 
-    from wsteer.files.text import yaml_nodes
+    from wsteer.files.yaml import yaml_nodes
 
     try:
         root = yaml_nodes(path)

@@ -1,25 +1,19 @@
-"""Text files, read whole with one set of limits: JSON, YAML and CSV; JSON and CSV written."""
+"""Text files, read whole with one set of limits: JSON and CSV; JSON and CSV written."""
 
-import contextlib
 import csv
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from wsteer.errors import WsteerError
-from wsteer.files.limits import bounded
 from wsteer.files.opening import BLOCK, read_whole
 
 MOST_BYTES = 100_000_000  # of a text; no config, index or trait comes near
 MOST_VALUES = 5_000_000  # in JSON; the header of a model of 100,000 tensors has a million
-MOST_YAML_BYTES = 1_000_000
-MOST_YAML_NODES = 100_000  # aliases written out
 MOST_RATIO = 500  # of gzip, where more than FREE bytes come out; texts have 3 to 30
 FREE = 64 << 20
 GZIP = b"\x1f\x8b"
@@ -92,48 +86,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise WsteerError(f"{path} does not hold a JSON object")
     return value
-
-
-def read_yaml(path: Path) -> object:
-    """The value of a YAML file; a WsteerError as from `yaml_nodes`."""
-    root = yaml_nodes(path)
-    with _yaml(path):
-        return None if root is None else yaml.SafeLoader("").construct_document(root)
-
-
-def yaml_nodes(path: Path) -> yaml.Node | None:
-    """The parts of a YAML file, whose scalars are texts; None for an empty file.
-
-    Raises WsteerError if it is missing or broken, or if its aliases unfold into too much.
-    """
-    text = read_text(path, MOST_YAML_BYTES)
-    with _yaml(path):
-        root = yaml.SafeLoader(text).get_single_node()
-        if root is not None and _unfolded(root, {}) > MOST_YAML_NODES:
-            raise WsteerError(f"{path} unfolds into more than {MOST_YAML_NODES} values; write it without aliases")
-        return root
-
-
-@contextlib.contextmanager
-def _yaml(path: Path) -> Iterator[None]:
-    """Turn what PyYAML raises in the `with` body into one line; time and memory are limited."""
-    try:
-        with bounded(f"reading {path}"):
-            yield
-    except WsteerError:
-        raise
-    except Exception as error:  # its constructors raise anything: `!!timestamp x` an AttributeError
-        raise WsteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def _unfolded(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """The number of values that a node becomes where each alias is written out; infinite if it holds itself."""
-    if id(node) not in sizes:
-        sizes[id(node)] = float("inf")  # until it is known
-        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
-        sizes[id(node)] = 1 + sum(_unfolded(part, sizes) for part in parts)
-    return sizes[id(node)]
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict]]:

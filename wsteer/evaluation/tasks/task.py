@@ -12,7 +12,7 @@ from wsteer.errors import WsteerError, one_error
 from wsteer.evaluation.scoring import SCORERS
 from wsteer.files.limits import bounded
 from wsteer.files.rows import read_objects
-from wsteer.files.text import read_yaml
+from wsteer.files.yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
 MOST_NAME = 200  # characters of a name
