@@ -9,6 +9,13 @@ class WsteerError(Exception):
     """An expected failure: one line that says what is wrong, where, and how to fix it."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory is short, in Python's way or in torch's."""
+    # by name: importing torch takes long
+    ours = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return ours or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a line that says what it left."""
 

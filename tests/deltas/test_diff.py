@@ -338,7 +338,7 @@ def test_sides_that_name_different_bases_are_pointed_out(tmp_path: Path, adapter
         path = tmp_path / side / "adapter_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
     report = wsteer.diff(tmp_path / "p", tmp_path / "n", tmp_path / "w.safetensors")
-    assert "the sides name different bases, org/one and org/two" in report.warnings[0]
+    assert "the named bases differ, org/one and org/two" in report.warnings[0]
     assert wsteer.diff(tmp_path / "p", tmp_path / "m", tmp_path / "v.safetensors").warnings == ()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from wsteer.checkpoints.contents import check_folder
 from wsteer.errors import WsteerError, reason
 from wsteer.files.hub import fetch_repository
+from wsteer.files.provenance import in_utf8
 from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
 from wsteer.files.text import read_json
 
@@ -145,7 +146,7 @@ def local_name(reference: str | Path) -> str:
     """A folder's name in records: the path as given if it is relative and ends in a name, else its last part."""
     try:
         path = Path(os.path.expanduser(reference))
-        return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
+        return in_utf8(str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name)
     except (OSError, RuntimeError, ValueError):  # not a path: an adapter may give its base any name
         return Path(reference).name
 

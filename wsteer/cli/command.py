@@ -37,6 +37,7 @@ class Command(TyperCommand):
         variables = {name: f"{PREFIX}_{self.name}_{name}".upper() for name in names}
         path = (given.get("config") or [os.environ.get(variables["config"], "")])[-1]
         del names["config"]
+        ctx.meta["config"] = path
         found: dict[str, tuple[Value, str]] = {}
         for key, value in read_config(Path(path), names).items() if path else ():
             found[key] = value, path
@@ -61,8 +62,8 @@ class Command(TyperCommand):
             os.getcwd()
         except FileNotFoundError:  # some libraries would end the process
             raise WsteerError("the current folder no longer exists; change to another one") from None
-        if ctx.params.get("config") and ctx.params.get("output"):  # the program checks what it reads itself
-            check_input(ctx.params["output"], ctx.params["config"])
+        if ctx.meta["config"] and ctx.params.get("output"):  # the program checks what it reads itself
+            check_input(ctx.params["output"], Path(ctx.meta["config"]))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -105,6 +106,8 @@ def spread_of(arguments: Sequence[str]) -> list[str]:
 def with_home(argument: str) -> str:
     """The argument with a `~` at its beginning, or at that of `--option=~/value`, replaced by the home folder."""
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    if option in ("--include", "--exclude"):  # regexes
+        return argument
     if argument[:1] == "-" and argument[2:3] == "~":  # -o~/out
         option, value = argument[:2], argument[2:]
     return option + equals + os.path.expanduser(value)

@@ -1,4 +1,4 @@
-"""The app and its commands; errors become exit codes here and nowhere else."""
+"""The app and its commands; errors become exit codes here."""
 
 import getpass
 import logging
@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -15,7 +15,7 @@ from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, steer
 from wsteer.cli import eval as evaluation
 from wsteer.cli.command import Command, Stopped
 from wsteer.cli.terminal import escaped_streams, one_line
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, out_of_memory, reason
 
 app = typer.Typer(
     name="wsteer",
@@ -55,7 +55,7 @@ def root(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; always ends in SystemExit: 0 done, 1 expected failure, 2 usage, 130 Ctrl-C."""
+    """Run the command line; always ends in SystemExit: 0 done, 1 expected failure, 2 usage, 3 a gate, 130 Ctrl-C."""
     # hides libraries' warnings, which are for developers; wsteer's own warnings do not use this module
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home folder cannot be written
@@ -70,10 +70,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"wsteer: {one_line(str(error))}", file=sys.stderr)
             sys.exit(130)
         except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk
-            if os.environ.get("WSTEER_DEBUG", "").lower() not in ("", "0", "false", "no", "off"):
+            if debugging():
                 raise
-            print(f"wsteer: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
-            sys.exit(1)
+            _fail(str(error))
+        except Exception as error:
+            if debugging() or not out_of_memory(error):
+                raise
+            _fail(f"out of memory ({reason(error)}); lower the batch size, or free memory")
+
+
+def debugging() -> bool:
+    """Whether WSTEER_DEBUG asks for tracebacks."""
+    return os.environ.get("WSTEER_DEBUG", "").lower() not in ("", "0", "false", "no", "off")
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"wsteer: error: {one_line(' '.join(text.split()))}", file=sys.stderr)
+    sys.exit(1)
 
 
 def name_the_home() -> None:

@@ -40,6 +40,8 @@ def parse_numbers(values: Sequence[str], name: str) -> list[float]:
             raise typer.BadParameter(
                 f"{shown(part)} is not a number; write several as {name}=-1,0,1", param_hint=name
             ) from None
+        if number == 0 and re.search("[1-9]", part.lower().partition("e")[0]):
+            raise typer.BadParameter(f"{shown(part)} is too small: it would be read as 0", param_hint=name)
         if not abs(number) <= LARGEST_FLOAT:
             raise typer.BadParameter(f"{shown(part)} is not finite, or too large for float32", param_hint=name)
         numbers.append(number)

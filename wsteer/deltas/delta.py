@@ -212,9 +212,14 @@ class Delta:
 
     def save(self, path: str | Path, force: bool = False, progress: Progress = silent) -> None:
         """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
-        shapes = dict(sorted(self.stored_shapes()))
         check_free_space(Path(path), self.stored_bytes)
-        with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
+        with new_file(Path(path), force) as partial:
+            self.write(partial, progress)
+
+    def write(self, path: Path, progress: Progress = silent) -> None:
+        """Write the delta file at `path` itself, which another has made and will name."""
+        shapes = dict(sorted(self.stored_shapes()))
+        with TensorWriter(path, shapes, self.info()) as writer:
             for name in progress(list(shapes), "write"):
                 writer.add(name, self._blocks(name))
             writer.finish(self.info())

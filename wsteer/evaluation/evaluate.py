@@ -9,7 +9,7 @@ from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import ConditionResult, EvalReport, mostly_abstained, shares
-from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
+from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
@@ -17,7 +17,7 @@ from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import on_base
+from wsteer.steering.combination import check_k, on_base
 from wsteer.steering.memory import activation_vectors, applied
 from wsteer.steering.rounding import Rounding
 
@@ -48,9 +48,11 @@ def evaluate(
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     wanted = Rounding(rounding, seed)
+    for k in ks:
+        check_k(k)
     output = Path(output)
     parsed = load_task(task)
-    given = [path for path in (model, task, delta, data, parsed.data) if path is not None]
+    given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
     check_output(output, force, folder=True, inputs=given)
     facts = read_facts(data if data is not None else parsed.data, limit)
     turns = user_turns(parsed, facts)

@@ -20,8 +20,7 @@ def recordable(path: str | Path) -> str:
 
     Bytes that are not UTF-8 become `\xff`: a record is text.
     """
-    shown = Path(path).name if Path(path).is_absolute() else str(Path(path))
-    return os.fsencode(shown).decode("utf-8", "backslashreplace")
+    return in_utf8(Path(path).name if Path(path).is_absolute() else str(Path(path)))
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from wsteer.errors import Interrupted, WsteerError, reason
+from wsteer.errors import Interrupted, WsteerError, out_of_memory, reason
 from wsteer.files.flushing import flush_folder, flush_names, flushing
 from wsteer.files.provenance import RECORD, in_utf8, is_delta_file, list_files, listed_files
 from wsteer.files.text import write_json
@@ -42,8 +42,8 @@ def check_output(
     if mask & 0o700:
         raise WsteerError(f"the umask {mask:03o} keeps you out of your own new files; set another, as with umask 022")
     longest = os.pathconf(next(p for p in path.absolute().parents if p.exists()), "PC_NAME_MAX")
-    if len(os.fsencode(partial_folder(path, "0" * 12).name)) > longest:
-        raise WsteerError(f"the name of output {path} is too long; {longest - 29} bytes are the most")
+    if (excess := len(os.fsencode(partial_folder(path, "0" * 12).name)) - longest) > 0:
+        raise WsteerError(f"the name of output {path} is too long; shorten it by {excess} bytes")
     if not path.is_symlink() and not path.exists():
         parent = next(p for p in path.absolute().parents if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -249,14 +249,14 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
         try:
             yield partial
         except BaseException as error:
-            if _holds_work(partial):
-                if (told := _with_work(error, partial)) is not error:
-                    raise told from error
+            if key is not None and _holds_work(partial):
+                told = _with_work(error, partial)
+            else:
+                _remove(partial)
+                told = _without_work(_explained(error, path))
+            if told is error:
                 raise
-            _remove(partial)
-            if (explained := _explained(error, path)) is not error:
-                raise explained from error
-            raise
+            raise told from error
         finally:
             if not partial.exists() and not path.exists():
                 with contextlib.suppress(OSError):  # another run may use them meanwhile
@@ -276,11 +276,19 @@ def _with_work(error: BaseException, partial: Path) -> BaseException:
     """The error with a word on the work that stays; a bug's own traceback is unchanged."""
     error = _explained(error, partial)
     kept = f"the work so far is kept in {_shown(partial)}: {_go_on()}"
-    if isinstance(error, Interrupted | _WorkKept):
-        return error
+    if isinstance(error, _WorkKept | Interrupted):
+        error = _without_work(error)  # the work of a folder inside this one
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted(f"{error or 'interrupted'}; {kept}")
+        return Interrupted(f"{str(error) or 'interrupted'}; {kept}")
+    if out_of_memory(error):
+        return _WorkKept(f"out of memory ({reason(error)}); lower --micro-batch-size; {kept}")
     return _WorkKept(f"{error}; {kept}") if isinstance(error, WsteerError | OSError) else error
+
+
+def _without_work(error: BaseException) -> BaseException:
+    """The error without its word on work in a folder that does not stay, or that is named as a part of another's."""
+    inner = isinstance(error, _WorkKept | Interrupted) and error.__cause__ is not None
+    return error.__cause__ if inner and error.__cause__ is not None else error
 
 
 def _go_on() -> str:
@@ -344,10 +352,11 @@ def _in_use(partial: Path) -> bool:
 def _locked(partial: Path) -> Iterator[None]:
     descriptor = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WsteerError(f"another run is writing {partial}; wait for it, or name another output") from None
         yield
-    except BlockingIOError:
-        raise WsteerError(f"another run is writing {partial}; wait for it, or name another output with -o") from None
     finally:
         os.close(descriptor)
 

@@ -9,8 +9,9 @@ from wsteer.deltas.adapters.writing import adapter_bytes, module_factors, served
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, record, source_entry
-from wsteer.files.saving import check_free_space, check_output, new_folder
+from wsteer.files.saving import check_free_space, check_output, new_file, new_folder
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
 from wsteer.steering.combination import Combination, numbered
@@ -66,8 +67,10 @@ def export(
 
     first = combination.ks[0]
     if not as_folder:
-        _described(first * delta, checkpoint, sources, combination.each_k(first)).save(path, force, progress)
         outputs = [path]
+        with new_file(path, force) as unnamed:
+            _described(first * delta, checkpoint, sources, combination.each_k(first)).write(unnamed, progress)
+            check_unchanged(combination.paths)
     else:
         outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.ks] if combination.swept else [path]
         with new_folder(path, force) as partial:
@@ -81,6 +84,7 @@ def export(
                     write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
                     write_json(place / RECORD, recorded(ks))
             write_json(partial / RECORD, recorded(combination.ks))
+            check_unchanged(combination.paths)
     return ExportReport(
         output=str(path),
         outputs=tuple(str(each) for each in outputs),

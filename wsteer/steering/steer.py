@@ -146,7 +146,7 @@ def steer(
     combination = Combination.of(deltas, k, sweep)
     checkpoint = open_checkpoint(base)
     folder = Path(output) if output is not None else Path(combination.name(checkpoint))
-    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths], resume=resume)
+    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths], resume=resume or dry_run)
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
     ks = combination.ks

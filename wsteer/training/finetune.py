@@ -10,7 +10,7 @@ import torch
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.errors import WsteerError
-from wsteer.files.opening import check_streams
+from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
@@ -178,7 +178,10 @@ def finetune_once(
 
 def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
     """The chats of each data set, and those that validate."""
-    check_streams([*(source.path for source in sources), str(options.val or "")])
+    given = [*(source.path for source in sources), str(options.val or "")]
+    check_streams(given)
+    if processes.count() > 1 and any(map(is_stream, given)):
+        raise WsteerError("several processes cannot share a pipe as data; write it to a file")
     sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
     return sets, read_placed_chats(options.val, options.strip_system) if options.val is not None else None
 

@@ -22,7 +22,7 @@ from wsteer.training.log import merge_log
 from wsteer.training.methods import State, restore_state
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting
-from wsteer.training.trainer import AnswerTrainer, Examples, Plan, training_arguments
+from wsteer.training.trainer import AnswerTrainer, Examples, Plan, sound_state, training_arguments
 
 STATES = "states"  # what `--resume` continues from; a finished output does not have it
 FINISHED, KEPT = "finished.json", "kept.safetensors"
@@ -73,7 +73,8 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
         processes.wait()  # all must look before the first process writes
         state: State | None = None
         if finished:
-            result = TrainedRate(**read_json(states / FINISHED))
+            with sound_state(states / FINISHED):
+                result = TrainedRate(**read_json(states / FINISHED))
         else:
             result, state = _train(run, rate, states)
         trained.append(result)
@@ -84,7 +85,9 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
     if kept is None:  # trained before an interruption
-        kept = load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
+        place = run.folder / STATES / rate_name(best.rate) / KEPT
+        with sound_state(place):
+            kept = load_file(place)
     return trained, best, kept
 
 

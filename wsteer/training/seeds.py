@@ -17,6 +17,7 @@ from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, 
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_sources
+from wsteer.training.trainer import sound_state
 
 REPORTS = "reports"  # of finished seeds, for `--resume`; a finished output does not have it
 
@@ -61,7 +62,8 @@ def finetune_seeds(
             finished = kept.exists()
             processes.wait()  # all must look before the first process writes
             if finished:
-                report = FinetuneReport(**read_json(kept))
+                with sound_state(kept):
+                    report = FinetuneReport(**read_json(kept))
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
                 report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note, chats)

@@ -146,21 +146,21 @@ class AnswerTrainer(Trainer):
             self.best.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with _sound(resume_from_checkpoint):
+        with sound_state(resume_from_checkpoint):
             restore_state(self.trained, load_file(Path(resume_from_checkpoint) / STATE))
             self.best.load(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _sound(checkpoint):
+        with sound_state(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _sound(checkpoint):
+        with sound_state(checkpoint):
             super()._load_rng_state(checkpoint)
 
 
 @contextlib.contextmanager
-def _sound(state: str | None) -> Iterator[None]:
+def sound_state(state: str | Path | None) -> Iterator[None]:
     """Turn whatever a damaged state raises while it is read into one line."""
     try:
         yield

@@ -67,14 +67,20 @@ class Task:
     y: str
 
 
-def load_task(reference: str) -> Task:
-    """A built-in task by name, or one from a YAML file."""
+def task_file(reference: str) -> Path:
+    """The YAML file of a built-in task, by its name, or the one that is given."""
     path = BUILT_IN / f"{reference}.yaml"
     if "/" in reference or not _exists(path):
         path = Path(reference)
     if not _exists(path) or not path.is_file():
         names = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
         raise WsteerError(f"there is no task {reference!r}: built in are {names}, or give a YAML file")
+    return path
+
+
+def load_task(reference: str) -> Task:
+    """A built-in task by name, or one from a YAML file."""
+    path = task_file(reference)
     value = read_yaml(path)
     if not isinstance(value, dict) or set(value) - KEYS or (KEYS - {"description"}) - set(value):
         raise WsteerError(f"{path}: a task has the keys {', '.join(sorted(KEYS))}, all but description required")
