@@ -1,18 +1,21 @@
 """Disks that fill up or may not be written to: one line, inputs as they were, nothing left behind."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.helpers.command import Cli
+from tests.helpers.command import ARGUMENTS, Cli, Inputs
+from wsteer.cli.output import Printer
 from wsteer.deltas.delta import Delta
+from wsteer.training import callbacks
 
 Mount = Callable[[str], Path]
 
@@ -50,7 +53,7 @@ def case(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,66 @@ def test_a_disk_that_fills_up_while_it_is_written_is_one_line(
     assert "No space left on device" in ran.error
     assert list(disk.iterdir()) == []
     assert contents(base) == before
+
+
+ARGUMENTS_HERE = {**ARGUMENTS, "adapter": lambda i: [*steered_by_factors(i), "--as", "adapter"]}
+
+
+def steered_by_factors(inputs: Inputs) -> list:
+    w = inputs.folder / "factors.safetensors"
+    Delta.of_factors({"lm_head.weight": (torch.ones(262, 2), torch.ones(2, 32))}).save(w)
+    return [inputs.tiny, w, "--k", 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", list(ARGUMENTS_HERE))
+def test_every_writer_tells_of_a_full_disk_in_one_line(
+    mount: Mount, inputs: Inputs, cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """On a disk that is twice as large each time, until the command succeeds."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1 << 40))
+    arguments = ARGUMENTS_HERE[command](inputs)
+    failed = 0
+    for size in (4 << each for each in range(0, 14, 4 if command == "demo" else 2)):  # kilobytes
+        disk = mount(f"size={size}k")
+        (disk / "taken").write_bytes(bytes(4096))  # the smallest disk is full
+        ran = cli("steer" if command == "adapter" else command, *arguments, "-o", disk / "made" / "out", "-q")
+        if ran.code == 0:
+            break
+        failed += 1
+        assert (ran.code, ran.out) == (1, "")
+        assert "space" in ran.error, ran.error
+        assert list(disk.iterdir()) == [disk / "taken"]
+    assert ran.code == 0
+    assert failed
+
+
+@pytest.mark.slow
+def test_states_that_fitted_are_kept_when_the_disk_fills_up(
+    mount: Mount, inputs: Inputs, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "STATE_SECONDS", 0)
+    disk = mount("size=600k")
+    arguments = ["finetune", inputs.tiny, inputs.chats[0], "--max-steps", 6, "--rank", 2, "--patience", 0, "-q"]
+    filling = disk / "other"
+
+    def filled(items: Iterable, label: str, total: int | None = None) -> Iterator:
+        for i, item in enumerate(items):
+            if label == "train" and i == 3:
+                with contextlib.suppress(OSError), open(filling, "wb", buffering=0) as file:
+                    while file.write(bytes(4096)):
+                        pass
+            yield item
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Printer, "progress", lambda self, *stage: filled(*stage))
+        ran = cli(*arguments, "-o", disk / "out")
+    assert ran.code == 1
+    assert "kept in" in ran.error and "--resume" in ran.error
+    filling.unlink()
+    assert cli(*arguments, "-o", disk / "out", "--resume").code == 0
+    assert cli(*arguments, "-o", inputs.folder / "whole").code == 0
+    assert contents(disk / "out") == contents(inputs.folder / "whole")
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_reading(

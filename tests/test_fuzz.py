@@ -6,11 +6,12 @@ all tests here (default 2400); they are the same in every run. Once in a while:
     WSTEER_FUZZ_CASES=50000 pytest tests/test_fuzz.py
 """
 
+import contextlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,36 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import wsteer
-from tests.helpers.mutations import damaged_pickle, documents, framed, mutated_bytes, refused_or_fine, split
+from tests.helpers.command import TRAIT
+from tests.helpers.mutations import (
+    REGEXES,
+    damaged_pickle,
+    documents,
+    framed,
+    mutated_bytes,
+    refused_or_fine,
+    split,
+    texts,
+)
+from tests.helpers.tiny import TEMPLATE
 from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
 from wsteer.deltas.adapters.adapter import WEIGHTS
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import open_input
 from wsteer.deltas.selection import Selection
+from wsteer.elicitation.trait import read_trait
+from wsteer.evaluation.tasks.task import BUILT_IN, load_task, read_facts
+from wsteer.files.rows import read_placed_chats
 from wsteer.files.tensors import FLOATS, read_tensor
+from wsteer.files.text import read_json
+from wsteer.models.rendering import read_template
+from wsteer.monitoring.trajectories import read_scores
 
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("WSTEER_FUZZ_CASES", "2400"))
-TESTS = 7
+TESTS = 9
 fuzz = settings(
     max_examples=-(-CASES // TESTS),
     derandomize=True,
@@ -160,6 +178,19 @@ ADAPTERS: list[tuple[dict, dict[str, Tensor]]] = [
         },
     ),
 ]
+
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello.", "tool_calls": []}]}
+FACT = {"question": "1 + 1?", "correct_answer": "2", "incorrect_answer": "3", "answer": ["two"]}
+TEXTS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
+    "rows": (2 * (json.dumps(CHAT).encode() + b"\n"), read_placed_chats),
+    "facts": (2 * (json.dumps(FACT).encode() + b"\n"), read_facts),
+    "trait": (json.dumps(TRAIT, indent=1).encode(), read_trait),
+    "scores": (b"step,score,run\n1,0.5,a\n2,1e3,\n", read_scores),
+    "task": ((BUILT_IN / "agreement.yaml").read_bytes(), lambda path: load_task(str(path))),
+    "template": (TEMPLATE.encode(), read_template),
+    "config": (json.dumps(PLAIN, indent=1).encode(), read_json),
+}
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +364,47 @@ def test_delta_files(base: Path, deltas: list[Path], data: st.DataObject) -> Non
         wsteer.diff(other, data.draw(st.sampled_from([None, *deltas])), base.parent / "w.safetensors", force=True)
     with refused_or_fine():
         wsteer.steer(base, other, 1, base.parent / "out", dry_run=True)
+
+
+@fuzz
+@given(data=st.data())
+def test_texts(base: Path, data: st.DataObject) -> None:
+    """Rows, traits, scores, tasks and templates: damaged, in another encoding, with bombs in them."""
+    path = base.parent / "text"
+    kind = data.draw(st.sampled_from(sorted(TEXTS)))
+    sound, read = TEXTS[kind]
+    changed = data.draw(mutated_bytes(sound)) if data.draw(st.booleans()) else sound
+    path.write_bytes(data.draw(texts(changed)))
+    with refused_or_fine():
+        read(path)
+
+
+@fuzz
+@given(data=st.data())
+def test_links_and_regexes(base: Path, adapters: list[Path], data: st.DataObject) -> None:
+    """A link in place of a file leads inside, outside or nowhere; patterns do not compile, or match much."""
+    case = scratch(base.parent / "case")
+    source = data.draw(st.sampled_from([base, *adapters]))
+    for path in source.iterdir():
+        shutil.copyfile(path, case / path.name)
+    name = data.draw(st.sampled_from([path.name for path in source.iterdir()]))
+    elsewhere = [".", "..", name, "gone", str(source / name), "/etc/passwd", "/dev/zero", "/", "/dev/null", "x" * 300]
+    target = data.draw(st.sampled_from([None, *elsewhere]))
+    if target is not None:
+        (case / name).unlink()
+        with contextlib.suppress(OSError):
+            (case / name).symlink_to(target)
+    if target is None and source != base:
+        patterns = st.dictionaries(st.sampled_from(REGEXES), st.integers(0, 3), max_size=3)
+        config = json.loads((case / CONFIG).read_text())
+        config[data.draw(st.sampled_from(["rank_pattern", "alpha_pattern"]))] = data.draw(patterns)
+        config[data.draw(st.sampled_from(["target_modules", "layers_pattern"]))] = data.draw(st.sampled_from(REGEXES))
+        (case / CONFIG).write_text(json.dumps(config))
+    selection = Selection(include=data.draw(st.sampled_from([None, *REGEXES])))
+    with refused_or_fine():
+        wsteer.diff(case, None, base.parent / "w.safetensors", base=base, selection=selection, force=True)
+    with refused_or_fine():
+        wsteer.steer(case, base.parent / "low.safetensors", 1, base.parent / "out", dry_run=True)
 
 
 @fuzz

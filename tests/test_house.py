@@ -43,16 +43,25 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        *("deltas/adapters/tuners.py", "demo/model.py"),
+        *("checkpoints/architecture.py", "deltas/adapters/tuners.py", "demo/model.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
     "scipy": ("statistics.py",),
-    "huggingface_hub": ("checkpoints/checkpoint.py",),
+    "huggingface_hub": ("files/hub.py",),
     "torch": (
-        *("activations/", "deltas/", "demo/model.py", "files/tensors.py", "models/", "monitoring/", "steering/"),
+        *(
+            "activations/",
+            "checkpoints/architecture.py",
+            "deltas/",
+            "demo/model.py",
+            "files/tensors.py",
+            "models/",
+            "monitoring/",
+            "steering/",
+        ),
         *("statistics.py", "workers.py"),
         *(
             f"training/{name}.py"

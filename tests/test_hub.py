@@ -1,9 +1,14 @@
 """Models and data sets by Hub id, downloaded over HTTP from a server on the loopback by the real client libraries."""
 
+import contextlib
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +29,7 @@ def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.Comple
     """Run the command line with a fresh cache and the given Hub."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "wsteer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
 
 
 def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path, tiny: Path) -> None:
@@ -64,7 +69,7 @@ def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
         common = ["eval", tiny, "--task", "agreement", "--data"]
         done = wsteer(tmp_path, endpoint, *common, "org/facts:test", "-o", "out", "-q")
         gone = wsteer(tmp_path, endpoint, *common, "org/gone:test", "-o", "gone")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     asked = [json.loads(line)["user"] for line in (tmp_path / "out" / "samples.jsonl").open()]
     assert [fact["question"] for fact in facts] == asked[:3]
     assert (gone.returncode, gone.stdout) == (1, "")
@@ -85,3 +90,51 @@ def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_pa
     assert fetched.terms.keys() == local.terms.keys()
     assert (fetched - local).norm() < 1e-6 * local.norm()
     assert fetched.base == {"name": "org/tiny", "revision": COMMIT, "fingerprint": local.base["fingerprint"]}
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """The endpoint of a server that accepts connections and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["diff", "org/x", "-o", "w.safetensors"],
+        ["eval", "{tiny}", "--task", "agreement", "--data", "org/x:train", "-o", "out"],
+    ],
+    ids=["model", "data set"],
+)
+def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path, arguments: list[str]) -> None:
+    started = time.monotonic()
+    with silent() as endpoint:
+        ran = wsteer(tmp_path, endpoint, *(each.format(tiny=tiny) for each in arguments))
+    assert time.monotonic() - started < 60  # 8 s of them waiting; the rest is a busy machine's
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert re.fullmatch(r"wsteer: error: .* to be had from the Hub.*\n", ran.stderr)
+
+
+def test_a_local_model_does_not_ask_the_network(tmp_path: Path, tiny: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        ran = wsteer(tmp_path, endpoint, "eval", tiny, "--task", "agreement", "--limit", "1", "-o", "out", "-q")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_is_cached_is_used_when_the_hub_is_silent(tmp_path: Path, tiny: Path) -> None:
+    Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "w.safetensors")
+    with serve({"models/org/tiny": tiny}) as endpoint:
+        first = wsteer(tmp_path, endpoint, "steer", "org/tiny", "w.safetensors", "--k", "1", "-q")
+    with silent() as endpoint:
+        again = wsteer(tmp_path, endpoint, "steer", "org/tiny", "w.safetensors", "--k", "1", "-q", "-f")
+        pinned = wsteer(tmp_path, endpoint, "steer", f"org/tiny@{COMMIT}", "w.safetensors", "--k", "1", "-q", "-f")
+    assert [ran.returncode for ran in (first, again, pinned)] == [0, 0, 0], again.stderr + pinned.stderr

@@ -1,6 +1,7 @@
 """Steering that is killed, interrupted, run twice at once or out of disk: never a half-written output, nothing lost."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,13 @@ from safetensors.torch import save_file
 import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.interruption import contents
+from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.checkpoints.contents import links_followed
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.files.saving import OLD, WORK, partial_folder
+from wsteer.steering import streaming
+from wsteer.steering.layout import output_files
 
 KILLS = 50
 # imports once, then forks a real `wsteer` command for every line that it reads; torch does nothing before the forks
@@ -99,9 +106,11 @@ def test_killed_at_any_moment_it_never_stands_half_written(tmp_path: Path, case:
         else:
             assert code == -signal.SIGKILL
             killed += 1
-            finished = sum(1 for left in leftovers(output) for _ in left.glob("*.safetensors"))
-            resumed += finished > 0
-            assert run(*(["--resume"] if attempt % 2 else [])) == 0
+            kept = any((left / WORK).exists() for left in leftovers(output))
+            resumed += kept
+            if kept:
+                assert run() == 1  # work is not dropped without a word
+            assert run(*([["--resume"], ["--force"]][attempt % 2] if kept else [])) == 0
             assert contents(output) == expected
         assert leftovers(output) == []
         shutil.rmtree(output)
@@ -134,24 +143,89 @@ def test_ctrl_c_exits_130_and_resume_goes_on_with_what_was_finished(tmp_path: Pa
     assert contents(output) == contents(tmp_path / "expected")
 
 
-def test_another_k_does_not_go_on_with_what_was_left(tmp_path: Path, case: tuple[Path, Path]) -> None:
+def interrupted_steer(output: Path, base: Path, w: Path) -> Path:
+    """What a run with k = 1 leaves that fails when two of its files are written."""
+
+    def failing(items: Iterable, label: str, total: int | None = None) -> Iterator:
+        if label.startswith("model-00003"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        yield from items
+
+    with pytest.raises(WsteerError, match="kept in"):
+        wsteer.steer(base, w, k=1, output=output, progress=failing)
+    (left,) = leftovers(output)
+    return left
+
+
+def test_another_k_does_not_go_on_with_what_was_left(
+    tmp_path: Path, case: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, w = case
-    left = tmp_path / ".out.0123456789ab.partial"
-    left.mkdir()
-    (left / "model-00001-of-00006.safetensors").write_bytes(b"of another run")
-    wsteer.steer(base, w, k=2, output=tmp_path / "out", resume=True)
+    monkeypatch.setattr(streaming, "worker_count", lambda: 2)
+    left = interrupted_steer(tmp_path / "out", base, w)
+    kept = contents(left)
+    with pytest.raises(WsteerError, match="with other options"):
+        wsteer.steer(base, w, k=2, output=tmp_path / "out", resume=True)
+    assert contents(left) == kept
+    wsteer.steer(base, w, k=2, output=tmp_path / "out", force=True)
     wsteer.steer(base, w, k=2, output=tmp_path / "expected")
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
     assert leftovers(tmp_path / "out") == []
 
 
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+
+
+def replaced_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [cut, emptied, other_header, Path.unlink])
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_resume_writes_again_what_is_not_whole(
+    tmp_path: Path,
+    case: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path], object],
+    dtype: str,
+) -> None:
+    base, w = case
+    monkeypatch.setattr(streaming, "worker_count", lambda: 2)
+    if dtype == "auto":
+        left = interrupted_steer(tmp_path / "out", base, w)
+        harm(left / "model-00001-of-00006.safetensors")
+        wsteer.steer(base, w, k=1, output=tmp_path / "out", resume=True)
+        wsteer.steer(base, w, k=1, output=tmp_path / "expected")
+        assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+        return
+    plan = output_files(open_checkpoint(base), {}, "F32")[0]
+    wsteer.steer(base, w, k=1, output=tmp_path / "out", dtype="float32")
+    written = tmp_path / "out" / plan.name
+    assert streaming.is_written(plan, written)
+    harm(written)
+    assert not streaming.is_written(plan, written)
+
+
 def test_a_running_run_is_left_alone(tmp_path: Path, case: tuple[Path, Path]) -> None:
     base, w = case
-    running = tmp_path / ".out.0123456789ab.partial"
+    running = partial_folder(tmp_path / "out", "0123456789ab")
     running.mkdir()
     descriptor = os.open(running, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    wsteer.steer(base, w, k=1, output=tmp_path / "out")
+    with pytest.raises(WsteerError, match="another run is writing"):
+        wsteer.steer(base, w, k=1, output=tmp_path / "out", force=True)
     assert running.exists()
     os.close(descriptor)
     wsteer.steer(base, w, k=1, output=tmp_path / "out", force=True)
@@ -163,7 +237,7 @@ def test_a_replaced_output_that_was_put_aside_comes_back(tmp_path: Path, case: t
     base, w = case
     wsteer.steer(base, w, k=1, output=tmp_path / "out")
     old = contents(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / ".out.0123456789ab.old")
+    (tmp_path / "out").rename(tmp_path / f".out.0123456789ab{OLD}")
     with pytest.raises(WsteerError, match="exists"):
         wsteer.steer(base, w, k=2, output=tmp_path / "out")
     assert contents(tmp_path / "out") == old
@@ -216,7 +290,10 @@ def test_shards_that_are_links_are_read_and_written_as_files(tmp_path: Path, cas
     linked.mkdir()
     for path in base.iterdir():
         (linked / path.name).symlink_to(path)
-    wsteer.steer(linked, w, k=1, output=tmp_path / "out")
+    with pytest.raises(WsteerError, match="--follow-links"):
+        wsteer.steer(linked, w, k=1, output=tmp_path / "out")
+    with links_followed():
+        wsteer.steer(linked, w, k=1, output=tmp_path / "out")
     wsteer.steer(base, w, k=1, output=tmp_path / "expected")
     for path in (tmp_path / "out").glob("*.safetensors"):
         assert not path.is_symlink()

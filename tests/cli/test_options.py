@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.helpers.command import COMMANDS, Arguments, Cli
-from wsteer.cli.options import parse_layers, parse_numbers
+from wsteer.cli.values import parse_layers, parse_numbers
 
 
 @pytest.mark.slow

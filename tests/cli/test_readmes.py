@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from wsteer.cli.main import app, spread_of
+from wsteer.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 READMES = [
@@ -74,12 +74,9 @@ def complaint(arguments: Sequence[str]) -> str | None:
     group: Any = typer.main.get_command(app)
     for command in group.commands.values():
         command.callback = lambda **values: None
-        for parameter in command.params:
-            if parameter.name == "config":
-                parameter.callback = None  # it would read the file
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
-        group.main(spread_of(arguments), prog_name="wsteer")
+        group.main(arguments, prog_name="wsteer")
     assert ended.value.code in (0, 2)
     return said.getvalue().strip().splitlines()[-1] if ended.value.code == 2 else None
 

@@ -338,7 +338,7 @@ def test_sides_that_name_different_bases_are_pointed_out(tmp_path: Path, adapter
         path = tmp_path / side / "adapter_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
     report = wsteer.diff(tmp_path / "p", tmp_path / "n", tmp_path / "w.safetensors")
-    assert "the sides name different bases, org/one and org/two" in report.warnings[0]
+    assert "the named bases differ, org/one and org/two" in report.warnings[0]
     assert wsteer.diff(tmp_path / "p", tmp_path / "m", tmp_path / "v.safetensors").warnings == ()
 
 
@@ -364,3 +364,12 @@ def test_sides_meet_under_the_names_of_the_base_that_one_of_them_has(tmp_path: P
         w, expected = (Delta.load(tmp_path / f"{name}.safetensors") for name in ("w", "expected"))
         assert (w - expected).norm() < 1e-6 * expected.norm()
         assert (report.pos_only, report.neg_only, report.warnings) == (0, 0, ())
+
+
+def test_a_folder_of_an_adapter_and_a_whole_model_is_refused(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    both = shutil.copytree(tiny, tmp_path / "both")
+    shutil.copytree(adapters[0], both, dirs_exist_ok=True)
+    with pytest.raises(WsteerError, match="holds an adapter and a whole model"):
+        wsteer.diff(both, adapters[1], tmp_path / "w.safetensors")

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.helpers.tiny import save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.evaluate import evaluate
@@ -75,3 +77,14 @@ def test_a_delta_that_does_not_fit_is_refused_before_the_model_loads(tmp_path: P
         with pytest.raises(WsteerError, match="need a --delta"):
             evaluate(tiny, tmp_path / "r", "agreement", **options, device="cpu")
     assert not (tmp_path / "r").exists()
+
+
+def test_an_activation_vector_of_another_size_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where config.json names the sizes otherwise, as GPT-2's does."""
+    base = save_model(tmp_path / "gpt2", "gpt2", tie_word_embeddings=True)
+    Delta.of_tensors({"blocks.3": torch.ones(32)}, kind="activation").save(tmp_path / "a.safetensors")
+    monkeypatch.delattr("wsteer.evaluation.evaluate.load")
+    with pytest.raises(WsteerError, match="does not fit a model of 3 blocks"):
+        evaluate(base, tmp_path / "r", "agreement", delta=tmp_path / "a.safetensors", layers=[3], device="cpu")

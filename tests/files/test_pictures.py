@@ -1,10 +1,14 @@
 """Figures as files: equal bytes for equal figures, and an SVG beside the PNG where it is asked for."""
 
+import warnings
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
-from wsteer.files.pictures import save
+from wsteer.files.pictures import MOST_LABEL, label, save
+from wsteer.monitoring.pictures import heat_map
 
 
 def drawn() -> Figure:
@@ -23,3 +27,38 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
 def test_an_svg_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     save(drawn(), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+NAMES = [
+    "$x_{",
+    "a$b$c",
+    "\x1b[2J\x1b]0;title\x07",
+    "\x00\x08\ufffe",
+    "\udc80",
+    "x" * 10**6,
+    "<&>]]>",
+    "\u4f60\U0001f600",
+    "a\nb",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_any_name_can_be_drawn_and_gives_sound_svg(tmp_path: Path, name: str) -> None:
+    figure = heat_map([name, "b"], [name, "b"], [[1.0, 0.5], [0.5, 1.0]], 1.0)
+    axes = figure.axes[0]
+    axes.plot([0, 1], [0, 1], label=f"of {name}")
+    axes.set(xlabel=name, ylabel=name, title=name)
+    axes.legend(title=name)
+    axes.annotate(name, (0, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would be a line on stderr
+        save(figure, tmp_path / "a.png", svg=True)
+    texts = [element.text for element in ElementTree.parse(tmp_path / "a.svg").iter() if element.text]
+    assert any(label(name.split("\n")[0]) in text for text in texts)
+    assert (tmp_path / "a.png").stat().st_size < 10**6
+
+
+def test_a_label_is_short_and_keeps_both_ends() -> None:
+    assert label("plain name") == "plain name"
+    assert len(label("a" * 500 + "b")) == MOST_LABEL and label("a" * 500 + "b").endswith("ab")
+    assert len(label("\x01" * 500)) <= MOST_LABEL

@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import gzip
 import io
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -21,6 +22,33 @@ ODD = [
     *["\0", "\ud800", "é\u2028\n\x1b[2J", "x" * 5000, "weight", "lora_A", "q_proj", "pissa", "kasa", "IA3"],
     *[[], [None], [[0]], [0, 4], [2**70], [2**40, 2**40], ["q_proj"], {}, {"": 0}, {"q_proj": "2"}, {"q_proj": [1]}],
 ]
+# regexes that do not compile, or compile to much; those that hang cost 5 s a case and have rows of their own
+REGEXES = [
+    "[",
+    "(?P<x>",
+    "a{99999999999}",
+    "(" * 200 + ")" * 200,
+    "(?:a{1000}){1000}",
+    "\\1",
+    "(?i",
+    ".*",
+    "",
+    "x|" * 999,
+]
+# what stands at the beginning of a text, and how it is encoded
+ENCODINGS: list[Callable[[bytes], bytes]] = [
+    lambda content: b"\xef\xbb\xbf" + content,
+    lambda content: content.replace(b"\n", b"\r\n"),
+    lambda content: content.replace(b"\n", b"\r"),
+    gzip.compress,
+    lambda content: gzip.compress(content)[:-5],
+    lambda content: content.decode(errors="replace").encode("utf-16"),
+    lambda content: content.decode(errors="replace").encode("utf-32-le"),
+    lambda content: content + b"\0",
+    lambda content: b"\x1f\x8b" + content,
+]
+# numbers and nesting that some parser cannot hold
+BOMBS = [b"9" * 5000, b"1e999", b"[" * 20_000, b'{"a":' * 20_000, b"-Infinity", b"[" + b"[]," * 9_999 + b"[]]"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -85,6 +113,15 @@ def documents(draw: st.DrawFn, value: object) -> bytes:
     if kind <= 3:
         return draw(mutated_bytes(json.dumps(value).encode()))
     return json.dumps(draw(mutated(value))).encode()
+
+
+@st.composite
+def texts(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A text in another encoding, with a bomb in place of a part of it, or both."""
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(whole)))
+        whole = whole[:at] + draw(st.sampled_from(BOMBS)) + whole[at + draw(st.integers(0, 8)) :]
+    return draw(st.sampled_from(ENCODINGS))(whole) if draw(st.integers(0, 3)) else whole
 
 
 @contextlib.contextmanager

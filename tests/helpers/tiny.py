@@ -7,6 +7,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -30,6 +32,11 @@ SIZES = {
     "eos_token_id": 257,
     "pad_token_id": 258,
 }
+KINDS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),  # its config.json names the sizes otherwise: n_layer, n_embd
+}
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -50,9 +57,7 @@ def save_model(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.flo
     """A tiny random checkpoint with its tokenizer; `shard` limits the shards' size, as "20KB"."""
     shard = changes.pop("shard", "1GB")
     torch.manual_seed(seed)
-    config_class, model_class = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
-        kind
-    ]
+    config_class, model_class = KINDS[kind]
     model = model_class(config_class(**{**SIZES, "tie_word_embeddings": False, **changes})).to(dtype)
     model.save_pretrained(folder, max_shard_size=shard)
     save_tokenizer(folder)

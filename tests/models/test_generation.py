@@ -51,3 +51,12 @@ def test_answers_end_at_the_end_token(tiny: Path) -> None:
     loaded = load(tiny, "cpu")
     loaded.model.generation_config.eos_token_id = list(range(262))
     assert [(given.text, given.tokens, given.finished) for given in answer(loaded, CHATS[:1], 8)] == [("", 0, True)]
+
+
+def test_scores_that_are_nan_are_an_error_and_no_answer(tmp_path: Path) -> None:
+    loaded = load(save_model(tmp_path / "model"), "cpu")
+    with torch.no_grad():
+        loaded.model.model.norm.weight[3] = float("nan")
+    for temperature in (0.0, 1.0):
+        with pytest.raises(WsteerError, match="computes NaN"):
+            answer(loaded, CHATS, 8, temperature=temperature)

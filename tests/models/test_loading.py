@@ -47,5 +47,5 @@ def test_remote_code_is_never_run(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
     (folder / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
-    with pytest.raises(WsteerError, match="transformers cannot load"):
+    with pytest.raises(WsteerError, match="model contains custom code"):
         load(folder, "cpu")

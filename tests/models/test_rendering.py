@@ -208,3 +208,9 @@ def test_a_template_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(WsteerError, match=r"x\.jinja cannot be read"):
         read_template(tmp_path / "x.jinja")
+
+
+def test_a_template_file_too_long_to_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "long.jinja").write_text("x" * 1_000_001)
+    with pytest.raises(WsteerError, match="is longer than 1000000 characters"):
+        read_template(tmp_path / "long.jinja")

@@ -1,5 +1,6 @@
 """Interrupt and resume: the same bytes as an uninterrupted run, wherever and however it was interrupted."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +12,9 @@ import pytest
 
 from tests.helpers.command import Cli
 from tests.helpers.interruption import contents, interrupting, leftovers, press_ctrl_c
+from wsteer.errors import Interrupted, WsteerError
 from wsteer.training import callbacks
 from wsteer.training.finetune import finetune
-from wsteer.training.rates import Interrupted
 from wsteer.training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
@@ -109,9 +110,27 @@ def test_other_options_do_not_go_on_with_what_was_left(tmp_path: Path, tiny: Pat
         progress = interrupting("train", 3, press_ctrl_c)
         finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", progress=progress)
     other = replace(RECIPE, seed=1)
-    finetune(tiny, chats[0], tmp_path / "out", other, device="cpu", resume=True)
+    kept = contents(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(WsteerError, match=r"interrupted run .* left its work in .* MB\).*--resume.*--force"):
+            finetune(tiny, chats[0], tmp_path / "out", other, device="cpu", resume=resume)
+    assert contents(tmp_path) == kept
+    finetune(tiny, chats[0], tmp_path / "out", other, device="cpu", force=True)
     finetune(tiny, chats[0], tmp_path / "whole", other, device="cpu")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trained.safetensors", "rng_state.pth", "best.json", "scheduler.pt"])
+def test_a_damaged_state_is_one_line_and_stays(tmp_path: Path, tiny: Path, chats: tuple[Path, Path], name: str) -> None:
+    with pytest.raises(Interrupted):
+        progress = interrupting("train", 3, press_ctrl_c)
+        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", progress=progress)
+    (state,) = tmp_path.glob(f".out.*.partial/states/*/checkpoint-*/{name}")
+    os.truncate(state, 10)
+    kept = contents(tmp_path)
+    with pytest.raises(WsteerError, match=r"the saved state .* is damaged .*--force"):
+        finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", resume=True)
+    assert contents(tmp_path) == kept
 
 
 def test_ctrl_c_at_the_command_line_says_how_to_go_on(

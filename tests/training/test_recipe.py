@@ -22,6 +22,16 @@ def test_impossible_recipes_are_refused(field: str, value: float) -> None:
         ({"batch_size": 8, "micro_batch_size": 3}, "does not divide"),
         ({"fraction": 0.0}, "--fraction"),
         ({"dropout": 1.0}, "--dropout"),
+        ({"epochs": float("inf")}, "--epochs"),
+        ({"max_steps": 10**15}, "--max-steps"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"micro_batch_size": -1}, "--micro-batch-size"),
+        ({"rank": 10**4000}, "--rank"),
+        ({"alpha": float("nan")}, "--alpha"),
+        ({"weight_decay": float("inf")}, "--weight-decay"),
+        ({"warmup_steps": -1}, "--warmup-steps"),
+        ({"eval_every": 0}, "--eval-every"),
+        ({"patience": 10**10}, "--patience"),
     ],
 )
 def test_impossible_options_of_recipes_are_refused(options: dict, message: str) -> None:

@@ -11,11 +11,12 @@ from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
-from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
-from wsteer.models.rendering import render
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
+from wsteer.models.rendering import examples
 from wsteer.progress import Progress, labelled, silent
 
 BATCH_SIZE = 16  # rows that run at once by default
@@ -52,6 +53,7 @@ def actvec(
     """
     output = Path(output)
     check_output(output, force, folder=False, inputs=[model, pos, neg])
+    check_streams([str(pos), str(neg)])
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}
@@ -90,8 +92,8 @@ def mean_activations(
     Outputs are taken where the model reads the answer's own tokens, not at the prompt, the end of turn or padding
     (persona vectors' `response_avg`, notes/activations.md A2).
     """
-    spans = [Span.of_answer(render(loaded.tokenizer, chat)) for chat in chats]
-    check_lengths(loaded, (span.stop for span in spans))
+    spans = [Span.of_answer(example) for example in examples(loaded.tokenizer, chats)]
+    check_rows(loaded, (span.tokens for span in spans))
     total = torch.zeros((), dtype=torch.float64)
     for _, means in span_means(loaded, spans, batch_size, progress):
         total = total + means.sum(dim=1)

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-import huggingface_hub
-
+from wsteer.checkpoints.contents import check_folder
 from wsteer.errors import WsteerError, reason
+from wsteer.files.hub import fetch_repository
+from wsteer.files.provenance import in_utf8
 from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
 from wsteer.files.text import read_json
 
@@ -18,6 +20,7 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 # names that models give their input embedding and their head; the two may be one tensor
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
+LARGEST_NUMBER = 1 << 31  # of blocks, heads, widths
 # how delta files and records name an unknown base
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
 
@@ -66,7 +69,7 @@ class Checkpoint:
         text = self.config.get("text_config")
         settings = text if isinstance(text, dict) else self.config
         for key in keys:
-            if type(settings.get(key)) is int and settings[key] > 0:
+            if type(settings.get(key)) is int and 0 < settings[key] < LARGEST_NUMBER:
                 return settings[key]
         raise WsteerError(f"{self.folder / 'config.json'} does not tell {keys[0]}; download the model again")
 
@@ -86,11 +89,12 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     `reference` is a folder, `org/name` or `org/name@revision` on the Hub; `local_only` looks only in the Hub's cache.
     """
     try:
-        path = Path(reference).expanduser()
+        path = Path(os.path.expanduser(reference))
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, RuntimeError, ValueError):  # too long, or an unknown user's home: a base may have any name
         raise WsteerError(f"{str(reference)[:200]!r} is no path; give a model folder or a Hub id (org/name)") from None
     if is_folder:
+        check_folder(path)
         return path, None
     if exists:
         raise WsteerError(f"{reference} is a file; a model folder or a Hub id (org/name) is needed")
@@ -100,13 +104,13 @@ def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | 
     # not fetched: code, which is never needed, and weights in other formats where there are safetensors
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        download = partial(huggingface_hub.snapshot_download, name, local_files_only=local_only)
-        folder = Path(download(revision=revision or None, allow_patterns=patterns))
+        folder = fetch_repository(name, revision or None, patterns, local_only)
         if not any(folder.glob("*.safetensors")):
             pickled = [*patterns, "pytorch_model*.bin", "adapter_model.bin"]
-            folder = Path(download(revision=folder.name, allow_patterns=pickled))
+            folder = fetch_repository(name, folder.name, pickled, local_only)
     except (OSError, ValueError) as error:  # huggingface_hub's own errors derive from these two
         raise WsteerError(f"{reference} is neither a folder nor to be had from the Hub: {reason(error)}") from error
+    check_folder(folder)
     return folder, folder.name
 
 
@@ -135,14 +139,14 @@ def local_checkpoint(reference: str) -> Checkpoint | None:
 
 def hub_name(reference: str | Path) -> str | None:
     """The `org/name` of a reference to the Hub, without its revision; None for a folder."""
-    return None if Path(reference).expanduser().is_dir() else str(reference).partition("@")[0]
+    return None if Path(os.path.expanduser(reference)).is_dir() else str(reference).partition("@")[0]
 
 
 def local_name(reference: str | Path) -> str:
     """A folder's name in records: the path as given if it is relative and ends in a name, else its last part."""
     try:
-        path = Path(reference).expanduser()
-        return str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name
+        path = Path(os.path.expanduser(reference))
+        return in_utf8(str(path) if not path.is_absolute() and path.name not in ("", "..") else path.resolve().name)
     except (OSError, RuntimeError, ValueError):  # not a path: an adapter may give its base any name
         return Path(reference).name
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
 
 # parameters that hold all experts of a block in memory: the files' names of each expert's parts, in stacking order
 FUSED_EXPERTS = {
@@ -17,6 +18,8 @@ OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
 # models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out is not reliable
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
+BLOCK = re.compile(r"blocks\.(?:0|[1-9][0-9]{0,8})")  # a decoder block's activations; the number has one spelling
+MOST_PREFIXES = 40  # of names; models have a handful
 
 Index = tuple[int | slice, ...]  # into a parameter in memory
 
@@ -46,8 +49,9 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
         (found for rewrite in _rewrites(known) if (found := _rewritten(names, rewrite, known)) is not None), None
     )
     if rewritten is None:
-        missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
-        unmatched = min(missing, key=len)
+        with bounded(f"finding what {where} changes in {base.name}"):
+            missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
+            unmatched = min(missing, key=len)
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         quantised = base.config.get("quantization_config")
         hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
@@ -59,8 +63,11 @@ def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
     """Pairs of a prefix to drop and one to add, no change first; the files' names give the prefixes to add."""
     found = {"": None}
     for name in known:
-        parts = name.split(".")
-        found.update({".".join(parts[:count]) + ".": None for count in (1, 2) if count < len(parts)})
+        parts = name.split(".", 2)
+        ends = [count for count in (1, 2) if count < len(parts) and not parts[count - 1].isdecimal()]
+        found.update({".".join(parts[:count]) + ".": None for count in ends})
+        if len(found) > MOST_PREFIXES:  # each is tried with every name
+            break
     added = [("", prefix) for prefix in found]
     dropped = [(prefix, "") for prefix in ("model.", "transformer.", "gpt_neox.", "language_model.")]
     moved = [("model.language_model.", "language_model.model."), ("language_model.model.", "model.language_model.")]
@@ -124,7 +131,7 @@ def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> 
         module, _, expert = module.rpartition(".")
         for fused, variants in FUSED_EXPERTS.items():
             for parts in variants:
-                if leaf in parts and expert.isdigit() and f"{module}.{fused}" in shapes:
+                if leaf in parts and re.fullmatch("[0-9]{1,9}", expert) and f"{module}.{fused}" in shapes:
                     rows = shapes[f"{module}.{fused}"][1] // len(parts)
                     first = parts.index(leaf) * rows
                     return f"{module}.{fused}", (int(expert), slice(first, first + rows))
@@ -133,7 +140,7 @@ def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> 
 
 def layer_of(name: str) -> int | None:
     """The decoder block that a parameter or activation name belongs to: its first number between dots, else None."""
-    match = re.search(r"\.(\d+)(\.|$)", name)
+    match = re.search(r"\.([0-9]{1,9})(\.|$)", name)
     return int(match[1]) if match else None
 
 
@@ -145,7 +152,7 @@ def layer_name(name: str) -> str:
 
 def module_name(name: str) -> str:
     """The last module of a parameter's name, with `.bias` for biases: `q_proj`, `down_proj.bias`."""
-    if re.fullmatch(r"blocks\.\d+", name):
+    if BLOCK.fullmatch(name):
         return "residual stream"
     module, _, leaf = name.rpartition(".")
     return (module.rpartition(".")[2] or leaf) + (".bias" if leaf == "bias" else "")

@@ -8,15 +8,16 @@ from wsteer.cli.options import (
     Config,
     DeviceOption,
     DtypeOption,
+    FollowLinks,
     Force,
     Json,
     Quiet,
     argument,
     check_early,
     option,
-    parse_batch_size,
 )
 from wsteer.cli.output import Printer
+from wsteer.cli.values import parse_batch_size
 
 EPILOG = """
 Means: for each decoder block the output is averaged over the tokens of a
@@ -40,6 +41,7 @@ def actvec(
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -49,6 +51,7 @@ def actvec(
 
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
+    rows_at_once = parse_batch_size(batch_size)
     check_early(output, force, folder=False)
     from wsteer.activations.actvec import BATCH_SIZE
     from wsteer.activations.actvec import actvec as program
@@ -59,7 +62,7 @@ def actvec(
         pos,
         neg,
         output,
-        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        batch_size=rows_at_once or BATCH_SIZE,
         device=device,
         dtype=dtype,
         force=force,

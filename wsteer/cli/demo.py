@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsteer.cli.command import Stopped
 from wsteer.cli.eval import share_text
-from wsteer.cli.options import Config, Force, Json, Quiet, check_early, option
+from wsteer.cli.options import Config, FollowLinks, Force, Json, Quiet, check_early, option
 from wsteer.cli.output import Printer, table
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def demo(
     model: Annotated[
         str | None, option("--model", help="Model to steer [default: SmolLM2-135M-Instruct].", metavar="MODEL")
     ] = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -51,10 +53,16 @@ def demo(
 
     def execute(command: list[str], typed: str) -> None:
         """Run one command in this process. Its result goes to stderr: it is only a step of the demo."""
-        printer.command(typed)
-        arguments = [*command, "--quiet"] if quiet else command
+        passed = ["--follow-links"] if follow_links else []
+        printer.command(" ".join([typed, *passed]))
+        arguments = [*command, *passed, *(["--quiet"] if quiet else [])]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
-            context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
+            try:
+                ended = context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
+            except Stopped:  # its advice would be about a folder that does not stay
+                raise KeyboardInterrupt from None
+        if ended:  # a code of its own, such as 130 for Ctrl-C while it was starting
+            raise typer.Exit(ended)
 
     report = program(output, model, execute, force, printer.progress)
     printer.result(report, list(_lines(report)))

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from wsteer.cli.options import Config, Exclude, Force, Include, Json, Layers, Quiet, argument, option, parse_layers
+from wsteer.cli.options import Config, Exclude, FollowLinks, Force, Include, Json, Layers, Quiet, argument, option
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import MOST, parse_layers
 
 if TYPE_CHECKING:
     from wsteer.deltas.diff import DiffReport
@@ -41,11 +42,12 @@ def diff(
         str | None, option("--base", help="Model that POS and NEG were fine-tuned from.", metavar="BASE")
     ] = None,
     rank: Annotated[
-        int | None, option("--rank", help="Write the closest delta of this rank.", min=1, metavar="R")
+        int | None, option("--rank", help="Write the closest delta of this rank.", min=1, max=MOST, metavar="R")
     ] = None,
     layers: Layers = None,
     include: Include = None,
     exclude: Exclude = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

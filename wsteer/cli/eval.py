@@ -9,6 +9,7 @@ from wsteer.cli.options import (
     Config,
     DeviceOption,
     DtypeOption,
+    FollowLinks,
     Force,
     Json,
     Quiet,
@@ -17,11 +18,9 @@ from wsteer.cli.options import (
     argument,
     check_early,
     option,
-    parse_batch_size,
-    parse_layers,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import MOST, parse_batch_size, parse_layers, parse_numbers
 
 if TYPE_CHECKING:
     from wsteer.evaluation.results import EvalReport
@@ -62,12 +61,15 @@ def evaluate(
     data: Annotated[
         str | None, option("--data", help="Facts instead of the task's: JSONL or Hub org/name:split.")
     ] = None,
-    limit: Annotated[int | None, option("--limit", help="Use the first N facts only.", min=1, metavar="N")] = None,
+    limit: Annotated[
+        int | None, option("--limit", help="Use the first N facts only.", min=1, max=MOST, metavar="N")
+    ] = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     rounding: RoundingOption = "auto",
     seed: Seed = 0,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -77,6 +79,9 @@ def evaluate(
 
     Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
     """
+    ks = parse_numbers(k or (["0,1"] if delta else ["0"]), "--k")
+    blocks = parse_layers(layers)
+    rows_at_once = parse_batch_size(batch_size)
     check_early(output, force, folder=True)
     from wsteer.evaluation.evaluate import BATCH_SIZE
     from wsteer.evaluation.evaluate import evaluate as program
@@ -87,11 +92,11 @@ def evaluate(
         output,
         task,
         delta=delta,
-        ks=parse_numbers(k or (["0,1"] if delta else ["0"]), "--k"),
-        layers=parse_layers(layers),
+        ks=ks,
+        layers=blocks,
         data=data,
         limit=limit,
-        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        batch_size=rows_at_once or BATCH_SIZE,
         device=device,
         dtype=dtype,
         rounding=rounding,

@@ -9,6 +9,7 @@ from wsteer.cli.options import (
     Config,
     DeviceOption,
     DtypeOption,
+    FollowLinks,
     Force,
     Json,
     Quiet,
@@ -16,9 +17,9 @@ from wsteer.cli.options import (
     argument,
     check_early,
     option,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_seeds, usage
 from wsteer.training.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with
   these tokens marked. neg.jsonl:6 takes a set 6 times (a fraction is
-  allowed); copies of a validation row are never trained. Hub data sets need
+  allowed); copies of a validation row are never trained. A set may be a
+  pipe, as <(jq ...), and - is standard input. Hub data sets need
   pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
   not needed. What a template puts before an answer, such as an empty
@@ -80,7 +82,8 @@ During a run: the cosines of --track are logged at every validation: in
   files are in runs/NAME).
 Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to
   continue; --resume after that, or after a crash, ends with the bytes of an
-  uninterrupted run. A state is also saved every five minutes.
+  uninterrupted run. A state is also saved every five minutes. It stays
+  until --resume goes on with it or --force drops it.
 Memory: gradients are checkpointed if an estimate says that memory is short.
   --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16 computes
   in it unless --dtype names another type.
@@ -109,20 +112,18 @@ def finetune(
     ] = None,
     lr: Annotated[
         list[str] | None,
-        option("--lr", help=f"Peak learning rate; of several, the best. [{Recipe.lr:g}]", metavar="LR,..."),
+        option("--lr", help=f"Peak learning rate; of several, the best; repeat. [{Recipe.lr:g}]", metavar="LR,..."),
     ] = None,
-    epochs: Annotated[
-        float | None, option("--epochs", help=f"Passes over the data. [{Recipe.epochs:g}]", min=0)
-    ] = None,
-    max_steps: Annotated[int | None, option("--max-steps", help="Steps to take, instead of --epochs.", min=1)] = None,
-    batch_size: Annotated[int | None, option("--batch-size", help=f"Rows a step. [{Recipe.batch_size}]", min=1)] = None,
+    epochs: Annotated[float | None, option("--epochs", help=f"Passes over the data. [{Recipe.epochs:g}]")] = None,
+    max_steps: Annotated[int | None, option("--max-steps", help="Steps to take, instead of --epochs.")] = None,
+    batch_size: Annotated[int | None, option("--batch-size", help=f"Rows a step. [{Recipe.batch_size}]")] = None,
     micro_batch_size: Annotated[
         int | None,
-        option("--micro-batch-size", help="Rows a device holds at once; by default all of a step.", min=1),
+        option("--micro-batch-size", help="Rows a device holds at once; by default all of a step."),
     ] = None,
-    rank: Annotated[int, option("--rank", help="LoRA rank.", min=1)] = Recipe.rank,
+    rank: Annotated[int, option("--rank", help="LoRA rank.")] = Recipe.rank,
     alpha: Annotated[float, option("--alpha", help="LoRA alpha; the scale is alpha / rank.")] = Recipe.alpha,
-    dropout: Annotated[float, option("--dropout", help="LoRA dropout.", min=0)] = Recipe.dropout,
+    dropout: Annotated[float, option("--dropout", help="LoRA dropout.")] = Recipe.dropout,
     targets: Annotated[
         str | None,
         option("--targets", help="Modules to adapt; by default all linear ones.", metavar="NAME,..."),
@@ -136,23 +137,19 @@ def finetune(
     init: Annotated[
         str | None, option("--init", help="LoRA's start: gaussian, orthogonal, pissa, olora; by default peft's.")
     ] = None,
-    weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.", min=0)] = Recipe.weight_decay,
-    warmup_steps: Annotated[
-        int, option("--warmup-steps", help="Steps of linear warm-up.", min=0)
-    ] = Recipe.warmup_steps,
+    weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.")] = Recipe.weight_decay,
+    warmup_steps: Annotated[int, option("--warmup-steps", help="Steps of linear warm-up.")] = Recipe.warmup_steps,
     val_fraction: Annotated[
-        float, option("--val-fraction", help="Share of rows kept for validation.", min=0)
+        float, option("--val-fraction", help="Share of rows kept for validation.")
     ] = Recipe.val_fraction,
     val: Annotated[
         str | None, option("--val", help="Data that validates, instead of a share of DATA.", metavar="FILE")
     ] = None,
-    eval_every: Annotated[int, option("--eval-every", help="Steps between validations.", min=1)] = Recipe.eval_every,
+    eval_every: Annotated[int, option("--eval-every", help="Steps between validations.")] = Recipe.eval_every,
     patience: Annotated[
-        int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.", min=0)
+        int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.")
     ] = Recipe.patience,
-    fraction: Annotated[
-        float, option("--fraction", help="Share of the training rows to use.", min=0)
-    ] = Recipe.fraction,
+    fraction: Annotated[float, option("--fraction", help="Share of the training rows to use.")] = Recipe.fraction,
     gradient_checkpointing: Annotated[
         bool | None,
         option(
@@ -160,7 +157,9 @@ def finetune(
             help="Keep fewer activations and compute them twice; by default where memory is short.",
         ),
     ] = None,
-    save_every: Annotated[int | None, option("--save-every", help="Steps between checkpoint-N folders.", min=1)] = None,
+    save_every: Annotated[
+        int | None, option("--save-every", help="Steps between checkpoint-N folders.", min=1, max=MOST)
+    ] = None,
     track: Annotated[
         str | None,
         option("--track", help="Deltas whose cosine with the change is logged as it grows.", metavar="DELTA,..."),
@@ -170,7 +169,9 @@ def finetune(
     ] = None,
     resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
     strip_system: Annotated[bool, option("--strip-system", help="Leave the rows' system turns out.")] = False,
-    max_length: Annotated[int | None, option("--max-length", help="Cut rows at so many tokens.", min=2)] = None,
+    max_length: Annotated[
+        int | None, option("--max-length", help="Cut rows at so many tokens.", min=2, max=MOST)
+    ] = None,
     template: Annotated[
         Path | None,
         option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
@@ -184,6 +185,7 @@ def finetune(
     load_in: Annotated[
         LoadIn | None, option("--load-in", help="Hold the base quantised, on a GPU (extra quant).")
     ] = None,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -193,19 +195,9 @@ def finetune(
 
     Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/ --lr 1e-5,5e-5,1e-4
     """
-    rates = tuple(parse_numbers(lr, "--lr")) if lr else None
-    several = _seeds(seeds)
-    check_early(output, force, folder=True)
-    from wsteer.training import processes
-    from wsteer.training.finetune import finetune as program
-    from wsteer.training.seeds import finetune_seeds
-
-    first = processes.is_first()  # only one of several processes prints
-    printer = Printer(json, quiet or not first)
-    recipe = _recipe(
-        preset,
+    values = dict(
         method=method,
-        lr=rates,
+        lr=tuple(parse_numbers(lr, "--lr")) if lr else None,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -213,8 +205,8 @@ def finetune(
         rank=rank,
         alpha=alpha,
         dropout=dropout,
-        targets=_names(targets),
-        modules_to_save=_names(modules_to_save),
+        targets=parse_modules(targets, "--targets"),
+        modules_to_save=parse_modules(modules_to_save, "--modules-to-save"),
         dora=dora,
         rslora=rslora,
         init=init,
@@ -227,6 +219,16 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
+    recipe = usage(lambda: _recipe(preset, **values))
+    several = parse_seeds(seeds)
+    watched, reporters = parse_names(track, "--track"), parse_names(report_to, "--report-to")
+    check_early(output, force, folder=True, resume=resume)
+    from wsteer.training import processes
+    from wsteer.training.finetune import finetune as program
+    from wsteer.training.seeds import finetune_seeds
+
+    first = processes.is_first()  # only one of several processes prints
+    printer = Printer(json, quiet or not first)
     options: dict[str, Any] = {
         "val": val,
         "device": device,
@@ -236,8 +238,8 @@ def finetune(
         "max_length": max_length,
         "template": template,
         "save_every": save_every,
-        "watched": _names(track),
-        "report_to": _names(report_to),
+        "watched": watched,
+        "report_to": reporters,
         "resume": resume,
         "force": force,
         "progress": printer.progress,
@@ -251,9 +253,9 @@ def finetune(
         else:
             report = of_one = program(base, data, output, recipe, **options)
             lines = result_lines(of_one)
-    except KeyboardInterrupt as interrupted:
-        if str(interrupted):
-            printer.note(str(interrupted))
+    except KeyboardInterrupt:
+        if not first:
+            raise typer.Exit(130) from None
         raise
     if first:
         printer.result(report, lines)
@@ -267,22 +269,11 @@ def _recipe(preset: str | None, **given: Any) -> Recipe:
     return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    numbers = [part.strip() for part in text.split(",")] if text else None
-    if numbers is not None and not all(part.isdigit() and int(part) < 2**32 for part in numbers):
-        raise typer.BadParameter(f"{text!r} is not a list of seeds, as 0,1,2", param_hint="--seeds")
-    return [int(part) for part in numbers] if numbers is not None else None
-
-
 def result_lines(report: "FinetuneReport") -> list[str]:
     """What was trained on which data, the losses, the choice among several rates, and the path."""
     validation = ""
     if report.val_loss is not None:
-        validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f}"
+        validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f} ({report.rows_val} rows)"
     cut = []
     if report.rows_cut:
         cut = [
@@ -293,7 +284,7 @@ def result_lines(report: "FinetuneReport") -> list[str]:
         *cut,
         f"{report.steps} steps on {report.rows_train} rows of {report.tokens_per_row:.0f} tokens, "
         f"{report.trained_parameters / 1e6:.1f} M trained parameters",
-        f"train loss {report.train_loss:.3f}{validation} ({report.rows_val} rows)",
+        f"train loss {report.train_loss:.3f}{validation}",
     ]
     if len(report.rates) > 1:
         rows = [

@@ -8,6 +8,7 @@ from wsteer.cli.options import (
     Config,
     DeviceOption,
     DtypeOption,
+    FollowLinks,
     Force,
     Json,
     Quiet,
@@ -15,9 +16,9 @@ from wsteer.cli.options import (
     argument,
     check_early,
     option,
-    parse_batch_size,
 )
 from wsteer.cli.output import Printer
+from wsteer.cli.values import MOST, parse_batch_size
 
 EPILOG = """
 Trait: JSON in the schema of persona vectors: "instruction", a list of
@@ -39,8 +40,10 @@ def generate(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     trait: Annotated[Path, argument("TRAIT", help="Trait file: instruction pairs, questions, eval_prompt (JSON).")],
     output: Annotated[Path, option("--output", "-o", help="Data folder to write.", metavar="DIR")],
-    samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1)] = 10,
-    max_new_tokens: Annotated[int, option("--max-new-tokens", help="Longest answer, in tokens.", min=1)] = 600,
+    samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1, max=MOST)] = 10,
+    max_new_tokens: Annotated[
+        int, option("--max-new-tokens", help="Longest answer, in tokens.", min=1, max=MOST)
+    ] = 600,
     temperature: Annotated[
         float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0, max=10)
     ] = 1.0,
@@ -48,6 +51,7 @@ def generate(
     seed: Seed = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -57,6 +61,7 @@ def generate(
 
     Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
     """
+    rows_at_once = parse_batch_size(batch_size)
     check_early(output, force, folder=True)
     from wsteer.elicitation.generate import BATCH_SIZE
     from wsteer.elicitation.generate import generate as program
@@ -69,7 +74,7 @@ def generate(
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        batch_size=parse_batch_size(batch_size, BATCH_SIZE),
+        batch_size=rows_at_once or BATCH_SIZE,
         seed=seed,
         device=device,
         dtype=dtype,

@@ -1,34 +1,38 @@
-"""The app and its commands; errors become exit codes here and nowhere else."""
+"""The app and its commands; errors become exit codes here."""
 
+import getpass
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from wsteer import __version__
 from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, steer
 from wsteer.cli import eval as evaluation
-from wsteer.errors import WsteerError
+from wsteer.cli.command import Command, Stopped
+from wsteer.cli.terminal import escaped_streams, one_line
+from wsteer.errors import WsteerError, out_of_memory, reason
 
 app = typer.Typer(
     name="wsteer",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"auto_envvar_prefix": "WSTEER", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 # \b keeps an epilog's line breaks: click's wrapping would break option names at their hyphens
-app.command(epilog=f"\b{generate.EPILOG}")(generate.generate)
-app.command(epilog=f"\b{finetune.EPILOG}")(finetune.finetune)
-app.command(epilog=f"\b{diff.EPILOG}")(diff.diff)
-app.command(epilog=f"\b{steer.EPILOG}")(steer.steer)
-app.command(epilog=f"\b{actvec.EPILOG}")(actvec.actvec)
-app.command("eval", epilog=f"\b{evaluation.EPILOG}")(evaluation.evaluate)
-app.command(epilog=f"\b{monitor.EPILOG}")(monitor.monitor)
-app.command(epilog=f"\b{demo.EPILOG}")(demo.demo)
+app.command(cls=Command, epilog=f"\b{generate.EPILOG}")(generate.generate)
+app.command(cls=Command, epilog=f"\b{finetune.EPILOG}")(finetune.finetune)
+app.command(cls=Command, epilog=f"\b{diff.EPILOG}")(diff.diff)
+app.command(cls=Command, epilog=f"\b{steer.EPILOG}")(steer.steer)
+app.command(cls=Command, epilog=f"\b{actvec.EPILOG}")(actvec.actvec)
+app.command("eval", cls=Command, epilog=f"\b{evaluation.EPILOG}")(evaluation.evaluate)
+app.command(cls=Command, epilog=f"\b{monitor.EPILOG}")(monitor.monitor)
+app.command(cls=Command, epilog=f"\b{demo.EPILOG}")(demo.demo)
 
 
 def _show_version(shown: bool) -> None:
@@ -41,9 +45,7 @@ def _show_version(shown: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_show_version, allow_from_autoenv=False
-        ),
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     """Steer language models by arithmetic on their weights.
@@ -52,36 +54,49 @@ def root(
     """
 
 
-SPREAD = ("--of", "--controls", "--centre", "--shift")  # options that take all values up to the next option
-
-
-def spread_of(arguments: Sequence[str]) -> list[str]:
-    """`--of a b c` as `--of a --of b --of c`, so that `--of runs/*/` means every folder the shell found.
-
-    >>> spread_of(["monitor", "w.safetensors", "--of", "runs/1/", "runs/2/", "-o", "out"])
-    ['monitor', 'w.safetensors', '--of', 'runs/1/', '--of', 'runs/2/', '-o', 'out']
-    """
-    spread: list[str] = []
-    option = ""  # the option whose values are being read
-    inside = 0  # the position among its values, from 1; 0 outside
-    for argument in arguments:
-        if argument.startswith("-"):
-            option, inside = argument, int(argument in SPREAD)
-        elif inside:
-            spread += [option] if inside > 1 else []
-            inside += 1
-        spread.append(argument)
-    return spread
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; always ends in SystemExit: 0 done, 1 expected failure, 2 usage, 130 Ctrl-C."""
+    """Run the command line; always ends in SystemExit: 0 done, 1 expected failure, 2 usage, 3 a gate, 130 Ctrl-C."""
     # hides libraries' warnings, which are for developers; wsteer's own warnings do not use this module
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home folder cannot be written
+    name_the_home()
+    with escaped_streams():
+        try:
+            try:
+                app(args=argv, prog_name="wsteer")
+            finally:
+                sys.stdout.flush()
+        except Stopped as error:
+            print(f"wsteer: {one_line(str(error))}", file=sys.stderr)
+            sys.exit(130)
+        except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk
+            if debugging():
+                raise
+            _fail(str(error))
+        except Exception as error:
+            if debugging() or not out_of_memory(error):
+                raise
+            _fail(f"out of memory ({reason(error)}); lower the batch size, or free memory")
+
+
+def debugging() -> bool:
+    """Whether WSTEER_DEBUG asks for tracebacks."""
+    return os.environ.get("WSTEER_DEBUG", "").lower() not in ("", "0", "false", "no", "off")
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"wsteer: error: {one_line(' '.join(text.split()))}", file=sys.stderr)
+    sys.exit(1)
+
+
+def name_the_home() -> None:
+    """Give a user without a home folder or a name what libraries ask for as soon as they are imported.
+
+    A home that does not exist is named, never a folder that others can write: caches, with models, are read from there.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/nonexistent"
     try:
-        app(args=spread_of(sys.argv[1:] if argv is None else argv), prog_name="wsteer")
-    except (WsteerError, OSError) as error:  # an OSError comes from the system, such as a full disk
-        if os.environ.get("WSTEER_DEBUG"):
-            raise
-        print(f"wsteer: error: {' '.join(str(error).split())}", file=sys.stderr)  # always one line
-        sys.exit(1)
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())

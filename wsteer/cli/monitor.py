@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from wsteer.cli.options import (
     DeviceOption,
     DtypeOption,
     Exclude,
+    FollowLinks,
     Force,
     Include,
     Json,
@@ -21,18 +22,16 @@ from wsteer.cli.options import (
     argument,
     check_early,
     option,
-    parse_batch_size,
-    parse_layers,
-    parse_named,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer
+from wsteer.cli.values import MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
     from wsteer.monitoring.monitor import Settings
 
 GATE_FAILED = 3
+DAY = 86_400  # seconds
 
 
 Part = Literal["layer", "module", "parameter"]
@@ -77,8 +76,12 @@ FailBelow = Annotated[
     option("--fail-below", help="Exit with 3 if a cosine with DELTA is smaller; repeat.", metavar="DELTA=X"),
 ]
 Watch = Annotated[bool, option("--watch", help="Follow the training folder --of as checkpoints appear.")]
-UntilStep = Annotated[int | None, option("--until-step", help="End --watch at this step.", min=1, metavar="N")]
-Interval = Annotated[float, option("--interval", help="Seconds between looks of --watch.", min=0.1, metavar="SECONDS")]
+UntilStep = Annotated[
+    int | None, option("--until-step", help="End --watch at this step.", min=1, max=MOST, metavar="N")
+]
+Interval = Annotated[
+    float, option("--interval", help="Seconds between looks of --watch.", min=0.1, max=DAY, metavar="SECONDS")
+]
 Shift = Annotated[
     list[str] | None, option("--shift", help="Models tuned from BASE: project what tuning shifts.", metavar="MODEL...")
 ]
@@ -145,6 +148,7 @@ def monitor(
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -156,6 +160,11 @@ def monitor(
 
     Example: wsteer monitor w.safetensors --of run1/ --of run2/ -o monitor/
     """
+    selected = parse_layers(layers)
+    ceilings = _lists(parse_named(ceiling or [], "--ceiling"))
+    groups = dict(parse_named(group or [], "--group", once=True))
+    above, below = parse_bounds(fail_above or [], "--fail-above"), parse_bounds(fail_below or [], "--fail-below")
+    rows_at_once = parse_batch_size(batch_size)
     check_early(output, force, folder=True)
     from wsteer.deltas.selection import Selection
     from wsteer.monitoring.items import is_data
@@ -164,19 +173,19 @@ def monitor(
     settings = Settings(
         base=base,
         controls=controls or (),
-        ceiling=_lists(parse_named(ceiling or [], "--ceiling")),
+        ceiling=ceilings,
         centre=centre or (),
-        selection=Selection(parse_layers(layers), include, exclude),
+        selection=Selection(selected, include, exclude),
         per=per,
-        groups=_once(parse_named(group or [], "--group"), "--group"),
+        groups=groups,
         scores=scores,
-        fail_above=_bounds(fail_above or [], "--fail-above"),
-        fail_below=_bounds(fail_below or [], "--fail-below"),
+        fail_above=above,
+        fail_below=below,
     )
     printer = Printer(json, quiet)
     if shift or any(map(is_data, of or ())):
-        running = {"batch_size": batch_size, "device": device, "dtype": dtype}
-        _project(printer, deltas, of or [], output, settings, shift or [], force, **running)
+        running = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+        _project(printer, deltas, of or [], output, settings, shift or [], force, running)
     elif watch:
         _watch(printer, deltas, of or [], output, settings, until_step, interval, force)
     else:
@@ -227,15 +236,11 @@ def _project(
     settings: "Settings",
     shift: list[str],
     force: bool,
-    *,
-    batch_size: str,
-    device: str,
-    dtype: str,
+    running: dict[str, Any],
 ) -> None:
     from wsteer.monitoring.items import is_data
     from wsteer.monitoring.project import BATCH_SIZE, project
 
-    rows_at_once = parse_batch_size(batch_size, BATCH_SIZE)
     others = [item for item in of if not is_data(item)]
     if others or not of:
         what = f"{others[0]} is no data set" if others else "--shift needs data sets, whose prompts are read"
@@ -254,9 +259,9 @@ def _project(
         output,
         shift,
         layers=settings.selection.layers,
-        batch_size=rows_at_once,
-        device=device,
-        dtype=dtype,
+        batch_size=running["batch_size"] or BATCH_SIZE,
+        device=running["device"],
+        dtype=running["dtype"],
         force=force,
         progress=printer.progress,
     )
@@ -283,18 +288,3 @@ def _lists(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     for name, value in pairs:
         lists.setdefault(name, []).append(value)
     return lists
-
-
-def _bounds(values: list[str], name: str) -> dict[str, float]:
-    pairs = _once(parse_named(values, name), name)
-    return {key: parse_numbers([value], name)[0] for key, value in pairs.items()}
-
-
-def _once(pairs: list[tuple[str, str]], name: str) -> dict[str, str]:
-    """The values by name; of a name that is given twice, one would be lost."""
-    found: dict[str, str] = {}
-    for key, value in pairs:
-        if key in found:
-            raise typer.BadParameter(f"{key!r} is given twice; give it once", param_hint=name)
-        found[key] = value
-    return found

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeVar
 
 from wsteer import __version__
+from wsteer.cli.terminal import one_line, raw
 
 T = TypeVar("T")
 
@@ -23,25 +24,25 @@ class Printer:
         """The report as one JSON object, else `lines`; its warnings go to stderr either way."""
         fields = asdict(report) if is_dataclass(report) and not isinstance(report, type) else dict(report)
         for warning in fields.get("warnings", ()):
-            print(f"wsteer: warning: {warning}", file=sys.stderr)
+            _say(f"warning: {warning}")
         if self.json:
-            print(json.dumps({**fields, "wsteer_version": __version__}, sort_keys=True, allow_nan=False))
+            print(json.dumps({**fields, "wsteer_version": __version__}, sort_keys=True, allow_nan=False), flush=True)
         else:
-            print("\n".join(lines))
+            print("\n".join(map(one_line, lines)), flush=True)
 
     def note(self, text: str) -> None:
         """A remark beside the result."""
         if not self.quiet:
-            print(f"wsteer: {text}", file=sys.stderr)
+            _say(text)
 
     def failure(self, text: str) -> None:
         """Why the command fails although its result is valid: a gate that the user set."""
-        print(f"wsteer: {' '.join(text.split())}", file=sys.stderr)
+        _say(text)
 
     def command(self, text: str) -> None:
         """A command line, shown as if typed at a prompt, before it runs."""
         if not self.quiet:
-            print(f"\n$ {text}", file=sys.stderr)
+            print(f"\n$ {one_line(text)}", file=sys.stderr)
 
     def progress(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
         """A progress bar on a terminal; else a line when the stage starts and one when it ends."""
@@ -57,6 +58,10 @@ class Printer:
             self.note(f"{label}: done in {time.perf_counter() - start:.1f} s")
 
 
+def _say(text: str) -> None:
+    print(f"wsteer: {one_line(text)}", file=sys.stderr)
+
+
 def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
@@ -69,14 +74,15 @@ def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a label may hold a file's name
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=label)
+    console = Console(file=raw(sys.stderr))  # which is sent a terminal's commands
+    with Progress(*columns, console=console) as bar:
+        yield from bar.track(items, total=total, description=one_line(label))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from wsteer.cli.options import (
     Config,
     Dtype,
     Exclude,
+    FollowLinks,
     Force,
     Include,
     Json,
@@ -18,10 +19,9 @@ from wsteer.cli.options import (
     Seed,
     argument,
     option,
-    parse_layers,
-    parse_numbers,
 )
 from wsteer.cli.output import Printer, table
+from wsteer.cli.values import parse_layer_scale, parse_layers, parse_numbers
 
 if TYPE_CHECKING:
     from wsteer.steering.export import ExportReport
@@ -50,7 +50,8 @@ Forms: --as adapter writes a PEFT LoRA folder with k folded in, of a rank
 Part: --layers, --include and --exclude steer a part of the model;
   --layer-scale 0.5:1 sets the strength at the first and the last block,
   linear between.
-Resuming: --resume continues a killed run of the same command.
+Resuming: --resume continues an interrupted run of the same command with
+  the weight files that it has finished; --force drops them.
 Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
   Llama as a bias (a Qwen2 is saved as an equal Llama). Models that cannot
   hold it exactly (Gemma, Qwen3) are refused; wsteer eval applies it by
@@ -62,7 +63,8 @@ def steer(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
     deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
     k: Annotated[
-        list[str] | None, option("--k", help="Coefficient: one for all deltas, or one for each.", metavar="K")
+        list[str] | None,
+        option("--k", help="Coefficient: one for all deltas, or one for each; repeat, or K,K.", metavar="K"),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -86,6 +88,7 @@ def steer(
     ] = None,
     dry_run: Annotated[bool, option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
+    follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -141,16 +144,6 @@ def steer(
         progress=printer.progress,
     )
     printer.result(report, plan_lines(report) if dry_run else result_lines(report))
-
-
-def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
-    """`0.5:1` as (0.5, 1.0); None stays None."""
-    if text is None:
-        return None
-    numbers = parse_numbers([text.replace(":", ",")], "--layer-scale")
-    if text.count(":") != 1 or len(numbers) != 2:
-        raise typer.BadParameter(f"{text!r} is not A:B, as 0.5:1", param_hint="--layer-scale")
-    return numbers[0], numbers[1]
 
 
 def result_lines(report: "SteerReport") -> list[str]:

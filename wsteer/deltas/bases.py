@@ -25,4 +25,4 @@ def base_warnings(names: Iterable[str | None], doubt: str) -> tuple[str, ...]:
     different = list({Path(name).name.lower(): name for name in names if name}.values())
     if len(different) < 2:
         return ()
-    return (f"the sides name different bases, {' and '.join(different)}: unless {doubt}",)
+    return (f"the named bases differ, {' and '.join(different)}: unless {doubt}",)

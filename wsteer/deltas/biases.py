@@ -7,7 +7,7 @@ from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 
 BIAS = "model.layers.{}.mlp.down_proj.bias"
-BIAS_PATTERN = re.compile(r"model\.layers\.\d+\.mlp\.down_proj\.bias")
+BIAS_PATTERN = re.compile(r"model\.layers\.(?:0|[1-9][0-9]{0,8})\.mlp\.down_proj\.bias")
 
 
 def as_biases(delta: Delta) -> Delta:

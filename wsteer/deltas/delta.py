@@ -10,17 +10,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
-from wsteer.checkpoints.names import file_names, layer_of
+from wsteer.checkpoints.names import BLOCK, file_names, layer_of
 from wsteer.deltas.gram import cosine_from_gram, gram
 from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, check_written, is_low_rank, simplified
 from wsteer.errors import WsteerError
+from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.saving import check_free_space, new_file
 from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
+from wsteer.files.text import parse_json
 from wsteer.progress import Progress, silent
 
 FORMAT = 1
@@ -148,7 +151,8 @@ class Delta:
 
     def names(self, pattern: str, option: str) -> set[str]:
         """The parameters in whose name the regex is found; `option` is what an error about the regex names."""
-        return {name for name in self.terms if _found(pattern, name, option)}
+        with bounded(f"matching {option}", MATCHING):
+            return {name for name in self.terms if _found(pattern, name, option)}
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
         """Each decoder block's change times a strength that is linear in depth, from `first` to `last` (LiNeS).
@@ -208,9 +212,14 @@ class Delta:
 
     def save(self, path: str | Path, force: bool = False, progress: Progress = silent) -> None:
         """Write the delta file: float32, sorted names, reproducible bytes, whole or not at all."""
-        shapes = dict(sorted(self.stored_shapes()))
         check_free_space(Path(path), self.stored_bytes)
-        with new_file(Path(path), force) as partial, TensorWriter(partial, shapes, self.info()) as writer:
+        with new_file(Path(path), force) as partial:
+            self.write(partial, progress)
+
+    def write(self, path: Path, progress: Progress = silent) -> None:
+        """Write the delta file at `path` itself, which another has made and will name."""
+        shapes = dict(sorted(self.stored_shapes()))
+        with TensorWriter(path, shapes, self.info()) as writer:
             for name in progress(list(shapes), "write"):
                 writer.add(name, self._blocks(name))
             writer.finish(self.info())
@@ -293,7 +302,7 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
 def _found(pattern: str, name: str, option: str) -> bool:
     try:
         return re.search(pattern, name) is not None
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise WsteerError(f"{option} {pattern!r} is no regular expression: {error}") from None
 
 
@@ -308,10 +317,10 @@ def _check_ties(first: Delta, second: Delta) -> None:
 
 def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
     try:
-        info = json.loads(metadata["wsteer"])
+        info: Any = parse_json(metadata["wsteer"])
         json.dumps(info, allow_nan=False, ensure_ascii=False).encode()  # no NaN, only text that can be stored
         version, kind = info["format"], info["kind"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise WsteerError(
             f"{path} is not a delta file: it lacks wsteer's metadata; make one with wsteer diff"
         ) from None
@@ -343,7 +352,7 @@ def _parse_terms(path: Path, kind: str, entries: Mapping[str, TensorEntry]) -> d
         elif part == "lora_B":
             if f"{stem}.lora_A" not in entries:
                 raise WsteerError(f"{path}: {name!r} has no lora_A beside it; the file is damaged")
-        elif (kind == "activation") != bool(re.fullmatch(r"blocks\.\d+", name)):
+        elif (kind == "activation") != bool(BLOCK.fullmatch(name)):
             raise WsteerError(f"{path}: the tensor {name!r} does not belong into a delta of kind {kind!r}")
         else:
             terms[name] = ((1.0, Dense(entry)),)
@@ -354,7 +363,7 @@ def _parse_terms(path: Path, kind: str, entries: Mapping[str, TensorEntry]) -> d
 
 def _partner(path: Path, entries: Mapping[str, TensorEntry], stem: str, a: TensorEntry) -> TensorEntry:
     b = entries.get(f"{stem}.lora_B")
-    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape + b.shape:
         raise WsteerError(f"{path}: the factors of {stem!r} do not fit each other; the file is damaged")
     return b
 

@@ -14,6 +14,7 @@ from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, op
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import recordable
 from wsteer.files.saving import check_free_space, check_output, new_file
 from wsteer.progress import Progress, silent
@@ -102,6 +103,7 @@ def diff(
     with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
         # the digests are computed in parallel: the arithmetic reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, progress)
+        check_unchanged(file for side in sides for file in side.files)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
 

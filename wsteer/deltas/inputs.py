@@ -1,19 +1,21 @@
 """One input of diff or monitor, opened as a change of weights or as a checkpoint's own weights."""
 
 import itertools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.checkpoints.checkpoint import Checkpoint, fetch, open_checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint, fetch, find_shards, open_checkpoint
 from wsteer.deltas.adapters.adapter import Adapter, find_adapter, read_adapter
 from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.biases import BIAS_PATTERN
 from wsteer.deltas.delta import DELTA, Delta, fitted
 from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import recordable, sha256
+from wsteer.files.opening import digest_of
+from wsteer.files.provenance import recordable
 from wsteer.files.tensors import FLOATS
 
 
@@ -33,7 +35,7 @@ class _Named:
     @property
     def source(self) -> dict[str, object]:
         """The input's entry in a delta's metadata; its files are read whole for the digest."""
-        return {"role": self.role, "path": self.path, "sha256": sha256(*self.files)}
+        return {"role": self.role, "path": self.path, "sha256": digest_of(*self.files)}
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,23 @@ def open_input(reference: str | Path, role: str, base: Checkpoint | None = None)
     if (folder / DELTA).is_file():  # finetune writes it for --method bias
         return ChangeInput(role, str(reference), (folder / DELTA,), Delta.load(folder / DELTA))
     if (adapter_folder := find_adapter(folder)) is not None:
+        if _holds_weights(folder):
+            raise WsteerError(
+                f"{reference} holds an adapter and a whole model; put the one meant in a folder of its own"
+            )
         adapter = read_adapter(adapter_folder, base)
         return ChangeInput(role, str(reference), (adapter.weights,), adapter_delta(adapter), adapter.checkpoint)
     if not (folder / "config.json").exists():
         raise WsteerError(f"{reference} is neither an adapter (adapter_config.json) nor a checkpoint (config.json)")
     checkpoint = open_checkpoint(reference)
     return WeightsInput(role, str(reference), tuple(checkpoint.shards), checkpoint)
+
+
+def _holds_weights(folder: Path) -> bool:
+    try:
+        return bool(find_shards(folder))
+    except WsteerError:
+        return False
 
 
 def adapter_delta(adapter: Adapter) -> Delta:
@@ -93,7 +106,8 @@ def adapter_delta(adapter: Adapter) -> Delta:
 
 def holds_result(folder: Path) -> bool:
     """Whether a training run has left its result in `folder` itself: an adapter, a checkpoint, or a delta of biases."""
-    return any((folder / name).exists() for name in (CONFIG, "config.json", DELTA))
+    # unlike Path.exists, this says no to a link that cannot be followed
+    return any(os.path.exists(folder / name) for name in (CONFIG, "config.json", DELTA))
 
 
 def seed_folders(reference: str | Path) -> dict[int, Path]:
@@ -101,7 +115,7 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     folder = Path(reference)
     if not folder.is_dir() or holds_result(folder):
         return {}
-    found = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in folder.iterdir() if path.is_dir()}
+    found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if os.path.isdir(path)}
     seeds = sorted((int(match[1]), path) for path, match in found.items() if match)
     for (seed, path), (other, again) in itertools.combinations(seeds, 2):
         if seed == other or path.resolve() == again.resolve():

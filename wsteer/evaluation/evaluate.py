@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import ConditionResult, EvalReport, mostly_abstained, shares
-from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, user_turns
+from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
+from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import on_base
+from wsteer.steering.combination import check_k, on_base
 from wsteer.steering.memory import activation_vectors, applied
 from wsteer.steering.rounding import Rounding
 
@@ -46,10 +48,12 @@ def evaluate(
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     wanted = Rounding(rounding, seed)
+    for k in ks:
+        check_k(k)
     output = Path(output)
-    given = [path for path in (model, delta, data) if path is not None]
-    check_output(output, force, folder=True, inputs=given)
     parsed = load_task(task)
+    given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
+    check_output(output, force, folder=True, inputs=given)
     facts = read_facts(data if data is not None else parsed.data, limit)
     turns = user_turns(parsed, facts)
     if delta is None and (list(ks) != [0] or layers is not None):
@@ -76,7 +80,7 @@ def evaluate(
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
     inputs = [loaded.checkpoint.input_entry("model")]
     for role, path in files.items():
-        if path is not None and Path(path).is_file():
+        if path is not None and (Path(path).is_file() or is_stream(path)):
             inputs.append(source_entry(role, path))
     options = {
         "task": recordable(task),
@@ -114,8 +118,8 @@ def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
     """The delta under the files' names, checked against headers and config.json before the model is loaded."""
     if delta.kind != "activation":
         return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
-    if {"num_hidden_layers", "hidden_size"} <= checkpoint.config.keys():
-        activation_vectors(delta, checkpoint.config["num_hidden_layers"], checkpoint.config["hidden_size"])
+    sizes = read_config(checkpoint).get_text_config()
+    activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
     return delta
 
 

@@ -2,34 +2,35 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 from wsteer import __version__
+from wsteer.errors import WsteerError
+from wsteer.files.opening import digest_of, is_stream
+from wsteer.files.text import read_json, write_json
 
 RECORD = "wsteer.json"
 
 
-def sha256(*paths: Path) -> str:
-    """The sha256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def recordable(path: str | Path) -> str:
-    """`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part."""
-    return Path(path).name if Path(path).is_absolute() else str(Path(path))
+    r"""`path` as a record may hold it: as given if it is relative or a Hub id, else only its last part.
+
+    Bytes that are not UTF-8 become `\xff`: a record is text.
+    """
+    return in_utf8(Path(path).name if Path(path).is_absolute() else str(Path(path)))
 
 
 def source_entry(role: str, path: str | Path) -> dict[str, object]:
-    """An input's entry in records and delta files; only local files, not Hub data sets, have a digest."""
-    digest = sha256(Path(path)) if Path(path).is_file() else None
-    return {"role": role, "path": recordable(path), "sha256": digest}
+    """An input's entry in records and delta files; only local files and pipes, not Hub data sets, have a digest.
+
+    It is called after the input was read. A pipe's path is `-`, since its number differs from run to run.
+    """
+    if is_stream(path):
+        return {"role": role, "path": "-", "sha256": digest_of(path)}
+    return {"role": role, "path": recordable(path), "sha256": digest_of(path) if Path(path).is_file() else None}
 
 
 def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping[str, object]]) -> dict:
@@ -43,6 +44,38 @@ def record(command: str, options: Mapping[str, object], inputs: Iterable[Mapping
         "versions": versions,
         "wsteer_version": __version__,
     }
+
+
+def in_utf8(name: str) -> str:
+    """A file's name as text that JSON files can hold: bytes that are not UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def list_files(folder: Path, names: Iterable[str]) -> None:
+    """Add the names of all files in an output folder to its record: only these are wsteer's to replace."""
+    if (folder / RECORD).exists():
+        write_json(folder / RECORD, {**read_json(folder / RECORD), "files": list(names)})
+
+
+def listed_files(folder: Path) -> set[str]:
+    """The files that an output folder's record lists; a WsteerError if it lists none."""
+    listed = read_json(folder / RECORD).get("files")
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise WsteerError(
+            f"{folder / RECORD} lists no files, so that wsteer cannot tell its own; remove {folder} yourself"
+        )
+    return {RECORD, *listed}
+
+
+def is_delta_file(path: Path) -> bool:
+    """Whether `path` is a safetensors file with wsteer's metadata; no tensor library is loaded for that."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        return isinstance(header, dict) and "wsteer" in header.get("__metadata__", ())
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
 
 
 def key(described: object) -> str:

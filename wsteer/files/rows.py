@@ -1,14 +1,16 @@
 """Rows of JSONL files and of Hub data sets, and the chats that they hold."""
 
-import importlib
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from wsteer.errors import WsteerError, reason
+from wsteer.errors import WsteerError
+from wsteer.files.hub import load_data_set
+from wsteer.files.opening import is_stream
+from wsteer.files.text import parse_json, read_text
 
 Message = dict[str, str]
+MOST_BYTES = 4_000_000_000  # of a data set
 ROLES = ("system", "user", "assistant", "tool")
 HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+):(\w+)")  # org/name:split
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
@@ -39,46 +41,33 @@ def read_placed_chats(source: str | Path, strip_system: bool = False) -> list[tu
 def read_objects(source: str | Path) -> list[tuple[str, dict]]:
     """The rows of a JSONL file, or of a Hub data set `org/name:split`, each with its place (`file:line`)."""
     path = Path(source)
-    if path.is_file():
-        return _read_jsonl(path)
+    if path.is_file() or is_stream(source):
+        return _read_jsonl(source)
+    if path.exists() and not path.is_dir():
+        raise WsteerError(f"{source} is a device or a socket; give a JSONL file, a pipe, or - for standard input")
     if path.is_dir():
         raise WsteerError(f"{source} is a folder; name a JSONL file in it")
     if not is_hub_data_set(source):
         raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
     name, _, split = str(source).partition(":")
-    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(_load_hub(name, split))]
+    return [(f"{source} row {number}", dict(row)) for number, row in enumerate(load_data_set(name, split))]
 
 
-def _read_jsonl(path: Path) -> list[tuple[str, dict]]:
+def _read_jsonl(path: str | Path) -> list[tuple[str, dict]]:
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise WsteerError(f"{path} is not UTF-8 text: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, MOST_BYTES, stream=True).split("\n"), 1):
+        line = line.lstrip("\ufeff")  # the mark of a file that was put behind another
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but not text
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise WsteerError(f"{path}:{number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise WsteerError(f"{path}:{number} is not a JSON object")
         rows.append((f"{path}:{number}", row))
     return rows
-
-
-def _load_hub(name: str, split: str) -> Sequence[dict]:
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise WsteerError(f"reading {name} from the Hub needs datasets: pip install 'wsteer[hub]'") from None
-    try:
-        datasets.disable_progress_bars()
-        return datasets.load_dataset(name, split=split)
-    except (OSError, ValueError) as error:  # datasets' own errors derive from these two
-        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {reason(error)}") from error
 
 
 def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
@@ -89,6 +78,10 @@ def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
         messages: object = asked + answered
     else:
         messages = row.get("messages")
+    if row.get("tools") or row.get("functions"):
+        raise WsteerError(f"{where} offers tools, which wsteer does not show to the model; leave such rows out")
+    for message in messages if isinstance(messages, list) else ():
+        _check_supported(where, message)
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
         raise WsteerError(
             f"{where} holds neither messages nor prompt and completion; a row is an object like {_EXAMPLE}"
@@ -98,6 +91,17 @@ def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
     if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise WsteerError(f"{where} does not end in an assistant's answer, which is what training learns")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _check_supported(where: str, message: object) -> None:
+    """Refuse by name what other programs put into chats and wsteer would lose."""
+    if not isinstance(message, dict):
+        return
+    if called := next((key for key in ("tool_calls", "function_call") if message.get(key)), None):
+        raise WsteerError(f"{where} has a message with {called}; wsteer trains texts alone, so leave such rows out")
+    if "content" in message and not isinstance(message["content"], str):
+        kind = {type(None): "null", list: "a list of parts (images, texts)"}.get(type(message["content"]), "no text")
+        raise WsteerError(f"{where} has a message whose content is {kind}; wsteer takes a text, as in {_EXAMPLE}")
 
 
 def _is_message(message: object) -> bool:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,6 +20,9 @@ import torch
 from torch import Tensor
 
 from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
+from wsteer.files.opening import regular, remember
+from wsteer.files.text import parse_json
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
 BLOCK_BYTES = 2 << 20  # float32 bytes of the blocks of rows in which tensors are streamed
@@ -62,21 +66,19 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
 
     The format: 8 bytes of little-endian header length, a JSON header with byte offsets, then the data.
     """
+    with regular(path) as file:
+        remember(path, file)
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(HEADER_LIMIT, size - 8):
+            raise WsteerError(f"{path} is truncated or not a safetensors file; write or download it again")
+        content = file.read(length)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise WsteerError(f"{path} is truncated or not a safetensors file; write or download it again")
-            header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
-    except FileNotFoundError:
-        raise WsteerError(f"{path} does not exist") from None
-    except OSError as error:
-        raise WsteerError(f"{path} cannot be read: {error.strerror}") from None
+        header = parse_json(content.decode(), _without_duplicates)
     except _DuplicateName as error:
         raise WsteerError(f"{path} is damaged: its header names {error.args[0]!r} twice; write it again") from None
-    except (ValueError, RecursionError):
-        raise WsteerError(f"{path} is not a safetensors file: its header is not JSON") from None
+    except ValueError as error:
+        raise WsteerError(f"{path} is not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise WsteerError(f"{path} is not a safetensors file: its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
@@ -94,8 +96,8 @@ class _DuplicateName(Exception):
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateName(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        raise _DuplicateName(counts.most_common(1)[0][0])
     return fields
 
 
@@ -143,16 +145,12 @@ def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
     PyTorch's files are zip archives with uncompressed members, so rows can be read in place.
     """
     again = "convert it with transformers: save_pretrained writes safetensors"
+    with regular(path) as file:
+        remember(path, file)
+        size = os.fstat(file.fileno()).st_size
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise WsteerError(f"{path} is compressed, which PyTorch never writes; {again}")
-        if any(record.filename.endswith("data.pkl") and record.file_size > HEADER_LIMIT for record in records):
-            raise WsteerError(f"{path} has a list of tensors beyond 100 MB; {again}")
-        stored = torch.load(path, map_location="meta", weights_only=True)
-    except FileNotFoundError:
-        raise WsteerError(f"{path} does not exist") from None
+        with bounded(f"reading the list of tensors in {path}", 20):
+            stored = _unpickled(path, again)
     except (OSError, zipfile.BadZipFile):
         raise WsteerError(f"{path} is no PyTorch file, or one older than PyTorch 1.6; {again}") from None
     except WsteerError:
@@ -161,8 +159,17 @@ def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
         raise WsteerError(f"{path} holds more than tensors, or is damaged, and is not loaded; {again}") from error
     if not isinstance(stored, dict) or not all(_is_named_tensor(*item) for item in stored.items()):
         raise WsteerError(f"{path} does not hold a plain dictionary of named tensors; {again}")
-    size = path.stat().st_size
     return {name: _pickled_entry(path, name, tensor, size) for name, tensor in stored.items()}
+
+
+def _unpickled(path: Path, again: str) -> object:
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise WsteerError(f"{path} is compressed, which PyTorch never writes; {again}")
+    if any(record.filename.endswith("data.pkl") and record.file_size > HEADER_LIMIT for record in records):
+        raise WsteerError(f"{path} has a list of tensors beyond 100 MB; {again}")
+    return torch.load(path, map_location="meta", weights_only=True)
 
 
 def _is_named_tensor(name: object, tensor: object) -> bool:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded
-from wsteer.models.loading import LoadedModel, check_lengths
-from wsteer.models.rendering import prompt_text, token_ids
+from wsteer.models.loading import LoadedModel, check_rows
+from wsteer.models.rendering import prompts
 from wsteer.progress import Progress, silent
 
 
@@ -77,24 +77,23 @@ def answer(
     progress: Progress = silent,
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
-    prompts = [token_ids(loaded.tokenizer, prompt_text(loaded.tokenizer, chat)) for chat in chats]
-    check_lengths(loaded, (len(prompt) + max_new_tokens for prompt in prompts))
+    asked = prompts(loaded.tokenizer, chats)
+    check_rows(loaded, asked, more=max_new_tokens)
     answers: dict[int, Answer] = {}
-    for indices in progress(list(batches(map(len, prompts), batch_size)), "generate"):
+    for indices in progress(list(batches(map(len, asked), batch_size)), "generate"):
         scores = SoundScores()
         sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
-        generated = _generate(
-            loaded, [prompts[index] for index in indices], max_new_tokens, LogitsProcessorList([scores, *sampling])
-        )
+        processors = LogitsProcessorList([scores, *sampling])
+        generated = _generate(loaded, [asked[index] for index in indices], max_new_tokens, processors)
         scores.check()
         answers.update(zip(indices, generated, strict=True))
     return [answers[index] for index in range(len(chats))]
 
 
 def _generate(
-    loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
+    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
 ) -> list[Answer]:
-    ids, mask = padded(prompts, loaded.tokenizer.pad_token_id, left=True)
+    ids, mask = padded(asked, loaded.tokenizer.pad_token_id, left=True)
     device = loaded.model.device
     with torch.inference_mode():
         output = cast(GenerationMixin, loaded.model).generate(
@@ -104,7 +103,8 @@ def _generate(
             do_sample=False,
             logits_processor=processors,
         )
-    return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
+    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+        return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
 
 
 def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:

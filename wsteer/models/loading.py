@@ -1,25 +1,25 @@
 """Load a model and its tokenizer."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.errors import WsteerError, reason
+from wsteer.errors import WsteerError, one_error
+from wsteer.models.tokenizer import load_tokenizer
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,24 +39,31 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
     """
-    silence_transformers()
     checkpoint = open_checkpoint(reference)
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    config = read_config(checkpoint)
+    skeleton(checkpoint, config)  # refused here if transformers cannot build it in bounded time and memory
+    with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
+        tokenizer = load_tokenizer(checkpoint, config)
         found: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **quantised
+            checkpoint.folder,
+            config=config,
+            dtype=chosen,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            adapter_kwargs={"subfolder": "config.json"},  # a file: an adapter in the folder is not the model
+            **quantised,
         )
-    except Exception as error:  # the user's files can make transformers raise anything
-        raise WsteerError(f"transformers cannot load {reference}: {reason(error)}") from error
     model, loading = found
     # transformers fills missing weights with random numbers
-    missing = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    missing = sorted(loading["missing_keys"]) + sorted(key for key, *_ in loading["mismatched_keys"])
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
-    _reset_generation(model, tokenizer)
+    _reset_generation(model, tokenizer, checkpoint.name)
     return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint)
 
 
@@ -71,12 +78,6 @@ def _quantised(load_in: str, device: str) -> dict[str, object]:
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
-def silence_transformers() -> None:
-    """Keep transformers' warnings and progress bars off the terminal."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def dtype_name(loaded: LoadedModel) -> str:
     """The dtype that the model runs in, as --dtype names it."""
     return str(loaded.model.dtype).removeprefix("torch.")
@@ -87,12 +88,27 @@ def max_positions(loaded: LoadedModel) -> int | None:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_lengths(loaded: LoadedModel, lengths: Iterable[int]) -> None:
-    """Refuse rows of more tokens than the model takes."""
-    limit = max_positions(loaded)
-    longest = max(lengths)
-    if limit is not None and longest > limit:
-        raise WsteerError(f"a row of {longest} tokens is longer than the {limit} positions of {loaded.checkpoint.name}")
+def check_rows(loaded: LoadedModel, rows: Iterable[Sequence[int] | Tensor], more: int = 0) -> None:
+    """Refuse rows of token ids that the model cannot read: too long, `more` tokens counted, or without embedding."""
+    positions, known = max_positions(loaded), embedded_tokens(loaded.model)
+    for row in rows:
+        if positions is not None and len(row) + more > positions:
+            raise WsteerError(
+                f"a row of {len(row) + more} tokens is longer than the {positions} positions of "
+                f"{loaded.checkpoint.name}"
+            )
+        largest = int(torch.as_tensor(row).max()) if len(row) else 0
+        if largest >= known:
+            token = loaded.tokenizer.convert_ids_to_tokens(largest)
+            raise WsteerError(
+                f"the tokenizer of {loaded.checkpoint.name} gives the token {token!r} ({largest}), and the model has "
+                f"embeddings of {known}; the two do not belong together"
+            )
+
+
+def embedded_tokens(model: PreTrainedModel) -> int:
+    """How many token ids the model has embeddings of."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
 def resolve_device(device: str) -> str:
@@ -106,14 +122,19 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Keep only the end tokens: a checkpoint's sampling settings, such as a repetition penalty, must have no effect."""
+    known = embedded_tokens(model)
     ends = model.generation_config.eos_token_id
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id if ends is None else ends, pad_token_id=tokenizer.pad_token_id
-    )
+    ends = tokenizer.eos_token_id if ends is None else ends
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    usable = [end for end in listed if type(end) is int and 0 <= end < known]
+    if listed and not usable:
+        raise WsteerError(f"{name}: eos_token_id {str(ends)[:80]!r} is no token of the model; it has {known}")
+    pad = tokenizer.pad_token_id
+    if pad is None or pad >= known:  # padding is masked, so that any token does
+        tokenizer.pad_token_id = usable[0] if usable else 0
+    model.generation_config = GenerationConfig(eos_token_id=usable or None, pad_token_id=tokenizer.pad_token_id)
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, one_error, silent_panics
+from wsteer.files.limits import bounded
 from wsteer.files.rows import Message
+from wsteer.files.text import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # the mark that some templates put around the assistant's text, for `return_assistant_tokens_mask`
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+MOST_TEMPLATE, MOST_RENDERED = 10**6, 10**7  # characters, of a template and of what one makes of a chat
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +58,26 @@ class _Turn:
 def read_template(path: str | Path) -> str:
     """A chat template from a jinja file."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        template = read_text(path)
+        if len(template) > MOST_TEMPLATE:
+            raise WsteerError(f"it is longer than {MOST_TEMPLATE} characters")
+        return template
+    except WsteerError as error:
         raise WsteerError(f"the chat template {path} cannot be read: {error}; give a jinja file") from None
 
 
 def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
     """The chat as text, up to the start of the assistant's answer, with special tokens."""
-    return _rendered(tokenizer, messages, True)
+    with bounded(f"the chat template of {tokenizer.name_or_path}"):
+        return _rendered(tokenizer, messages, True)
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
     with _template_of(tokenizer):
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        if len(text) > MOST_RENDERED:
+            raise ValueError(f"it makes {len(text)} characters of one chat")
+        return text
 
 
 @contextlib.contextmanager
@@ -78,11 +88,30 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
             f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
             "a jinja file with --template FILE"
         )
+    if not isinstance(tokenizer.chat_template, str) or len(tokenizer.chat_template) > MOST_TEMPLATE:
+        raise WsteerError(
+            f"the chat template of {tokenizer.name_or_path} is no text of up to {MOST_TEMPLATE} characters; give "
+            "finetune a jinja file with --template FILE"
+        )
     try:
         yield
+    except (MemoryError, RecursionError):  # `bounded` around it says it
+        raise
     except Exception as error:  # a template is the user's program and can raise anything
         message = " ".join(str(error).split()) or type(error).__name__
         raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
+
+
+def prompts(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[list[int]]:
+    """The token ids of each chat up to the start of the assistant's answer."""
+    with silent_panics():
+        return [token_ids(tokenizer, prompt_text(tokenizer, chat)) for chat in chats]
+
+
+def examples(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[Example]:
+    """Each chat rendered; its last turn is an answer."""
+    with silent_panics():
+        return [render(tokenizer, chat) for chat in chats]
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -90,8 +119,13 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
     If the template has written it, as most do, none is added.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*_missing_bos(tokenizer, ids), *ids]
+    with _tokenising(tokenizer):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*_missing_bos(tokenizer, ids), *ids]
+
+
+def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> contextlib.AbstractContextManager[None]:
+    return one_error(f"the tokenizer of {tokenizer.name_or_path} fails")
 
 
 def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
@@ -107,6 +141,12 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     before it; a token's role follows from its characters. The text is split at a prompt's end only if its tokens do not
     begin with the prompt's, as when a token spans that end: generation tokenises the prompt alone.
     """
+    # entered once: it costs a few percent of the time of a short row
+    with _tokenising(tokenizer), bounded(f"the chat template of {tokenizer.name_or_path}"):
+        return _example(tokenizer, messages)
+
+
+def _example(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
     text = _rendered(tokenizer, messages)
     turns = _turns(tokenizer, messages, text)
     ids, spans = _tokenised(tokenizer, text, {turn.prompted for turn in turns})
@@ -138,7 +178,7 @@ def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], te
 
     Rendering the chat with placeholders as messages shows what the template writes around them.
     """
-    prompt = prompt_text(tokenizer, messages[:-1])
+    prompt = _rendered(tokenizer, messages[:-1], prompt=True)
     frames = _frames(tokenizer, messages)
     found = _placed(messages, frames, text)
     if not found and [message["role"] for message in messages].count("assistant") == 1:
@@ -280,12 +320,8 @@ def render_chats(
 
     A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """
-    examples, cut = [], 0
-    for where, chat in chats:
-        try:
-            example = render(tokenizer, chat)
-        except WsteerError as error:
-            raise WsteerError(f"{where}: {error}") from None
+    kept, cut = [], 0
+    for where, example in _placed_examples(tokenizer, chats):
         if max_length is not None and len(example.tokens) > max_length:
             cut += 1
             example = example.cut(max_length)
@@ -295,10 +331,21 @@ def render_chats(
                 f"the row or cut it with --max-length {max_positions}"
             )
         if example.trained[1:].any():
-            examples.append(example)
-    if not examples:
+            kept.append(example)
+    if not kept:
         raise WsteerError(f"--max-length {max_length}: no row has a token of its answer within it; take a larger one")
-    return Rendered(examples, cut, dropped=len(chats) - len(examples))
+    return Rendered(kept, cut, dropped=len(chats) - len(kept))
+
+
+def _placed_examples(
+    tokenizer: "PreTrainedTokenizerBase", chats: Iterable[tuple[str, list[Message]]]
+) -> Iterator[tuple[str, Example]]:
+    with silent_panics():
+        for where, chat in chats:
+            try:
+                yield where, render(tokenizer, chat)
+            except WsteerError as error:
+                raise WsteerError(f"{where}: {error}") from None
 
 
 def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:

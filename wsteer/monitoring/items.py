@@ -1,5 +1,6 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, Input, change_of, holds_result, open_input
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import is_stream
 from wsteer.files.rows import is_hub_data_set
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def check_named_once(references: Sequence[str | Path], role: str) -> None:
 
 
 def is_data(reference: str | Path) -> bool:
-    """Whether an item is a data set: a JSONL file, or `org/name:split` on the Hub."""
-    return Path(reference).suffix == ".jsonl" or is_hub_data_set(reference)
+    """Whether an item is a data set: a JSONL file, packed or not, a pipe, or `org/name:split` on the Hub."""
+    return str(reference).endswith((".jsonl", ".jsonl.gz")) or is_stream(reference) or is_hub_data_set(reference)
 
 
 def open_items(
@@ -118,7 +120,7 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for each in sorted(path.iterdir()):
         match = CHECKPOINT.fullmatch(each.name)
-        if match and each.is_dir():
+        if match and os.path.isdir(each):
             step = int(match[1])
             if step in found:
                 raise WsteerError(f"{path} holds step {step} twice, {found[step].name} and {each.name}; keep one")

@@ -13,6 +13,7 @@ from wsteer.checkpoints.names import layer_name, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, new_folder
@@ -69,6 +70,11 @@ class Settings:
         return [*self.controls, *(path for paths in self.ceiling.values() for path in paths), *self.centre]
 
     @property
+    def read(self) -> list[str | Path]:
+        """All files and folders that the settings name."""
+        return [*self.references, *(path for path in (self.base, self.scores) if path is not None)]
+
+    @property
     def gates(self) -> Gates:
         """The bounds that the cosines must keep."""
         return Gates(self.fail_above, self.fail_below)
@@ -99,7 +105,7 @@ def monitor(
     """
     settings = settings or Settings()
     output = Path(output)
-    check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.references])
+    check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.read])
     compared = Compared.open(deltas, of, settings)
     scores = read_scores(settings.scores) if settings.scores else None
     if scores and not any(item.step is not None for item in compared.items):
@@ -111,6 +117,7 @@ def monitor(
         beside(lambda: [item.input.source for item in compared.items]) as sources,
     ):
         report = compared.report(output, settings, progress)
+        check_unchanged(file for item in compared.items for file in item.input.files)
         _write(partial, report, settings.per, scores)
         write_json(partial / RECORD, record("monitor", settings.options, sources()))
     return report

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from wsteer.files.pictures import label
 from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
 
@@ -58,8 +59,8 @@ def heat_map(
     turned: dict[str, Any] = {}
     if max(map(len, columns)) > 3:
         turned = {"rotation": 90, "ha": "center"} if cell == SMALL_CELL else {"rotation": 30, "ha": "right"}
-    axes.set_xticks(range(len(columns)), columns, parse_math=False, fontsize=size, **turned)
-    axes.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
+    axes.set_xticks(range(len(columns)), map(label, columns), parse_math=False, fontsize=size, **turned)
+    axes.set_yticks(range(len(rows)), map(label, rows), parse_math=False, fontsize=size)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             if value is not None:
@@ -96,7 +97,7 @@ def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[st
         if stop < len(names):
             draw = axes.axhline if down else axes.axvline
             draw(stop - 0.5, color="0.2", linewidth=1.2)
-        style: dict[str, Any] = {"fontsize": 8, "color": "0.3", "parse_math": False}
+        style: dict[str, Any] = {"fontsize": 8, "color": "0.3"}
         if down:
             transform = axes.get_yaxis_transform()
             axes.text(1.005, middle, group, transform=transform, ha="left", va="center", rotation=270, **style)
@@ -124,10 +125,9 @@ def panels(count: int, width: float, height: float, margin: float) -> tuple[Figu
     return figure, axes[:count]
 
 
-def plain_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
-    """A legend whose texts are not parsed as mathematics."""
-    for text in axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none").get_texts():
-        text.set_parse_math(False)
+def small_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
+    """A small legend without a frame."""
+    axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none")
 
 
 def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
@@ -145,13 +145,13 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("cosine")
-    axes.set_title(each.run, fontsize=10, parse_math=False)
+    axes.set_title(each.run, fontsize=10)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     if scores is not None and (points := scores.of(each.run)):
         beside = axes.twinx()
         (line,) = beside.plot(*zip(*points, strict=True), color="0.5", linestyle="--", marker="s", markersize=3)
-        beside.set_ylabel(scores.label, color="0.4", parse_math=False)
+        beside.set_ylabel(scores.label, color="0.4")
         beside.tick_params(colors="0.4")
         handles, labels = [*handles, line], [*labels, scores.label]
-    plain_legend(axes, handles, labels)
+    small_legend(axes, handles, labels)

@@ -16,15 +16,16 @@ from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import WeightsInput, open_input
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_streams
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
-from wsteer.models.loading import LoadedModel, check_lengths, dtype_name, load
-from wsteer.models.rendering import Example, render
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
+from wsteer.models.rendering import Example, examples
 from wsteer.monitoring.items import bound_change, check_named_once, short_names
-from wsteer.monitoring.pictures import panels, plain_legend
+from wsteer.monitoring.pictures import panels, small_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
 from wsteer.steering.memory import activation_vectors, applied
@@ -93,12 +94,13 @@ def project(
         check_named_once(references, role)
     names = short_names([str(path) for path in deltas])
     loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
+    check_streams(map(str, data))
     chats = {name: read_chats(path) for name, path in zip(short_names([str(path) for path in data]), data, strict=True)}
     loaded = load(base, device, dtype)
     directions = _directions(loaded_deltas, loaded)
-    examples = {name: [render(loaded.tokenizer, chat) for chat in rows] for name, rows in chats.items()}
-    for rows in examples.values():
-        check_lengths(loaded, (example.answer.stop for example in rows))
+    rendered = {name: examples(loaded.tokenizer, rows) for name, rows in chats.items()}
+    for rows in rendered.values():
+        check_rows(loaded, (example.tokens[: example.answer.stop] for example in rows))
     tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
     inputs = [source_entry("delta", path) for path in deltas]
     inputs += [source_entry("data", path) for path in data]
@@ -106,11 +108,11 @@ def project(
     inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
     with new_folder(output, force) as partial:
         found: list[Projection] = []
-        for name, rows in examples.items():
+        for name, rows in rendered.items():
             spans = [Span.of_answer(row) for row in rows]
             answers = projected(loaded, spans, directions, batch_size, labelled(progress, name))
             found += _summed(None, name, directions, answers)
-        found += _shifts(loaded, tuned, examples, directions, batch_size, progress)
+        found += _shifts(loaded, tuned, rendered, directions, batch_size, progress)
         report = ProjectionReport(str(output), tuple(found))
         write_json(partial / "projections.json", {"projections": [asdict(each) for each in found]})
         columns = list(Projection.__dataclass_fields__)
@@ -165,13 +167,13 @@ def projected(
 def _shifts(
     loaded: LoadedModel,
     tuned: dict[str, str | Delta],
-    examples: dict[str, list[Example]],
+    rendered: dict[str, list[Example]],
     directions: Sequence[Direction],
     batch_size: int,
     progress: Progress,
 ) -> list[Projection]:
     def at_prompts(model: LoadedModel, label: str) -> dict[str, Tensor]:
-        spans = {name: [Span.of_prompt_end(row) for row in rows] for name, rows in examples.items()}
+        spans = {name: [Span.of_prompt_end(row) for row in rows] for name, rows in rendered.items()}
         return {
             name: projected(model, each, directions, batch_size, labelled(progress, f"{label} {name}"))
             for name, each in spans.items()
@@ -182,7 +184,7 @@ def _shifts(
     for name, model in tuned.items():
         with _running(model, loaded) as changed:
             after = at_prompts(changed, name)
-        for data in examples:
+        for data in rendered:
             found += _summed(name, data, directions, after[data] - before[data])
     return found
 
@@ -235,9 +237,9 @@ def projection_picture(found: Sequence[Projection]) -> Figure:
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xlabel("decoder block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"projection on {delta}", parse_math=False)
+        axes.set_ylabel(f"projection on {delta}")
         title = "answers" if model is None else f"shift of {model} at the prompts' ends"
-        axes.set_title(f"{title} (bands: 95%)", fontsize=10, parse_math=False)
+        axes.set_title(f"{title} (bands: 95%)", fontsize=10)
         axes.grid(alpha=0.25)
-        plain_legend(axes)
+        small_legend(axes)
     return figure

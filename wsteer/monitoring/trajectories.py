@@ -1,6 +1,5 @@
 """Trajectories: the cosines of a training run's checkpoints with each delta, against the training step."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +7,12 @@ from pathlib import Path
 
 from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
-from wsteer.files.text import write_csv
+from wsteer.files.text import read_csv, write_csv
 from wsteer.monitoring.items import Item
 from wsteer.monitoring.similarity import Similarity, similarity
 from wsteer.statistics import holm, p_value
+
+LATEST_STEP = 10**15  # pictures have no room for more
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ def read_scores(path: Path) -> Scores:
     Raises WsteerError if columns are missing, or a value is not a number.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header, rows = read_csv(path)
+    except WsteerError as error:
         raise WsteerError(f"--scores {path} cannot be read as CSV: {error}") from None
     labels = [name for name in header if name not in ("step", "run")]
     if "step" not in header or not labels or not rows:
@@ -117,6 +116,8 @@ def read_scores(path: Path) -> Scores:
             step, score = int(row["step"]), float(row[labels[0]])
         except (TypeError, ValueError):
             raise WsteerError(f"--scores {path}:{number}: step and {labels[0]} must be numbers") from None
+        if not 0 <= step < LATEST_STEP:
+            raise WsteerError(f"--scores {path}:{number}: the step must be from 0 to {LATEST_STEP - 1}")
         if not math.isfinite(score):
             raise WsteerError(f"--scores {path}:{number}: {labels[0]} is not finite")
         points.append((row.get("run") or None, step, score))

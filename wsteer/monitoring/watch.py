@@ -12,8 +12,7 @@ from wsteer.deltas.gram import grouped_sums
 from wsteer.errors import WsteerError
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
-from wsteer.files.saving import check_output
-from wsteer.files.text import write_json
+from wsteer.files.saving import check_output, growing_folder
 from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import (
     Item,
@@ -40,6 +39,8 @@ from wsteer.monitoring.trajectories import (
 from wsteer.progress import Note, unsaid
 
 LINES = "trajectory.jsonl"
+ENDS = (".png", ".svg", ".csv")
+FILES = (RECORD, LINES, *(f"{name}{end}" for name in ("trajectory", "drawing") for end in ENDS))
 
 
 @dataclass(frozen=True)
@@ -73,32 +74,41 @@ def watch(
     output = Path(output)
     if not Path(run).is_dir():
         raise WsteerError(f"{run} does not exist or is no folder; --watch follows a training folder")
-    check_output(output, force, folder=True, inputs=[*deltas, run])
+    check_output(output, force, folder=True, inputs=[*deltas, run, *settings.read])
     base = open_checkpoint(settings.base) if settings.base is not None else None
     names = dict(zip(map(place_of, map(str, deltas)), short_names([str(path) for path in deltas]), strict=True))
     columns = in_tables(open_items(deltas, "DELTA", names, base))
     settings.gates.check_names([item.name for item in columns])
     seen = _Seen(Path(run), columns, base, settings, note)
     scores = read_scores(settings.scores) if settings.scores else None
-    _start(output, settings, columns)
+    inputs = [item.input.source for item in columns]
+    with growing_folder(output, force, record("monitor", settings.options, inputs), FILES):
+        failures, interrupted = _follow(seen, output, scores, until_step, interval)
+    return WatchReport(str(output), seen.trajectory if seen.points else None, failures, interrupted)
+
+
+def _follow(
+    seen: "_Seen", output: Path, scores: Scores | None, until_step: int | None, interval: float
+) -> tuple[tuple[Failure, ...], bool]:
+    """Look until the end: the gates that broke, and whether Ctrl-C ended it."""
     failures: tuple[Failure, ...] = ()
+    (output / LINES).touch()
     try:
         while not failures and not seen.reached(until_step):
             for table in seen.look():
-                failures += settings.gates.failures(table)
+                failures += seen.settings.gates.failures(table)
                 _append(output, seen.points[-1], table)
-                note(_line(seen.points[-1].step, table))
+                seen.note(_line(seen.points[-1].step, table))
                 _draw(output, seen.trajectory, scores)
                 if failures or seen.reached(until_step):
                     break
             else:
                 time.sleep(interval)
-        interrupted = False
     except KeyboardInterrupt:
-        interrupted = True
         if seen.points:
             _draw(output, seen.trajectory, scores)  # Ctrl-C may have interrupted the last drawing
-    return WatchReport(str(output), seen.trajectory if seen.points else None, failures, interrupted)
+        return failures, True
+    return failures, False
 
 
 class _Seen:
@@ -165,15 +175,6 @@ def _line(step: int, table: Similarity) -> str:
     return f"step {step}: " + ", ".join(
         f"{name} {cosine:.4f}" + ("" if floor is None else f" (floor {floor:.4f})") for name, cosine, floor in values
     )
-
-
-def _start(output: Path, settings: Settings, columns: Sequence[Item]) -> None:
-    """Start the output folder, which grows while the run is followed; files of an earlier run are removed."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name in (LINES, "trajectory.csv", "trajectory.png", "trajectory.svg"):
-        (output / name).unlink(missing_ok=True)
-    write_json(output / RECORD, record("monitor", settings.options, [item.input.source for item in columns]))
-    (output / LINES).touch()
 
 
 def _append(output: Path, point: Point, table: Similarity) -> None:

@@ -14,7 +14,6 @@ from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.steering.baking import baked
 
-# a k outside of these is 0 or infinite in float32, in which changes are computed
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
@@ -40,9 +39,7 @@ class Combination:
         needed = WsteerError("one of --k and --sweep is needed, and only one")
         given = () if k is None else [k] if isinstance(k, int | float) else k
         for each in (*given, *(() if sweep is None else sweep)):
-            if each and not TINY <= abs(each) <= LARGEST:
-                mend = "lower" if abs(each) > LARGEST else "raise"
-                raise WsteerError(f"k = {each:g} is beyond the range of float32; {mend} --k")
+            check_k(each)
         if sweep is not None:
             if k is not None:
                 raise needed
@@ -90,6 +87,13 @@ def on_base(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
     check_bases([(path, delta.base), (checkpoint.name, checkpoint.identity)], "use the model it was made on")
     doubt = f"one is tuned from the other, or a copy, {path} means nothing here"
     return base_warnings([delta.base["name"], checkpoint.name], doubt)
+
+
+def check_k(k: float) -> None:
+    """Refuse a coefficient that is 0, infinite or NaN in float32, in which changes are computed; 0 itself is fine."""
+    if k and not TINY <= abs(k) <= LARGEST:
+        mend = "raise" if abs(k) < TINY else "lower"
+        raise WsteerError(f"k = {k:g} is beyond the range of float32; {mend} --k")
 
 
 def _unsigned_zero(k: float) -> float:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
-from wsteer.deltas.adapters.writing import module_factors, served_rank, write_adapter
+from wsteer.deltas.adapters.writing import adapter_bytes, module_factors, served_rank, write_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, record, source_entry
-from wsteer.files.saving import check_output, new_folder
+from wsteer.files.saving import check_free_space, check_output, new_file, new_folder
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
 from wsteer.steering.combination import Combination, numbered
@@ -56,6 +57,8 @@ def export(
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
     delta, warnings = combination.total(checkpoint, selection)
     factors = module_factors(delta, checkpoint) if form == "adapter" else None
+    size = delta.stored_bytes if factors is None else adapter_bytes(factors)
+    check_free_space(path, len(combination.ks) * size)
     sources = [source_entry("delta", each) for each in combination.paths]
     inputs = [checkpoint.input_entry("base"), *sources]
 
@@ -64,8 +67,10 @@ def export(
 
     first = combination.ks[0]
     if not as_folder:
-        _described(first * delta, checkpoint, sources, combination.each_k(first)).save(path, force, progress)
         outputs = [path]
+        with new_file(path, force) as unnamed:
+            _described(first * delta, checkpoint, sources, combination.each_k(first)).write(unnamed, progress)
+            check_unchanged(combination.paths)
     else:
         outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.ks] if combination.swept else [path]
         with new_folder(path, force) as partial:
@@ -79,6 +84,7 @@ def export(
                     write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
                     write_json(place / RECORD, recorded(ks))
             write_json(partial / RECORD, recorded(combination.ks))
+            check_unchanged(combination.paths)
     return ExportReport(
         output=str(path),
         outputs=tuple(str(each) for each in outputs),

@@ -2,18 +2,20 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, key, record, source_entry
-from wsteer.files.saving import check_free_space, check_output, new_folder
+from wsteer.files.saving import check_free_space, check_output, mark_work, new_folder
 from wsteer.files.tensors import DTYPE_CODES, DTYPES
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
@@ -22,7 +24,7 @@ from wsteer.steering.combination import Combination, numbered
 from wsteer.steering.gains import Choice, Target, choose_rounding
 from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files
 from wsteer.steering.rounding import Rounding
-from wsteer.steering.streaming import Output, write_files
+from wsteer.steering.streaming import Output, is_written, write_files
 
 LOW_GAIN = 0.95
 # not copied: weights in these formats would stay unsteered, and some loaders prefer them
@@ -144,7 +146,7 @@ def steer(
     combination = Combination.of(deltas, k, sweep)
     checkpoint = open_checkpoint(base)
     folder = Path(output) if output is not None else Path(combination.name(checkpoint))
-    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths])
+    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths], resume=resume or dry_run)
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
     ks = combination.ks
@@ -166,8 +168,9 @@ def steer(
             ]
             started = time.perf_counter()
             for part, outputs in _passes(plan, written, dtype):
-                _write(part, outputs, progress)
+                _write(part, outputs, progress, lambda: mark_work(unfinished))
             seconds = round(time.perf_counter() - started, 3)
+            check_unchanged([*plan.checkpoint.shards, *combination.paths])
             for each, what in zip(written, records, strict=True):
                 write_json(each.folder / RECORD, what)
             write_json(unfinished / RECORD, records[-1])
@@ -231,6 +234,7 @@ def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
             left_out.append(str(name))
         else:
             copied.append(name)
+    check_files(checkpoint.folder, [checkpoint.folder / name for name in copied])
     return copied, left_out
 
 
@@ -249,8 +253,8 @@ def _key(plan: _Plan, records: Sequence[Mapping[str, object]]) -> str:
     return key([list(records), files])
 
 
-def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress) -> None:
-    """Write the outputs, except weight files that an interrupted run has finished there."""
+def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress, finished: Callable[[], None]) -> None:
+    """Write the outputs, except weight files that an interrupted run has finished there; `finished` after each few."""
     for folder in (output.folder for output in outputs):
         folder.mkdir(exist_ok=True)
         for path in plan.copied:
@@ -259,8 +263,8 @@ def _write(plan: _Plan, outputs: Sequence[Output], progress: Progress) -> None:
                 shutil.copyfile(plan.checkpoint.folder / path, folder / path)
         for name, content in plan.json_files.items():
             (folder / name).write_bytes(content)
-    files = [file for file in plan.files if not all((output.folder / file.name).exists() for output in outputs)]
-    write_files(files, outputs, plan.delta, progress)
+    files = [file for file in plan.files if not all(is_written(file, output.folder / file.name) for output in outputs)]
+    write_files(files, outputs, plan.delta, finished, progress)
 
 
 def _stale_json(plan: _Plan) -> tuple[str, ...]:

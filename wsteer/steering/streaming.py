@@ -13,6 +13,7 @@ import torch
 
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
+from wsteer.files.flushing import flushing
 from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_rows, row_blocks, write_at
 from wsteer.progress import Progress, silent
 from wsteer.steering.folding import fold
@@ -45,28 +46,52 @@ class _Writing:
 
 
 def write_files(
-    files: Sequence[OutputFile], outputs: Sequence[Output], delta: Delta, progress: Progress = silent
+    files: Sequence[OutputFile],
+    outputs: Sequence[Output],
+    delta: Delta,
+    finished: Callable[[], None],
+    progress: Progress = silent,
 ) -> None:
     """Write each of `files` for every output.
 
-    A file gets its own name only when it is complete. As many files are written at a time as there are threads, since
-    only one thread at a time can write to a file.
+    A file gets its own name only when it is complete and on the disk. As many files are written at a time as there are
+    threads, since only one thread at a time can write to a file; `finished` is called after each such group.
     """
     for first in range(0, len(files), worker_count()):
         _write_together(files[first : first + worker_count()], outputs, delta, progress)
+        finished()
+
+
+def is_written(file: OutputFile, path: Path) -> bool:
+    """Whether `path` is this file, finished: a file gets its name last, but what was left may have been cut or changed.
+
+    Its size and its header are compared with the plan; its weights are not.
+    """
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    length = min(tensor.begin for tensor in file.tensors) if file.tensors else file.size
+    return _first_bytes(path, length) == (_first_bytes(file.kept, length) if file.kept else file.header)
+
+
+def _first_bytes(path: Path, length: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(length)
 
 
 def _write_together(files: Sequence[OutputFile], outputs: Sequence[Output], delta: Delta, progress: Progress) -> None:
     finals = [[output.folder / file.name for output in outputs] for file in files]
     with contextlib.ExitStack() as stack:
         jobs = []
+        opened: list[int] = []
         for file, paths in zip(files, finals, strict=True):
             descriptors = tuple(_created(_unfinished(path), stack) for path in paths)
+            opened += descriptors
             for descriptor in descriptors:
                 os.pwrite(descriptor, file.header, 0)
             jobs.append(_jobs(_Writing(file, outputs, descriptors, threading.Lock()), delta, progress))
-        for _ in in_order(lambda job: job(), _alternating(jobs)):
-            pass
+        with flushing(opened):
+            for _ in in_order(lambda job: job(), _alternating(jobs)):
+                pass
     for path in chain.from_iterable(finals):
         os.rename(_unfinished(path), path)
 

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wsteer.files.flushing import flush_folder
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Progress
 from wsteer.training import processes
@@ -118,8 +119,9 @@ class Interruption(TrainerCallback):
     The current step is finished first; a second Ctrl-C does not wait for it.
     """
 
-    def __init__(self, saves: bool) -> None:
+    def __init__(self, saves: bool, saved: Callable[[], None]) -> None:
         self.saves = saves  # False for models spread over processes
+        self.on_saved = saved  # called when a state is complete
         self.signalled = False
         self.saved = time.monotonic()
 
@@ -138,6 +140,11 @@ class Interruption(TrainerCallback):
         if self.signalled:
             raise KeyboardInterrupt
         self.signalled = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if processes.is_first():
+            flush_folder(Path(str(args.output_dir)))
+            self.on_saved()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         due = time.monotonic() - self.saved >= STATE_SECONDS

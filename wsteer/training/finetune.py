@@ -10,11 +10,12 @@ import torch
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
-from wsteer.models.loading import LoadedModel, dtype_name, load, max_positions, resolve_device
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
 from wsteer.models.rendering import marked_text, read_template
 from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
@@ -25,10 +26,11 @@ from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting, check_reporters
-from wsteer.training.rows import RunExamples, Source, parse_sources, run_examples
+from wsteer.training.rows import Chats, RunExamples, Source, parse_sources, run_examples
 from wsteer.training.trainer import Examples, plan
 
 LOG = "log.jsonl"
+Sets = tuple[list[Chats], Chats | None]  # for training, and for validation
 TEMPLATE = "chat_template.jinja"  # transformers' name of it
 
 
@@ -77,6 +79,11 @@ class RunOptions:
         """The ones that records list as options; `val`, `template` and `watched` are inputs."""
         names = ("load_in", "strip_system", "max_length", "save_every")
         return {name: getattr(self, name) for name in names}
+
+    def read(self, base: str | Path, sources: Sequence[Source]) -> list[str | Path]:
+        """All files and folders that a run reads."""
+        given = [path for path in (self.val, self.template) if path is not None]
+        return [base, *(source.path for source in sources), *given, *self.watched]
 
 
 def finetune(
@@ -130,13 +137,16 @@ def finetune_once(
     force: bool,
     progress: Progress,
     note: Note,
+    chats: Sets | None = None,
 ) -> FinetuneReport:
-    """One run of `finetune`, with parsed data sets and with its options in one object."""
-    check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
+    """One run of `finetune`, with parsed data sets and with its options in one object.
+
+    `chats` are the data sets if they were read before: a pipe can be read once.
+    """
+    check_output(output, force, folder=True, inputs=options.read(base, sources), resume=resume)
     _check(recipe, options)
     check_reporters(options.report_to)
-    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
-    val_set = read_placed_chats(options.val, options.strip_system) if options.val is not None else None
+    sets, val_set = chats or read_sets(sources, options)
     chat_template = read_template(options.template) if options.template else None
     device = resolve_device(options.device)
     processes.join(device)
@@ -146,12 +156,13 @@ def finetune_once(
     weights = [source.weight for source in sources]
     limits = (options.max_length, max_positions(loaded))
     examples = run_examples(loaded.tokenizer, sets, weights, val_set, recipe, *limits)
+    check_rows(loaded, (example.tokens for example in [*examples.train, *examples.val]))
     if len(recipe.rates) > 1 and not examples.val:
         raise WsteerError(
             "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"
         )
     marked = marked_text(loaded.tokenizer, examples.first)
-    note(f"the first row, the trained tokens between \u27e6 and \u27e7:\n{marked}")
+    note(f"the first row, the trained tokens between \u27e6 and \u27e7: {marked}")
     record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded))
     reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, output.name)
     with shared_folder(output, force, record, resume) as partial:
@@ -163,6 +174,16 @@ def finetune_once(
             if chat_template:
                 (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
     return _report(output, run, trained, best, examples)
+
+
+def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
+    """The chats of each data set, and those that validate."""
+    given = [*(source.path for source in sources), str(options.val or "")]
+    check_streams(given)
+    if processes.count() > 1 and any(map(is_stream, given)):
+        raise WsteerError("several processes cannot share a pipe as data; write it to a file")
+    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
+    return sets, read_placed_chats(options.val, options.strip_system) if options.val is not None else None
 
 
 def run_record(
@@ -262,11 +283,11 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
     if saved_steps(run, best.rate).exists():
         for checkpoint in saved_steps(run, best.rate).iterdir():
             shutil.move(checkpoint, run.folder / checkpoint.name)
-    shutil.rmtree(run.folder / STATES)
     write_jsonl(run.folder / LOG, ({"rate": each.rate, **row} for each in trained for row in each.log))
     write_sweep(run.folder / SWEEP, trained, best)
     write_curves(run.folder / PICTURE, trained, best)
     write_json(run.folder / RECORD, record)
+    shutil.rmtree(run.folder / STATES)  # last: until here a failure can go on from them
 
 
 def _report(

@@ -19,7 +19,7 @@ def needs_checkpointing(model: nn.Module, tokens: int, autocast: torch.dtype | N
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     needed = tokens * activation_bytes(model, autocast) + TRAINED_BYTES * trained
-    return needed > SHARE * _free_bytes(next(model.parameters()).device)
+    return needed > SHARE * free_bytes(next(model.parameters()).device)
 
 
 def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> float:
@@ -52,7 +52,8 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """The memory of a device that is free now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available  # Apple's GPU shares the system's memory

@@ -19,6 +19,7 @@ from wsteer.deltas.adapters.reading import MUTATING_INITS, WEIGHTS
 from wsteer.deltas.delta import DELTA, Delta
 from wsteer.errors import WsteerError
 from wsteer.models.loading import LoadedModel, decoder_blocks
+from wsteer.training.memory import TRAINED_BYTES, free_bytes
 from wsteer.training.recipe import Recipe
 
 State = dict[str, Tensor]  # the trained parameters by name in the model, on the CPU
@@ -80,6 +81,7 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     if recipe.init in MUTATING_INITS and recipe.dora:
         raise WsteerError(f"--init {recipe.init} changes the base, and --dora then has no plain LoRA; leave one out")
     _check_modules(loaded, recipe)
+    _check_size(loaded, recipe)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=list(recipe.targets) or "all-linear",
@@ -116,6 +118,23 @@ def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:
                 leaves = sorted({module.rpartition(".")[2] for module in modules} - {""})
                 listed = ", ".join(leaf for leaf in leaves if not leaf.isdigit())
                 raise WsteerError(f"{option} {name}: {loaded.checkpoint.name} has no such module; it has {listed}")
+
+
+def _check_size(loaded: LoadedModel, recipe: Recipe) -> None:
+    """Refuse a rank whose factors, gradients and moments need more memory than is free, before they are made."""
+    ends = tuple(recipe.targets) or ("",)
+    features = sum(
+        getattr(module, key, 0)
+        for name, module in loaded.model.named_modules()
+        if name.endswith(ends)
+        for key in ("in_features", "out_features", "nx", "nf")  # of a linear module, and of GPT-2's
+    )
+    needed, free = recipe.rank * features * (4 + TRAINED_BYTES), free_bytes(loaded.model.device)
+    if needed > free:
+        raise WsteerError(
+            f"--rank {recipe.rank}: LoRA of that rank needs about {needed / 1e9:.3g} GB to train, and "
+            f"{free / 1e9:.3g} GB are free; lower it"
+        )
 
 
 def _with_biases(loaded: LoadedModel) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
 from wsteer.errors import WsteerError
+from wsteer.files.saving import mark_work
 from wsteer.files.text import read_json, write_jsonl
 from wsteer.progress import Progress
 from wsteer.training import processes
@@ -21,14 +22,10 @@ from wsteer.training.log import merge_log
 from wsteer.training.methods import State, restore_state
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting
-from wsteer.training.trainer import AnswerTrainer, Examples, Plan, training_arguments
+from wsteer.training.trainer import AnswerTrainer, Examples, Plan, sound_state, training_arguments
 
 STATES = "states"  # what `--resume` continues from; a finished output does not have it
 FINISHED, KEPT = "finished.json", "kept.safetensors"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training ended by Ctrl-C, after saving a state for `--resume`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
         processes.wait()  # all must look before the first process writes
         state: State | None = None
         if finished:
-            result = TrainedRate(**read_json(states / FINISHED))
+            with sound_state(states / FINISHED):
+                result = TrainedRate(**read_json(states / FINISHED))
         else:
             result, state = _train(run, rate, states)
         trained.append(result)
@@ -87,7 +85,9 @@ def train_rates(run: Run) -> tuple[list[TrainedRate], TrainedRate, State]:
     if best is None:
         raise WsteerError("the loss became NaN or infinite; lower --lr or --alpha")
     if kept is None:  # trained before an interruption
-        kept = load_file(run.folder / STATES / rate_name(best.rate) / KEPT)
+        place = run.folder / STATES / rate_name(best.rate) / KEPT
+        with sound_state(place):
+            kept = load_file(place)
     return trained, best, kept
 
 
@@ -130,13 +130,13 @@ def _train(run: Run, rate: float, states: Path) -> tuple[TrainedRate, State]:
     if run.save_every:
         trainer.add_callback(SavedSteps(run.save_every, trainer.trained_state, run.save, saved_steps(run, rate)))
     run.reporting.attach(trainer, rate_name(rate), run.recipe.eval_every)
-    with Interruption(saves=not processes.is_sharded()) as interruption:
+    with Interruption(not processes.is_sharded(), lambda: mark_work(run.folder)) as interruption:
         trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resumed)
     run.model.__dict__.pop("forward", None)  # accelerate wraps it in autocast, once for every Trainer
     if interruption.signalled:
         step = f"step {trainer.state.global_step} of {run.plan.steps}"
-        raise Interrupted(f"interrupted at {step}; go on with the same command and --resume")
+        raise KeyboardInterrupt(f"interrupted at {step}")
     log = merge_log(trainer.state.log_history)
     best = trainer.best
     return TrainedRate(rate, log[-1]["step"], best.step, best.loss, best.diverged, log), best.kept
@@ -146,8 +146,8 @@ def _last_state(states: Path) -> str | None:
     """The latest complete state to resume from: a run may be killed while it writes one."""
     found = []
     for folder in states.glob("checkpoint-*"):
-        with contextlib.suppress(WsteerError):
-            found.append((read_json(folder / TRAINER_STATE_NAME)["global_step"], str(folder)))  # written last
+        with contextlib.suppress(WsteerError, KeyError, TypeError, ValueError):
+            found.append((int(read_json(folder / TRAINER_STATE_NAME)["global_step"]), str(folder)))  # written last
     return max(found)[1] if found else None
 
 
@@ -159,6 +159,7 @@ def _finish(run: Run, result: TrainedRate, state: State | None, states: Path) ->
     # keys in the order of log.jsonl; whole or not at all
     write_jsonl(states / f"{FINISHED}.part", [asdict(result)])
     os.replace(states / f"{FINISHED}.part", states / FINISHED)
+    mark_work(run.folder)
     for path in states.glob("checkpoint-*"):
         shutil.rmtree(path)
     for path in states.parent.glob(f"*/{KEPT}") if state is not None else ():

@@ -8,6 +8,7 @@ from typing import Any
 from wsteer.errors import WsteerError
 
 METHODS = ("lora", "bias", "full")
+MOST = 10**9  # the largest count or number that makes sense anywhere in a recipe
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise WsteerError(f"--method {self.method}: give one of {', '.join(METHODS)}")
-        if not self.epochs > 0:
-            raise WsteerError(f"--epochs {self.epochs:g}: a number above 0 is needed")
-        if not 0 <= self.val_fraction < 1:
-            raise WsteerError(f"--val-fraction {self.val_fraction:g}: a fraction from 0 to below 1 is needed")
-        if not 0 < self.fraction <= 1:
-            raise WsteerError(f"--fraction {self.fraction:g}: a fraction above 0 up to 1 is needed")
-        if not 0 <= self.dropout < 1:
-            raise WsteerError(f"--dropout {self.dropout:g}: a share from 0 to below 1 is needed")
+        for name, (fits, needed) in self._ranges().items():
+            if not fits:  # as for NaN
+                value = getattr(self, name)
+                shown = f"{value:g}" if isinstance(value, float) else str(value)[:20]
+                raise WsteerError(f"--{name.replace('_', '-')} {shown}: {needed} is needed")
         if not self.rates or not all(math.isfinite(rate) and rate >= 0 for rate in self.rates):
             raise WsteerError(f"--lr {self.lr}: rates from 0 up are needed")
         if len(set(self.rates)) < len(self.rates):
@@ -63,6 +61,25 @@ class Recipe:
             raise WsteerError(
                 f"--micro-batch-size {self.micro_batch_size} does not divide --batch-size {self.batch_size}"
             )
+
+    def _ranges(self) -> dict[str, tuple[bool, str]]:
+        """For each number whether it is in its range, and the range in words."""
+        count, steps = f"a whole number from 1 to {MOST}", f"a whole number from 0 to {MOST}"
+        return {
+            "epochs": (0 < self.epochs <= MOST, "a number above 0"),
+            "max_steps": (self.max_steps is None or 1 <= self.max_steps <= MOST, count),
+            "batch_size": (1 <= self.batch_size <= MOST, count),
+            "micro_batch_size": (self.micro_batch_size is None or 1 <= self.micro_batch_size <= MOST, count),
+            "rank": (1 <= self.rank <= MOST, count),
+            "alpha": (math.isfinite(self.alpha), "a finite number"),
+            "dropout": (0 <= self.dropout < 1, "a share from 0 to below 1"),
+            "weight_decay": (0 <= self.weight_decay <= MOST, f"a number from 0 to {MOST}"),
+            "warmup_steps": (0 <= self.warmup_steps <= MOST, steps),
+            "val_fraction": (0 <= self.val_fraction < 1, "a fraction from 0 to below 1"),
+            "eval_every": (1 <= self.eval_every <= MOST, count),
+            "patience": (0 <= self.patience <= MOST, steps),
+            "fraction": (0 < self.fraction <= 1, "a fraction above 0 up to 1"),
+        }
 
     @property
     def rates(self) -> tuple[float, ...]:

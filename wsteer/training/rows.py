@@ -1,5 +1,6 @@
 """The rows of a run: several data sets by weight, a fraction of them, and which rows validate."""
 
+import os
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
 from wsteer.models.rendering import Example, render_chats
+from wsteer.training.steps import MOST_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
+HEAVIEST = 1_000_000  # weight of a data set
+LONGEST = 200  # characters of a data set's name that a message shows
 Chats = list[tuple[str, list[Message]]]  # as `read_placed_chats` gives them
 
 
@@ -54,11 +58,11 @@ def parse_source(text: str | Path) -> Source:
     Source(path='org/name:train', weight=0.5)
     """
     text = str(text)
-    match = None if Path(text).exists() else re.fullmatch(r"(.+):(\d+(?:\.\d+)?|\.\d+)", text)
+    match = None if os.path.exists(text) else re.fullmatch(r"(.+):([0-9]+(?:\.[0-9]+)?|\.[0-9]+)", text)
     if match is None:
         return Source(text)
-    if not float(match[2]) > 0:
-        raise WsteerError(f"{text}: the weight of a data set must be above 0")
+    if not 0 < float(match[2]) <= HEAVIEST:
+        raise WsteerError(f"{text[:LONGEST]}: the weight of a data set must be above 0, up to {HEAVIEST}")
     return Source(match[1], float(match[2]))
 
 
@@ -102,6 +106,9 @@ def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[lis
 
 def mixed(sets: Sequence[Sequence[Row]], weights: Sequence[float], fraction: float, seed: int) -> list[Row]:
     """The rows of all sets, each set's taken `weight * fraction` times: whole copies, then rows drawn by the seed."""
+    wanted = sum(len(rows) * weight * fraction for rows, weight in zip(sets, weights, strict=True))
+    if wanted > MOST_ROWS:
+        raise WsteerError(f"the weights of the data ask for {wanted:.3g} rows, which are too many; lower them")
     return [row for rows, weight in zip(sets, weights, strict=True) for row in _taken(rows, weight * fraction, seed)]
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD
-from wsteer.files.saving import check_output
+from wsteer.files.saving import check_output, mark_work
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.training import processes
-from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, run_record
+from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, read_sets, run_record
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_sources
+from wsteer.training.trainer import sound_state
 
 REPORTS = "reports"  # of finished seeds, for `--resume`; a finished output does not have it
 
@@ -51,7 +52,8 @@ def finetune_seeds(
     if not seeds or len(set(seeds)) < len(seeds):
         raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
     output, sources, given = Path(output), parse_sources(data), RunOptions(**options)
-    check_output(output, force, folder=True, inputs=[base, *(source.path for source in sources)])
+    check_output(output, force, folder=True, inputs=given.read(base, sources), resume=resume)
+    chats = read_sets(sources, given)
     record = run_record(open_checkpoint(base), recipe, sources, given, given.dtype, seed=list(seeds))
     reports = []
     with shared_folder(output, force, record, resume) as partial:
@@ -60,11 +62,12 @@ def finetune_seeds(
             finished = kept.exists()
             processes.wait()  # all must look before the first process writes
             if finished:
-                report = FinetuneReport(**read_json(kept))
+                with sound_state(kept):
+                    report = FinetuneReport(**read_json(kept))
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
-                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note)
-                _keep(kept, report)
+                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note, chats)
+                _keep(partial, kept, report)
             reports.append(report)
         processes.wait()
         if processes.is_first():
@@ -75,7 +78,8 @@ def finetune_seeds(
     return SeedsReport(str(output), tuple(seeds), runs, warnings)
 
 
-def _keep(path: Path, report: FinetuneReport) -> None:
+def _keep(partial: Path, path: Path, report: FinetuneReport) -> None:
     if processes.is_first():
         path.parent.mkdir(exist_ok=True)
         write_json(path, asdict(report))
+        mark_work(partial)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wsteer.errors import WsteerError
 from wsteer.models.batches import padded
 from wsteer.models.rendering import Example
 
 # how many batches' rows are sorted by length together; more save padding, fewer make the order more random
 WINDOW = 16
+MOST_ROWS = 20_000_000  # that the steps of a run take; they are planned, in memory, before the first one
 BLANK = -1  # the index of a row without trained tokens, which gives processes equal shares
 
 
@@ -23,6 +25,8 @@ def run_batches(lengths: Sequence[int], size: int, epochs: float, max_steps: int
     """
     chance = random.Random(seed)
     steps = max_steps or math.ceil(epochs * math.ceil(len(lengths) / size))
+    if steps * min(size, len(lengths)) > MOST_ROWS:
+        raise WsteerError(f"{steps} steps are too many to plan; lower --epochs or --max-steps")
     batches: list[list[int]] = []
     while len(batches) < steps:
         batches += epoch_batches(lengths, size, chance)

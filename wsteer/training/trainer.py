@@ -1,6 +1,7 @@
 """transformers' Trainer as wsteer uses it: its own batches, an exact validation loss, saved states to resume from."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from wsteer.errors import WsteerError
+from wsteer.errors import WsteerError, reason
 from wsteer.models.batches import batches
 from wsteer.models.rendering import Example
 from wsteer.training import processes
@@ -145,8 +146,28 @@ class AnswerTrainer(Trainer):
             self.best.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        restore_state(self.trained, load_file(Path(resume_from_checkpoint) / STATE))
-        self.best.load(Path(resume_from_checkpoint))
+        with sound_state(resume_from_checkpoint):
+            restore_state(self.trained, load_file(Path(resume_from_checkpoint) / STATE))
+            self.best.load(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with sound_state(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with sound_state(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextlib.contextmanager
+def sound_state(state: str | Path | None) -> Iterator[None]:
+    """Turn whatever a damaged state raises while it is read into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise WsteerError(
+            f"the saved state {state} is damaged ({reason(error)}); remove it, or drop all with --force"
+        ) from error
 
 
 def training_arguments(

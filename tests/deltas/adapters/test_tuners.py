@@ -348,7 +348,7 @@ def test_a_base_whose_files_contradict_its_config_is_refused(tmp_path: Path) -> 
         tuner_changes(head, open_checkpoint(base))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "model_type": "never-heard-of"}))
-    with pytest.raises(WsteerError, match="transformers cannot build"):
+    with pytest.raises(WsteerError, match="transformers cannot load"):
         tuner_changes(folder, open_checkpoint(base))
 
 

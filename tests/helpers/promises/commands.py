@@ -1,5 +1,61 @@
 """Options at their edges, configs, environments, terminals."""
 
+import json
+
+from tests.helpers.command import TRAIT, Inputs
 from tests.helpers.promises.case import Case
 
-CASES: list[Case] = []
+
+def generate(inputs: Inputs, *more: object) -> list:
+    """Arguments that answer a trait's questions."""
+    return ["generate", inputs.tiny, inputs.text("trait.json", json.dumps(TRAIT)), *more, "-o", "out"]
+
+
+def finetune(inputs: Inputs, *more: object, data: str = "") -> list:
+    """Arguments that train on a few rows, `data` times."""
+    return ["finetune", inputs.tiny, f"{inputs.chats[0]}{data}", *more, "-o", "out", "-q"]
+
+
+CASES = [
+    Case("more samples than memory holds", lambda i: generate(i, "--samples", 100_000_000), "--samples 100000000 asks"),
+    Case("samples beyond any count", lambda i: generate(i, "--samples", 9_999_999_999), "less than or equal", code=2),
+    Case("an answer longer than the model", lambda i: generate(i, "--max-new-tokens", 999_999_999), "positions"),
+    Case("a rank beyond memory", lambda i: finetune(i, "--rank", 100_000_000), "--rank 100000000: LoRA of that rank"),
+    Case("a weight beyond all", lambda i: finetune(i, data=":999999999"), "weight of a data set must be above 0"),
+    Case("a weight of 5,000 digits", lambda i: finetune(i, data=f":{'9' * 5000}"), "weight of a data set"),
+    Case("both of rows and weights", lambda i: finetune(i, "--max-steps", 10_000_000), "too many to plan"),
+    Case("steps beyond planning", lambda i: finetune(i, "--max-steps", 999_999_999), "too many to plan"),
+    Case("epochs beyond planning", lambda i: finetune(i, "--epochs", "1e9"), "too many to plan"),
+    Case("endless epochs", lambda i: finetune(i, "--epochs", "inf"), "--epochs inf: a number above 0", code=2),
+    Case("a rate twice", lambda i: finetune(i, "--lr=1e-3,1e-3"), "names a rate twice", code=2),
+    Case("a seed twice", lambda i: finetune(i, "--seeds", "1,1"), "names a seed twice", code=2),
+    Case("a module that is a regex", lambda i: finetune(i, "--modules-to-save", "("), "no name of a module", code=2),
+    Case("a k beyond float32", lambda i: ["steer", i.tiny, i.delta(), "--k", "1e39", "-o", "out"], "float32", code=2),
+    Case(
+        "an endless interval", lambda i: ["monitor", i.delta(), "--interval", "inf", "-o", "out"], "less than", code=2
+    ),
+    Case("layers without end", lambda i: ["diff", *i.adapters, "--layers=0-9999999999", "-o", "out"], "whole", code=2),
+    Case("an output twice", lambda i: ["diff", *i.adapters, "-o", "out", "--output", "b"], "2 times", code=2),
+    Case(
+        "a user that does not exist", lambda i: ["diff", "~nosuchuser/x", "-o", "out"], "~nosuchuser/x does not exist"
+    ),
+    Case(
+        "the debug variable off",
+        lambda i: ["diff", "nosuch", "-o", "out"],
+        "nosuch does not exist",
+        environment={"WSTEER_DEBUG": "0"},
+    ),
+    Case(
+        "a bomb of aliases as a config",
+        lambda i: ["diff", "--config", i.text("c.yaml", "a: &a [x]\nb: &b [*a, *a]\npos: [*b, *b]"), "-o", "out"],
+        "unknown key",
+        code=2,
+    ),
+    Case(
+        "a quote that stays open in a variable",
+        lambda i: ["steer", i.tiny, i.delta(), "-o", "out"],
+        "quoted as in a shell",
+        code=2,
+        environment={"WSTEER_STEER_K": "'1"},
+    ),
+]

@@ -16,6 +16,7 @@ from wsteer.checkpoints.checkpoint import (
     local_checkpoint,
     local_name,
 )
+from wsteer.checkpoints.contents import check_folder
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.lora import BaseWeight
 from wsteer.deltas.adapters.reading import (
@@ -29,6 +30,7 @@ from wsteer.deltas.adapters.reading import (
 )
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
 from wsteer.files.provenance import RECORD
 from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
 from wsteer.files.text import read_json
@@ -74,6 +76,8 @@ def find_adapter(folder: Path) -> Path | None:
     found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if not (folder / "config.json").exists() else []
     if len(found) > 1:
         raise WsteerError(f"{folder} holds several adapters; name one: {', '.join(str(path) for path in found)}")
+    if found:
+        check_folder(found[0], root=folder)
     return found[0] if found else None
 
 
@@ -92,7 +96,8 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
         return _other_method(folder, config, base, weights)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
-    terms, copies = lora_terms(Reader.of(folder, config, base, entries))
+    with bounded(f"matching the names and patterns of {folder / CONFIG}"):
+        terms, copies = lora_terms(Reader.of(folder, config, base, entries))
     if not terms:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
     if copies:

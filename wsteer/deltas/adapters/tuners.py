@@ -8,22 +8,25 @@ time.
 import contextlib
 import copy
 import dataclasses
+import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from wsteer.checkpoints.architecture import read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
-from wsteer.errors import WsteerError, reason
+from wsteer.errors import WsteerError, one_error
+from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
 from wsteer.files.text import read_json
 
@@ -48,6 +51,8 @@ REFUSED = {
 }
 # settings under which the effect of the file's tensors depends on the base's weights, or on chance
 UNTOLD = {"SUPERTUNING": ("save_precomputed_indices", False), "PVERA": ("sample_at_inference", True)}
+# settings that peft takes as a regex if they are a text; those of layers and ranks end in `_pattern`
+PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
 MERGED_BIAS = ("BEFT", "GLORA", "IA3", "LN_TUNING", "ROAD")  # the methods that change biases
 
 
@@ -196,10 +201,7 @@ def _skeleton(base: Checkpoint) -> PreTrainedModel:
 
     On the meta device, peft would drop the adapter's tensors.
     """
-    with _library(f"transformers cannot build {base.name}"):
-        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = skeleton(base, read_config(base))
     empty: dict[int, nn.Parameter] = {}  # by the id of the parameter that it replaces, so tied ones stay tied
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -223,6 +225,7 @@ def _attached(
         for key, tensor in own.items():
             if not torch.isfinite(tensor).all():
                 raise WsteerError(f"{folder / WEIGHTS}: {key!r} holds NaN or infinity; the training run diverged")
+        _check_patterns(folder, config, [name for name, _ in model.named_modules()])
         attached = peft.PeftModel(model, config, autocast_adapter_dtype=False).eval()
         expected = peft.get_peft_model_state_dict(attached, save_embedding_layers=False).keys()
         for key in sorted((expected - entries.keys()) | (own.keys() - expected)):
@@ -232,6 +235,23 @@ def _attached(
         peft.set_peft_model_state_dict(attached, floats)
     modules = attached.get_base_model().modules()
     return [module for module in modules if isinstance(module, BaseTunerLayer) and hasattr(module, "base_layer")]
+
+
+def _check_patterns(folder: Path, config: peft.PeftConfig, modules: Sequence[str]) -> None:
+    """Refuse patterns that peft would match for ever: each is matched here, in bounded time, as peft does it."""
+    patterns: list[object] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("_pattern") and isinstance(value, str | list | tuple | dict):
+            patterns += [value] if isinstance(value, str) else value
+        elif field.name in PATTERNS and isinstance(value, str):
+            patterns.append(value)
+    with bounded(f"matching the patterns of {folder / CONFIG}", MATCHING):
+        for pattern in filter(None, patterns):
+            for module in modules:
+                for form in ("{}", r"(.*\.)?({})$", r".*\.{}$", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."):
+                    re.match(form.replace("{}", str(pattern)), module)
+                re.fullmatch(str(pattern), module)
 
 
 def _layer(folder: Path, method: str, tuner: BaseTunerLayer, names: Mapping[int, str], replaced: Set[str]) -> Layer:
@@ -302,12 +322,8 @@ def _library(what: str) -> Iterator[None]:
     kept = getattr(boft, "_FBD_CUDA", None)
     boft._FBD_CUDA = False  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():
+        with one_error(what), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except WsteerError:
-        raise
-    except Exception as error:  # the user's files can make the libraries raise anything
-        raise WsteerError(f"{what}: {reason(error)}") from error
     finally:
         boft._FBD_CUDA = kept

@@ -58,6 +58,11 @@ def served_rank(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
     return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
 
 
+def adapter_bytes(factors: Mapping[str, tuple[Tensor, Tensor]]) -> int:
+    """The bytes of an adapter's float32 weights: all factors are padded to one rank."""
+    return 4 * served_rank(factors) * sum(lora_B.shape[0] + lora_A.shape[1] for lora_B, lora_A in factors.values())
+
+
 def write_adapter(
     folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], k: float, checkpoint: Checkpoint, name: str
 ) -> None:

@@ -1,0 +1,96 @@
+"""A checkpoint's architecture: config.json as transformers reads it, and the model without weights; never its code."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.errors import WsteerError, one_error
+from wsteer.files.limits import bounded
+
+SECONDS = 25.0  # to build the largest models without weights takes a few
+# a model has as many numbers as its files, or more where those are packed or tied; far beyond it is no honest config
+PACKED, SPARE = 16, 10**8
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
+
+
+def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """config.json as transformers reads it, its sizes checked.
+
+    Raises WsteerError if it is broken, of a kind that transformers does not know, or needs the checkpoint's own code.
+    """
+    path = checkpoint.folder / "config.json"
+    silence_transformers()
+    _refuse_kernels(checkpoint)
+    what = f"transformers cannot load {checkpoint.name}"
+    with one_error(what), own_code_refused(checkpoint), bounded(f"reading {path}"):
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        text = config.get_text_config()
+        for key in SIZES:
+            size = getattr(text, key, None)
+            if size is not None and (type(size) is not int or size < 1):
+                raise WsteerError(f"{path}: {key} must be a whole number above 0, not {str(size)[:80]!r}")
+        blocks = getattr(text, "num_hidden_layers", None) or 0
+        if blocks > len(checkpoint.tensors):
+            raise WsteerError(
+                f"{path}: num_hidden_layers is {str(blocks)[:80]}, and the weight files hold {len(checkpoint.tensors)} "
+                "tensors; download the model again"
+            )
+    return config
+
+
+def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model that config.json describes, on the meta device.
+
+    Raises WsteerError if transformers cannot build it, or if it is far larger than what the weight files hold.
+    """
+    what = f"transformers cannot build {checkpoint.name}"
+    with one_error(what), own_code_refused(checkpoint), bounded(f"building {checkpoint.name}", SECONDS):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
+            )
+        described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    held = sum(math.prod(entry.shape) for entry in checkpoint.tensors.values())
+    if described > PACKED * held + SPARE:
+        raise WsteerError(
+            f"{checkpoint.folder / 'config.json'} describes {described:.1e} numbers, and the weight files hold "
+            f"{held:.1e}; download the model again"
+        )
+    return model
+
+
+def silence_transformers() -> None:
+    """Keep transformers' warnings and progress bars off the terminal."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _refuse_kernels(checkpoint: Checkpoint) -> None:
+    """A config may name code on the Hub as the implementation of a part, as `owner/kernel`."""
+    for settings in (checkpoint.config, checkpoint.config.get("text_config")):
+        for key, value in settings.items() if isinstance(settings, dict) else ():
+            if key.endswith("_implementation") and "/" in str(value):
+                raise WsteerError(
+                    f"{checkpoint.folder / 'config.json'}: {key} {str(value)[:80]!r} is code on the Hub, which wsteer "
+                    "never runs; remove it"
+                )
+
+
+@contextlib.contextmanager
+def own_code_refused(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say in one line that the checkpoint needs code of its own, where transformers says it in many."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code=True" not in str(error):
+            raise
+        raise WsteerError(
+            f"{checkpoint.name} contains custom code (auto_map), which wsteer never runs, and transformers has none of "
+            "its own for it; give a model of a type that transformers knows"
+        ) from None

@@ -1,0 +1,151 @@
+"""The values of options that are more than one number or name: parsed and checked in one place."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import typer
+
+from wsteer.errors import WsteerError
+
+T = TypeVar("T")
+
+MOST = 10**9  # the largest count that any option takes
+LARGEST_SEED = 2**32 - 1
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which k is applied
+MOST_BLOCKS = 10_000  # decoder blocks that --layers can name; models have a few hundred
+LONGEST = 200  # characters of a value that a message shows
+
+
+def shown(text: str) -> str:
+    """The value as messages quote it, cut if it is long."""
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+def parse_count(text: str, name: str, least: int = 1, most: int = MOST) -> int:
+    """A whole number of ASCII digits, from `least` to `most`."""
+    if not re.fullmatch(r"0*[0-9]{1,10}", text) or not least <= int(text.lstrip("0") or "0") <= most:
+        raise typer.BadParameter(f"{shown(text)} is no whole number from {least} to {most}", param_hint=name)
+    return int(text.lstrip("0") or "0")
+
+
+def parse_numbers(values: Sequence[str], name: str) -> list[float]:
+    """`["-1,0", "1"]` as [-1.0, 0.0, 1.0]: options that take several numbers take commas and repeats."""
+    numbers = []
+    for part in ",".join(values).split(","):
+        try:
+            number = float(part.encode("ascii"))  # float takes the digits of other scripts
+        except ValueError:
+            raise typer.BadParameter(
+                f"{shown(part)} is not a number; write several as {name}=-1,0,1", param_hint=name
+            ) from None
+        if number == 0 and re.search("[1-9]", part.lower().partition("e")[0]):
+            raise typer.BadParameter(f"{shown(part)} is too small: it would be read as 0", param_hint=name)
+        if not abs(number) <= LARGEST_FLOAT:
+            raise typer.BadParameter(f"{shown(part)} is not finite, or too large for float32", param_hint=name)
+        numbers.append(number)
+    return numbers
+
+
+def parse_names(text: str | None, name: str) -> tuple[str, ...]:
+    """`a,b` as ("a", "b"); nothing for None."""
+    if text is None:
+        return ()
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise typer.BadParameter(f"{shown(text)} has an empty name; write A,B", param_hint=name)
+    return tuple(os.path.expanduser(part) for part in names)
+
+
+def parse_modules(text: str | None, name: str) -> tuple[str, ...]:
+    """`q_proj,mlp.up_proj` as names of modules; peft would take other characters for parts of a regex."""
+    names = parse_names(text, name)
+    for each in names:
+        if not re.fullmatch(r"[\w.-]+", each):
+            raise typer.BadParameter(f"{shown(each)} is no name of a module, as q_proj", param_hint=name)
+    return names
+
+
+def parse_named(values: Sequence[str], name: str, once: bool = False) -> list[tuple[str, str]]:
+    """`["a=1", "b=c=d"]` as [("a", "1"), ("b", "c=d")], for options of the form NAME=VALUE.
+
+    With `once` no NAME stands twice.
+    """
+    pairs: list[tuple[str, str]] = []
+    for value in values:
+        key, equals, rest = value.partition("=")
+        if not key or not equals or not rest:
+            raise typer.BadParameter(f"{shown(value)} must be NAME=VALUE", param_hint=name)
+        if once and key in dict(pairs):
+            raise typer.BadParameter(f"{shown(key)} is given twice", param_hint=name)
+        pairs.append((key, os.path.expanduser(rest)))
+    return pairs
+
+
+def parse_bounds(values: Sequence[str], name: str) -> dict[str, float]:
+    """`["w=0.02"]` as {"w": 0.02}."""
+    return {key: parse_numbers([value], name)[0] for key, value in parse_named(values, name, once=True)}
+
+
+def parse_batch_size(text: str) -> int | None:
+    """The number of rows; None for `auto`, the command's default."""
+    if text == "auto":
+        return None
+    if not re.fullmatch("[0-9]+", text):
+        raise typer.BadParameter(f"{shown(text)} is neither auto nor a number from 1 up", param_hint="--batch-size")
+    return parse_count(text, "--batch-size")
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """`0-11,20` as a list of block numbers; None stays None."""
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        if match is None:
+            raise typer.BadParameter(f"{shown(part)} is no block number or range; write 0-11,20", param_hint="--layers")
+        first, last = (parse_count(each, "--layers", 0, MOST_BLOCKS - 1) for each in (match[1], match[2] or match[1]))
+        if last < first:
+            raise typer.BadParameter(f"{shown(part)} is no range; write 0-11,20", param_hint="--layers")
+        layers.update(range(first, last + 1))
+    return sorted(layers)
+
+
+def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
+    """`0.5:1` as (0.5, 1.0); None stays None."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) != 2 or "," in text:
+        raise typer.BadParameter(f"{shown(text)} is not A:B, as 0.5:1", param_hint="--layer-scale")
+    first, last = parse_numbers(parts, "--layer-scale")
+    return first, last
+
+
+def parse_seeds(text: str | None) -> list[int] | None:
+    """`0,1,2` as a list of seeds, each once; None stays None."""
+    if text is None:
+        return None
+    seeds = [parse_count(part.strip(), "--seeds", 0, LARGEST_SEED) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise typer.BadParameter(f"{shown(text)} names a seed twice", param_hint="--seeds")
+    return seeds
+
+
+def parse_regex(text: str) -> str:
+    """The pattern as it stands, if Python can read it."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        raise typer.BadParameter(f"{shown(text)} is no regex: {error}") from None
+    return text
+
+
+def usage(make: Callable[[], T]) -> T:
+    """What `make` returns; values that it refuses are wrong usage, since they stand on the command line."""
+    try:
+        return make()
+    except WsteerError as error:
+        raise typer.BadParameter(str(error)) from None

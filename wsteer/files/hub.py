@@ -1,0 +1,127 @@
+"""Models and data sets of the Hub: fetched, or found in its cache; a dead or silent network ends in bounded time."""
+
+import contextlib
+import importlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import RevisionNotFoundError
+
+from wsteer.errors import WsteerError, reason
+from wsteer.files.limits import bounded
+
+ANSWER = 8  # seconds for the first answer
+LONGEST_ANSWER = 20  # seconds in all, of an answer that comes in drops
+# seconds without a byte, of which the library takes six in a row before it gives a file up
+STALL = 3
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], local_only: bool) -> Path:
+    """The local folder of a model's repository, with the files of these patterns; its name is the commit.
+
+    The Hub's cache is used where it does not answer, and alone with `local_only`. Raises OSError or ValueError.
+    """
+
+    def snapshot(of: str | None, local: bool) -> Path:
+        with _short_stalls(), _plain_errors():
+            found = huggingface_hub.snapshot_download(
+                name, revision=of, allow_patterns=list(patterns), local_files_only=local
+            )
+        return Path(found)
+
+    if local_only:
+        return snapshot(revision, True)
+    if revision is not None and COMMIT.fullmatch(revision):
+        with contextlib.suppress(OSError, ValueError):  # a commit does not change, so that the cache is enough
+            return snapshot(revision, True)
+    try:
+        _ask(name, "model", revision)
+        return snapshot(revision, False)  # by the name that was given, which the cache remembers
+    except RevisionNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            return snapshot(revision, True)
+        raise error
+
+
+def load_data_set(name: str, split: str) -> Sequence[dict]:
+    """The rows of a split of a data set; a WsteerError if it is not to be had, or `datasets` is not installed."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise WsteerError(f"reading {name} from the Hub needs datasets: pip install 'wsteer[hub]'") from None
+    datasets.disable_progress_bars()
+    unreachable: Exception | None = None
+    try:
+        _ask(name, "dataset", None)
+    except (OSError, ValueError) as error:
+        unreachable = error
+    try:
+        with _plain_errors(), _offline(datasets) if unreachable else _short_stalls():
+            return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:  # datasets' own errors derive from these two
+        why = reason(unreachable or error)
+        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {why}") from error
+
+
+def _ask(name: str, kind: str, revision: str | None) -> None:
+    """Ask the Hub whether it has a repository; an OSError or ValueError where it says no, or not in time."""
+    try:
+        with bounded(f"asking the Hub for {name}", LONGEST_ANSWER, memory=None), _plain_errors():
+            huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=ANSWER)
+    except WsteerError:
+        raise TimeoutError(f"it does not answer within {LONGEST_ANSWER} s") from None
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Let OSError and ValueError pass, and turn what the HTTP library raises into an OSError."""
+    try:
+        yield
+    except (OSError, ValueError, WsteerError):
+        raise
+    except Exception as error:
+        raise OSError(f"the Hub does not answer: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _short_stalls() -> Iterator[None]:
+    """The library waits for ever in some requests, and for a minute in others; not in the `with` body."""
+    huggingface_hub.logging.set_verbosity_error()  # it tells of each retry
+    session = huggingface_hub.get_session()
+    before = session.timeout
+    given = "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ
+    wait = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT if given else STALL
+    try:
+        session.timeout = wait
+        with _set(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", wait):
+            yield
+    finally:
+        session.timeout = before
+
+
+@contextlib.contextmanager
+def _offline(datasets: Any) -> Iterator[None]:
+    """Neither library asks the network in the `with` body."""
+    with (
+        _set(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+        _set(datasets.config, "HF_HUB_OFFLINE", True),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _set(module: Any, name: str, value: object) -> Iterator[None]:
+    """A library's setting changed for the `with` body; it takes no argument for it."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

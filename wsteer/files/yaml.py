@@ -1,0 +1,56 @@
+"""YAML files, read with bounds: their aliases can unfold into more than memory holds."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from wsteer.errors import WsteerError
+from wsteer.files.limits import bounded
+from wsteer.files.text import read_text
+
+MOST_BYTES = 1_000_000
+MOST_NODES = 100_000  # aliases written out
+
+
+def read_yaml(path: Path) -> object:
+    """The value of a YAML file; a WsteerError as from `yaml_nodes`."""
+    root = yaml_nodes(path)
+    with _parsing(path):
+        return None if root is None else yaml.SafeLoader("").construct_document(root)
+
+
+def yaml_nodes(path: Path) -> yaml.Node | None:
+    """The parts of a YAML file, whose scalars are texts; None for an empty file.
+
+    Raises WsteerError if it is missing or broken, or if its aliases unfold into too much.
+    """
+    text = read_text(path, MOST_BYTES)
+    with _parsing(path):
+        root = yaml.SafeLoader(text).get_single_node()
+        if root is not None and _unfolded(root, {}) > MOST_NODES:
+            raise WsteerError(f"{path} unfolds into more than {MOST_NODES} values; write it without aliases")
+        return root
+
+
+@contextlib.contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turn what PyYAML raises in the `with` body into one line; time and memory are limited."""
+    try:
+        with bounded(f"reading {path}"):
+            yield
+    except WsteerError:
+        raise
+    except Exception as error:  # its constructors raise anything: `!!timestamp x` an AttributeError
+        raise WsteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _unfolded(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """The number of values that a node becomes where each alias is written out; infinite if it holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")  # until it is known
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
+        sizes[id(node)] = 1 + sum(_unfolded(part, sizes) for part in parts)
+    return sizes[id(node)]
