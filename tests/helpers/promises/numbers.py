@@ -185,6 +185,11 @@ CASES = [
         lambda i: ["monitor", *one_name(i), "--fail-above", "nosuch=0.5", *OUT],
         "they are w.safetensors, w",
     ),
+    Case(
+        "one delta added twice",
+        lambda i: ["steer", i.tiny, i.delta(), link(i), "--k", 1, *OUT],
+        "again.safetensors is named twice; give it once",
+    ),
     Case("a link and its target", lambda i: ["monitor", i.delta(), link(i), *OUT], "is named twice"),
     Case(
         "a run and its checkpoint",
