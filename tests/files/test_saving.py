@@ -20,6 +20,7 @@ from wsteer.files.saving import (
     mark_work,
     new_file,
     new_folder,
+    partial_folder,
 )
 from wsteer.files.text import write_json
 
@@ -328,6 +329,32 @@ def test_a_folder_that_is_growing_is_not_replaced(tmp_path: Path) -> None:
                 raise AssertionError("nothing must start")
     with growing_folder(tmp_path / "d", True, {}, ["other"]):
         assert os.listdir(tmp_path / "d") == ["wsteer.json"]
+
+
+def test_the_root_is_refused(tmp_path: Path) -> None:
+    for force in (False, True):
+        for folder in (False, True):
+            with pytest.raises(WsteerError):
+                check_output(Path("/"), force=force, folder=folder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_is_short_keeps_marked_work_and_says_where(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(WsteerError, match=r"out of memory.*kept in .*--resume"),
+        new_folder(tmp_path / "d", key="a" * 12) as partial,
+    ):
+        mark_work(partial)
+        raise error
+    assert (partial_folder(tmp_path / "d", "a" * 12)).is_dir()
+
+
+def test_work_inside_a_folder_that_cannot_be_gone_on_with_goes_with_it(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match="^no memory$"), new_folder(tmp_path / "outer") as outer:
+        with new_folder(outer / "inner", key="a" * 12) as inner:
+            mark_work(inner)
+            raise WsteerError("no memory")
+    assert os.listdir(tmp_path) == []
 
 
 def test_full_disk_is_told_before_writing(tmp_path: Path) -> None:
