@@ -350,10 +350,10 @@ def test_memory_that_is_short_keeps_marked_work_and_says_where(tmp_path: Path, e
 
 
 def test_work_inside_a_folder_that_cannot_be_gone_on_with_goes_with_it(tmp_path: Path) -> None:
-    with pytest.raises(WsteerError, match="^no memory$"), new_folder(tmp_path / "outer") as outer:
-        with new_folder(outer / "inner", key="a" * 12) as inner:
-            mark_work(inner)
-            raise WsteerError("no memory")
+    told = pytest.raises(WsteerError, match=r"^no memory$")
+    with told, new_folder(tmp_path / "outer") as outer, new_folder(outer / "inner", key="a" * 12) as inner:
+        mark_work(inner)
+        raise WsteerError("no memory")
     assert os.listdir(tmp_path) == []
 
 
