@@ -9,8 +9,8 @@ from pathlib import Path
 
 from wsteer import __version__
 from wsteer.errors import WsteerError
-from wsteer.files.opening import digest_of, is_stream
-from wsteer.files.text import read_json, write_json
+from wsteer.files.opening import digest_of, is_stream, regular
+from wsteer.files.text import MOST_BYTES, parse_json, read_json, write_json
 
 RECORD = "wsteer.json"
 
@@ -70,11 +70,11 @@ def listed_files(folder: Path) -> set[str]:
 def is_delta_file(path: Path) -> bool:
     """Whether `path` is a safetensors file with wsteer's metadata; no tensor library is loaded for that."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+            header = parse_json(file.read(length).decode()) if length <= MOST_BYTES else {}
         return isinstance(header, dict) and "wsteer" in header.get("__metadata__", ())
-    except (OSError, ValueError, RecursionError, TypeError):
+    except (WsteerError, ValueError, TypeError):
         return False
 
 

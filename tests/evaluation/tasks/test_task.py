@@ -92,5 +92,15 @@ def test_unknown_task_names_the_built_in_ones() -> None:
 def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
     task.write_text(TASK.replace("{{ question }}", template))
     parsed = load_task(str(task))
-    with pytest.raises(WsteerError, match="the template of prompt 'plain' fails"):
+    with pytest.raises(WsteerError, match=r"mine\.yaml: the template of prompt 'plain' fails"):
+        user_turns(parsed, read_facts(parsed.data))
+
+
+def test_a_template_has_a_limit_for_all_facts_together(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsteer.evaluation.tasks.task.ALL_FACTS", 0.5)
+    rows = [{**FACT, "question": f"{number}?"} for number in range(1000)]
+    (task.parent / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task.write_text(TASK.replace("{{ question }}", "{% for i in range(99999) %}{% endfor %}{{ question }}"))
+    parsed = load_task(str(task))
+    with pytest.raises(WsteerError, match=r"mine\.yaml: the template of prompt 'plain', on all facts, takes more than"):
         user_turns(parsed, read_facts(parsed.data))

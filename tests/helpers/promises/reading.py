@@ -16,7 +16,7 @@ from tests.helpers.command import TRAIT, Inputs
 from tests.helpers.promises.case import Case
 
 TINY = ["--max-steps", 1, "--rank", 2, "-o", "out"]
-LOHA = {"peft_type": "LOHA", "r": 2, "alpha": 2, "target_modules": ["q_proj"]}
+LOHA = {"peft_type": "LOHA", "r": 2, "alpha": 2, "target_modules": ["q_proj"], "layers_to_transform": [0]}
 HANGS = "(([a-z_.0-9])+)+!"
 ADAPTER = "adapter_config.json"
 
@@ -360,8 +360,22 @@ REGEXES = [
     Case(
         "a rank pattern",
         lambda i: ["diff", changed(i, i.adapters[0], ADAPTER, rank_pattern={HANGS: 2}), "-o", "o"],
-        "patterns of .*10 s",
+        "patterns of .*5 s",
     ),
+    Case(
+        "an alpha pattern",
+        lambda i: ["diff", changed(i, i.adapters[0], ADAPTER, alpha_pattern={HANGS: 2}), "-o", "o"],
+        "patterns of .*5 s",
+    ),
+    *[
+        Case(  # not matched: the factors tell their modules
+            f"{key} of LoRA",
+            lambda i, key=key: ["diff", changed(i, i.adapters[0], ADAPTER, **{key: HANGS}), "-o", "w.x"],
+            "low-rank",
+            code=0,
+        )
+        for key in ("layers_pattern", "target_modules")
+    ],
     *[
         Case(
             f"{key} of another method",
@@ -372,7 +386,7 @@ REGEXES = [
             ],
             "matching the patterns of .*takes more than 5 s",
         )
-        for key in ("target_modules", "exclude_modules")
+        for key in ("target_modules", "exclude_modules", "alpha_pattern", "layers_pattern")
     ],
 ]
 
@@ -451,20 +465,28 @@ BOMBS = [
         "must be numbers",
     ),
     Case(
-        "a step beyond every picture",
-        lambda i: [
-            "monitor",
-            i.delta(),
-            "--of",
-            i.adapters[0],
-            "--scores",
-            i.text("s.csv", "step,x\n" + "9" * 50 + ",1\n"),
-            "-o",
-            "out",
-        ],
-        "the step must be",
+        "a checkpoint of 200 digits",
+        lambda i: ["monitor", i.adapters[1], "--of", checkpoint(i, "9" * 200), "-o", "out"],
+        "run ",  # as an adapter, not as a run's step
+        code=0,
+    ),
+    Case(
+        "a block of 5,000 digits",
+        lambda i: [*steered(i.tiny, i)[:2], block(i, "9" * 5000), "--k", 1, "-o", "out"],
+        "blocks.9+, which tiny-llama lacks",
     ),
 ]
+
+
+def block(inputs: Inputs, number: str) -> Path:
+    """A delta of the activations of one block."""
+    return inputs.delta("b", {f"blocks.{number}": torch.ones(32)})
+
+
+def checkpoint(inputs: Inputs, step: str) -> Path:
+    """A training folder with the checkpoint of one step."""
+    shutil.copytree(inputs.adapters[0], inputs.folder / "run" / f"checkpoint-{step}")
+    return inputs.folder / "run"
 
 
 def index(inputs: Inputs, content: bytes) -> Path:

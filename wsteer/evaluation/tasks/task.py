@@ -18,6 +18,7 @@ BUILT_IN = Path(__file__).parent
 MOST_NAME = 200  # characters of a name
 MOST_TURN = 10**5  # characters that a template adds to a fact's own
 MOST_TOKENS = 10**6
+ALL_FACTS = 30.0  # seconds of one template on all facts; a million honest ones take less
 KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "metrics", "tradeoff"}
 
 
@@ -56,8 +57,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
+    """An evaluation from a file: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
 
+    path: Path
     name: str
     data: str | Path
     max_new_tokens: int
@@ -104,7 +106,7 @@ def _parse(path: Path, value: dict) -> Task:
     # data beside the task file, else as given: a path from the current folder, or a Hub data set
     data = _text(path, "data", value["data"])
     beside = path.parent / data
-    return Task(name, beside if _exists(beside) else data, most, prompts, metrics, axes["x"], axes["y"])
+    return Task(path, name, beside if _exists(beside) else data, most, prompts, metrics, axes["x"], axes["y"])
 
 
 def _exists(path: Path) -> bool:
@@ -221,8 +223,8 @@ def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     turns = []
     for name, prompt in task.prompts.items():
-        what = f"task {task.name}: the template of prompt {name!r}"
-        with one_error(f"{what} fails"):
+        what = f"{task.path}: the template of prompt {name!r}"
+        with one_error(f"{what} fails"), bounded(f"{what}, on all facts,", ALL_FACTS):
             with bounded(what):
                 template = environment.from_string(prompt.user)
             turns += [(fact, name, _rendered(what, template, fact)) for fact in facts]
