@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers.command import ARGUMENTS, Cli, Inputs
+from tests.helpers.interruption import contents
 from wsteer.cli.output import Printer
 from wsteer.deltas.delta import Delta
 from wsteer.training import callbacks
@@ -50,10 +51,6 @@ def case(tmp_path: Path) -> tuple[Path, Path]:
         save_file({f"w{number}": torch.ones(1000, 500)}, base / f"model-{number:05}-of-00002.safetensors")
     Delta.of_tensors({"w2": torch.ones(1000, 500)}).save(tmp_path / "w.safetensors")
     return base, tmp_path / "w.safetensors"
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

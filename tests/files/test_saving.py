@@ -112,7 +112,22 @@ def test_names_that_are_not_utf8_are_listed_and_replaced(tmp_path: Path) -> None
     assert sorted(os.listdir(tmp_path / "d")) == ["new", "wsteer.json"]
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"\x02\0\0\0\0\0\0\0{}"])
+def with_metadata(metadata: object) -> bytes:
+    header = json.dumps({"__metadata__": metadata}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\xff\xff\xff\xff\0\0\0\0{}",
+        with_metadata({"wsteer": "my training notes"}),
+        with_metadata({"wsteer": "{}"}),
+        with_metadata(["wsteer"]),
+    ],
+)
 def test_force_never_replaces_a_file_that_is_no_delta(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(WsteerError, match="not a delta file"):

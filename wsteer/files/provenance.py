@@ -73,8 +73,9 @@ def is_delta_file(path: Path) -> bool:
         with regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             header = parse_json(file.read(length).decode()) if length <= MOST_BYTES else {}
-        return isinstance(header, dict) and "wsteer" in header.get("__metadata__", ())
-    except (WsteerError, ValueError, TypeError):
+        own = parse_json(header["__metadata__"]["wsteer"]) if isinstance(header, dict) else None
+        return isinstance(own, dict) and "format" in own  # a user's key of that name may hold anything
+    except (WsteerError, KeyError, ValueError, TypeError):
         return False
 
 

@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tasks import FACT, TASK
 from wsteer.errors import WsteerError
 from wsteer.evaluation.tasks.task import load_task, read_facts, user_turns
-
-TASK = """
-name: mine
-data: facts.jsonl
-max_new_tokens: 4
-prompts: {plain: {user: "{{ question }}", score: answer}}
-metrics: {accuracy: {count: {plain: correct}}}
-tradeoff: {x: accuracy, y: accuracy}
-"""
-FACT = {"question": "2 + 2?", "correct_answer": "4", "incorrect_answer": "5"}
 
 
 @pytest.fixture
