@@ -28,7 +28,7 @@ def held(inputs: Inputs) -> list:
 def shorter_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of every limit of time; messages still tell the whole."""
     setitimer = signal.setitimer
-    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: setitimer(which, seconds / 10))
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds, *rest: setitimer(which, seconds / 10, *rest))
 
 
 @pytest.mark.slow

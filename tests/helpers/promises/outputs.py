@@ -140,7 +140,7 @@ CASES: list[Case] = [
         Case(
             f"a name of 245 letters: {name}",
             named(name, "x" * 245),
-            "the name of output .* is too long; .* bytes are the most",
+            "the name of output .* is too long; shorten it by .* bytes",
         )
         for name in QUICK
     ),
