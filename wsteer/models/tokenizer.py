@@ -1,12 +1,14 @@
 """A model's tokenizer: its files are checked before it is used, and its tokens fit the model."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.errors import WsteerError, silent_panics
+from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 from wsteer.files.text import read_json
 
@@ -69,3 +71,24 @@ def _growth(step: dict) -> float:
     if isinstance(fixed, str) and fixed:
         return max(1.0, content / len(fixed))
     return 1.0 + content  # a regex may match before every character
+
+
+@contextlib.contextmanager
+def silent_panics() -> Iterator[None]:
+    """Keep from stderr what the tokenizer's library, in Rust, writes there, past Python, before it raises.
+
+    All of the process's stderr is lost meanwhile, so the `with` body should be short.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed by the caller
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
