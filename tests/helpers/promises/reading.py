@@ -270,7 +270,14 @@ PIPES = [
     ),
     Case(
         "vectors from two pipes",
-        lambda i: ["actvec", i.tiny, fifo(i, "p", rows(i)), fifo(i, "q", i.chats[1].read_bytes()), "-o", "a.safetensors"],
+        lambda i: [
+            "actvec",
+            i.tiny,
+            fifo(i, "p", rows(i)),
+            fifo(i, "q", i.chats[1].read_bytes()),
+            "-o",
+            "a.safetensors",
+        ],
         "vectors of",
         code=0,
     ),
