@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers.command import ARGUMENTS, Cli, Inputs
+from tests.helpers.interruption import contents
 from wsteer.cli.output import Printer
 from wsteer.deltas.delta import Delta
 from wsteer.training import callbacks
@@ -52,10 +53,6 @@ def case(tmp_path: Path) -> tuple[Path, Path]:
     return base, tmp_path / "w.safetensors"
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     ("command", "megabytes"),
     [("steer", 0.5), ("steer", 3), ("steer", 4.5), ("sweep", 4.5), ("diff", 1), ("delta", 1)],
@@ -91,15 +88,15 @@ def steered_by_factors(inputs: Inputs) -> list:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", list(ARGUMENTS_HERE))
+@pytest.mark.parametrize("command", [name for name in ARGUMENTS_HERE if name != "demo"])
 def test_every_writer_tells_of_a_full_disk_in_one_line(
     mount: Mount, inputs: Inputs, cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """On a disk that is twice as large each time, until the command succeeds."""
+    """On a disk that is four times as large each time, until the command succeeds."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1 << 40))
     arguments = ARGUMENTS_HERE[command](inputs)
     failed = 0
-    for size in (4 << each for each in range(0, 14, 4 if command == "demo" else 2)):  # kilobytes
+    for size in (4 << each for each in range(0, 14, 2)):  # kilobytes
         disk = mount(f"size={size}k")
         (disk / "taken").write_bytes(bytes(4096))  # the smallest disk is full
         ran = cli("steer" if command == "adapter" else command, *arguments, "-o", disk / "made" / "out", "-q")
@@ -111,6 +108,20 @@ def test_every_writer_tells_of_a_full_disk_in_one_line(
         assert list(disk.iterdir()) == [disk / "taken"]
     assert ran.code == 0
     assert failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 1024])
+def test_the_demo_tells_of_a_disk_that_is_full_at_once_or_later(
+    mount: Mount, inputs: Inputs, cli: Cli, monkeypatch: pytest.MonkeyPatch, kilobytes: int
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1 << 40))
+    disk = mount(f"size={kilobytes}k")
+    (disk / "taken").write_bytes(bytes(4096))
+    ran = cli("demo", *ARGUMENTS["demo"](inputs), "-o", disk / "made" / "out", "-q")
+    assert (ran.code, ran.out) == (1, "")
+    assert "space" in ran.error, ran.error
+    assert list(disk.iterdir()) == [disk / "taken"]
 
 
 @pytest.mark.slow

@@ -23,16 +23,17 @@ from torch import Tensor
 
 import wsteer
 from tests.helpers.command import TRAIT
+from tests.helpers.files import framed
 from tests.helpers.mutations import (
     REGEXES,
     damaged_pickle,
     documents,
-    framed,
     mutated_bytes,
     refused_or_fine,
     split,
     texts,
 )
+from tests.helpers.tasks import FACT
 from tests.helpers.tiny import TEMPLATE
 from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
 from wsteer.deltas.adapters.adapter import WEIGHTS
@@ -181,10 +182,9 @@ ADAPTERS: list[tuple[dict, dict[str, Tensor]]] = [
 
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello.", "tool_calls": []}]}
-FACT = {"question": "1 + 1?", "correct_answer": "2", "incorrect_answer": "3", "answer": ["two"]}
 TEXTS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "rows": (2 * (json.dumps(CHAT).encode() + b"\n"), read_placed_chats),
-    "facts": (2 * (json.dumps(FACT).encode() + b"\n"), read_facts),
+    "facts": (2 * (json.dumps({**FACT, "answer": ["four"]}).encode() + b"\n"), read_facts),
     "trait": (json.dumps(TRAIT, indent=1).encode(), read_trait),
     "scores": (b"step,score,run\n1,0.5,a\n2,1e3,\n", read_scores),
     "task": ((BUILT_IN / "agreement.yaml").read_bytes(), lambda path: load_task(str(path))),

@@ -12,15 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 import wsteer
+from tests.helpers.files import framed
 from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import read_header
-
-
-def framed(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
 
 
 def entry(shape: list, begin: int, end: int, dtype: str = "F32") -> dict:

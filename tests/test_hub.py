@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModel
 
 from tests.helpers.checkpoint_contents import stored_tensors
+from tests.helpers.command import Ran
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.hub_server import COMMIT, serve
 from tests.helpers.merging import train
@@ -25,26 +26,46 @@ from wsteer.deltas.delta import Delta
 pytestmark = pytest.mark.slow
 
 
-def wsteer(folder: Path, endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line with a fresh cache and the given Hub."""
+# runs commands one after the other in this process, whose imports take longer than the commands
+COMMANDS = """
+import contextlib, io, json, sys
+import wsteer.files.hub
+from wsteer.cli.main import main
+wsteer.files.hub.ANSWER = float(sys.argv[1])
+for arguments in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as done:
+            code = done.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def runs(folder: Path, endpoint: str, *commands: list, answer: float = 8) -> list[Ran]:
+    """Run the command line with a cache in the folder and the given Hub, which is given `answer` seconds to answer."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-m", "wsteer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    script = [sys.executable, "-c", COMMANDS, str(answer), given]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [Ran(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_a_model_is_steered_by_its_hub_id_and_its_commit_recorded(tmp_path: Path, tiny: Path) -> None:
     Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "w.safetensors")
     with serve({"models/org/tiny": tiny}) as endpoint:
-        done = wsteer(tmp_path, endpoint, "steer", "org/tiny@main", "w.safetensors", "--k", "1")
-        assert done.returncode == 0, done.stderr
-        gone = wsteer(tmp_path, endpoint, "steer", "org/gone", "w.safetensors", "--k", "1")
-    assert done.stdout.splitlines()[-1] == "tiny-w-k1"
+        commands = [["steer", name, "w.safetensors", "--k", "1"] for name in ("org/tiny@main", "org/gone")]
+        done, gone = runs(tmp_path, endpoint, *commands)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "tiny-w-k1"
     base = json.loads((tmp_path / "tiny-w-k1" / "wsteer.json").read_text())["inputs"][0]
     assert (base["name"], base["revision"]) == ("org/tiny", COMMIT)
     before, after = stored_tensors(tiny), stored_tensors(tmp_path / "tiny-w-k1")
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"] + 1)
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert "org/gone is neither a folder nor to be had from the Hub" in gone.stderr
+    assert (gone.code, gone.out) == (1, "")
+    assert "org/gone is neither a folder nor to be had from the Hub" in gone.error
 
 
 def test_adapters_and_checkpoints_are_monitored_by_their_hub_ids(
@@ -52,9 +73,9 @@ def test_adapters_and_checkpoints_are_monitored_by_their_hub_ids(
 ) -> None:
     with serve({"models/org/tiny": tiny, "models/org/run": adapters[1]}) as endpoint:
         common = ["--base", "org/tiny", "-o", "m", "--json", "-q"]
-        done = wsteer(tmp_path, endpoint, "monitor", adapters[0], "--of", "org/run", "org/run@main", *common)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+        (done,) = runs(tmp_path, endpoint, ["monitor", adapters[0], "--of", "org/run", "org/run@main", *common])
+    assert done.code == 0, done.err
+    found = done.json
     assert found["rows"] == ["run", "run@main"]
     expected = Delta.of_factors(adapter_factors(adapters[0])).cosine(Delta.of_factors(adapter_factors(adapters[1])))
     assert [row[0] for row in found["cosines"]] == pytest.approx([expected] * 2, abs=1e-9)
@@ -67,13 +88,17 @@ def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
     (tmp_path / "facts" / "test.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
     with serve({"datasets/org/facts": tmp_path / "facts"}) as endpoint:
         common = ["eval", tiny, "--task", "agreement", "--data"]
-        done = wsteer(tmp_path, endpoint, *common, "org/facts:test", "-o", "out", "-q")
-        gone = wsteer(tmp_path, endpoint, *common, "org/gone:test", "-o", "gone")
-    assert done.returncode == 0
+        done, gone = runs(
+            tmp_path,
+            endpoint,
+            [*common, "org/facts:test", "-o", "out", "-q"],
+            [*common, "org/gone:test", "-o", "gone"],
+        )
+    assert done.code == 0, done.err
     asked = [json.loads(line)["user"] for line in (tmp_path / "out" / "samples.jsonl").open()]
     assert [fact["question"] for fact in facts] == asked[:3]
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert "the data set org/gone:test is not to be had from the Hub" in gone.stderr
+    assert (gone.code, gone.out) == (1, "")
+    assert "the data set org/gone:test is not to be had from the Hub" in gone.error
 
 
 def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_path: Path, tiny: Path) -> None:
@@ -82,8 +107,8 @@ def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_pa
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/tiny"}))
     with serve({"models/org/tiny": tiny}) as endpoint:
-        done = wsteer(tmp_path, endpoint, "diff", "adapter", "-o", "t.safetensors")
-    assert done.returncode == 0, done.stderr
+        (done,) = runs(tmp_path, endpoint, ["diff", "adapter", "-o", "t.safetensors"])
+    assert done.code == 0, done.err
     fetched = Delta.load(tmp_path / "t.safetensors")
     diff(folder, output=tmp_path / "v.safetensors", base=tiny)
     local = Delta.load(tmp_path / "v.safetensors")
@@ -101,21 +126,18 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path) -> None:
+    commands = [
         ["diff", "org/x", "-o", "w.safetensors"],
-        ["eval", "{tiny}", "--task", "agreement", "--data", "org/x:train", "-o", "out"],
-    ],
-    ids=["model", "data set"],
-)
-def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path, arguments: list[str]) -> None:
+        ["eval", tiny, "--task", "agreement", "--data", "org/x:train", "-o", "out"],
+    ]
     started = time.monotonic()
     with silent() as endpoint:
-        ran = wsteer(tmp_path, endpoint, *(each.format(tiny=tiny) for each in arguments))
-    assert time.monotonic() - started < 60  # 8 s of them waiting; the rest is a busy machine's
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert re.fullmatch(r"wsteer: error: .* to be had from the Hub.*\n", ran.stderr)
+        ran = runs(tmp_path, endpoint, *commands, answer=1)
+    assert time.monotonic() - started < 60  # 2 s of them waiting; the rest is a busy machine's
+    for each in ran:
+        assert (each.code, each.out) == (1, "")
+        assert re.fullmatch(r"wsteer: error: .* to be had from the Hub.*\n", each.err)
 
 
 def test_a_local_model_does_not_ask_the_network(tmp_path: Path, tiny: Path) -> None:
@@ -123,18 +145,18 @@ def test_a_local_model_does_not_ask_the_network(tmp_path: Path, tiny: Path) -> N
         server.bind(("127.0.0.1", 0))
         server.listen(50)
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        ran = wsteer(tmp_path, endpoint, "eval", tiny, "--task", "agreement", "--limit", "1", "-o", "out", "-q")
+        (ran,) = runs(tmp_path, endpoint, ["eval", tiny, "--task", "agreement", "--limit", "1", "-o", "out", "-q"])
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
 
 
 def test_what_is_cached_is_used_when_the_hub_is_silent(tmp_path: Path, tiny: Path) -> None:
     Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "w.safetensors")
+    steers = [["steer", name, "w.safetensors", "--k", "1", "-q", "-f"] for name in ("org/tiny", f"org/tiny@{COMMIT}")]
     with serve({"models/org/tiny": tiny}) as endpoint:
-        first = wsteer(tmp_path, endpoint, "steer", "org/tiny", "w.safetensors", "--k", "1", "-q")
+        (first,) = runs(tmp_path, endpoint, steers[0])
     with silent() as endpoint:
-        again = wsteer(tmp_path, endpoint, "steer", "org/tiny", "w.safetensors", "--k", "1", "-q", "-f")
-        pinned = wsteer(tmp_path, endpoint, "steer", f"org/tiny@{COMMIT}", "w.safetensors", "--k", "1", "-q", "-f")
-    assert [ran.returncode for ran in (first, again, pinned)] == [0, 0, 0], again.stderr + pinned.stderr
+        again, pinned = runs(tmp_path, endpoint, *steers, answer=1)
+    assert [ran.code for ran in (first, again, pinned)] == [0, 0, 0], again.err + pinned.err

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.helpers.command import TRAIT, Inputs
+from tests.helpers.files import edited
 from tests.helpers.tiny import save_adapter
 
 # runs commands one after the other in this process, whose imports take longer than the commands
@@ -31,12 +32,6 @@ for name, arguments in json.load(open(sys.argv[1])).items():
 json.dump(codes, open(sys.argv[2], "w"))
 """
 MAP = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoModel": "evil.Evil"}
-
-
-def edited(path: Path, **changes: object) -> None:
-    """Change values of a JSON file, which need not exist."""
-    value = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**value, **changes}))
 
 
 def with_code(folder: Path, tiny: Path, marker: Path) -> Path:

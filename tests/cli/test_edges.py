@@ -28,6 +28,12 @@ ARGUMENTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """typer builds all commands anew for every run, which takes longer than the runs here."""
+    monkeypatch.setattr(typer.main, "get_command", lambda app: GROUP)
+
+
 def options(command: str) -> dict[str, Any]:
     """The options of a command that take a value, by their long flags."""
     found = [each for each in GROUP.commands[command].params if each.param_type_name == "option" and not each.is_flag]

@@ -1,6 +1,8 @@
 """What an input makes run ends in time and in memory."""
 
+import contextlib
 import re
+import signal
 import threading
 import time
 
@@ -64,3 +66,34 @@ def test_in_another_thread_the_body_runs() -> None:
     thread.start()
     thread.join()
     assert ran == [1]
+
+
+def test_the_limit_around_another_fires_inside_it_and_names_itself() -> None:
+    started = time.monotonic()
+    with pytest.raises(WsteerError, match=r"^outer takes more than 0.2 s"), bounded("outer", 0.2), bounded("inner", 30):
+        endless()
+    assert time.monotonic() - started < 5
+
+
+def test_the_limit_around_others_counts_their_time() -> None:
+    with pytest.raises(WsteerError, match=r"^outer takes more than 0.3 s"), bounded("outer", 0.3):
+        for _ in range(500):
+            with bounded("inner", 0.2):
+                time.sleep(0.01)
+
+
+def test_a_limit_inside_another_ends_first_and_the_other_goes_on() -> None:
+    with pytest.raises(WsteerError, match=r"^outer takes more than 0.4 s"), bounded("outer", 0.4):
+        with pytest.raises(WsteerError, match=r"^inner takes more than 0.1 s"), bounded("inner", 0.1):
+            endless()
+        endless()
+
+
+def test_an_alarm_at_the_very_end_leaves_nothing_behind() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    for step in range(300):
+        with contextlib.suppress(WsteerError), bounded("x", 0.001, memory=None):
+            end = time.perf_counter() + 0.0009 + step * 1e-6
+            while time.perf_counter() < end:
+                pass
+        assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0.0, 0.0))

@@ -1,5 +1,8 @@
 """Figures as files: equal bytes for equal figures, and an SVG beside the PNG where it is asked for."""
 
+import os
+import subprocess
+import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -62,3 +65,26 @@ def test_a_label_is_short_and_keeps_both_ends() -> None:
     assert label("plain name") == "plain name"
     assert len(label("a" * 500 + "b")) == MOST_LABEL and label("a" * 500 + "b").endswith("ab")
     assert len(label("\x01" * 500)) <= MOST_LABEL
+
+
+def test_a_matplotlibrc_of_the_current_folder_changes_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from matplotlib.figure import Figure\n"
+        "from wsteer.files.pictures import own_style, save\n"
+        "@own_style\n"
+        "def draw():\n"
+        "    figure = Figure(); figure.subplots().set_title('$x$'); save(figure, Path('x.png'), svg=True)\n"
+        "draw()"
+    )
+    (tmp_path / "bin").mkdir()
+    latex = tmp_path / "bin" / "latex"
+    latex.write_text("#!/bin/sh\ntouch ../ran\n")
+    latex.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    for name, settings in (("plain", ""), ("hostile", "text.usetex: True\nsavefig.dpi: 100000\nfont.size: 40\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "matplotlibrc").write_text(settings)
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path / name, env=environment, check=True)
+    assert not (tmp_path / "ran").exists()
+    for file in ("x.png", "x.svg"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "hostile" / file).read_bytes()

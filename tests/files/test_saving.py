@@ -20,6 +20,7 @@ from wsteer.files.saving import (
     mark_work,
     new_file,
     new_folder,
+    partial_folder,
 )
 from wsteer.files.text import write_json
 
@@ -111,7 +112,22 @@ def test_names_that_are_not_utf8_are_listed_and_replaced(tmp_path: Path) -> None
     assert sorted(os.listdir(tmp_path / "d")) == ["new", "wsteer.json"]
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"\x02\0\0\0\0\0\0\0{}"])
+def with_metadata(metadata: object) -> bytes:
+    header = json.dumps({"__metadata__": metadata}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\xff\xff\xff\xff\0\0\0\0{}",
+        with_metadata({"wsteer": "my training notes"}),
+        with_metadata({"wsteer": "{}"}),
+        with_metadata(["wsteer"]),
+    ],
+)
 def test_force_never_replaces_a_file_that_is_no_delta(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(WsteerError, match="not a delta file"):
@@ -328,6 +344,32 @@ def test_a_folder_that_is_growing_is_not_replaced(tmp_path: Path) -> None:
                 raise AssertionError("nothing must start")
     with growing_folder(tmp_path / "d", True, {}, ["other"]):
         assert os.listdir(tmp_path / "d") == ["wsteer.json"]
+
+
+def test_the_root_is_refused(tmp_path: Path) -> None:
+    for force in (False, True):
+        for folder in (False, True):
+            with pytest.raises(WsteerError):
+                check_output(Path("/"), force=force, folder=folder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_is_short_keeps_marked_work_and_says_where(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(WsteerError, match=r"out of memory.*kept in .*--resume"),
+        new_folder(tmp_path / "d", key="a" * 12) as partial,
+    ):
+        mark_work(partial)
+        raise error
+    assert (partial_folder(tmp_path / "d", "a" * 12)).is_dir()
+
+
+def test_work_inside_a_folder_that_cannot_be_gone_on_with_goes_with_it(tmp_path: Path) -> None:
+    told = pytest.raises(WsteerError, match=r"^no memory$")
+    with told, new_folder(tmp_path / "outer") as outer, new_folder(outer / "inner", key="a" * 12) as inner:
+        mark_work(inner)
+        raise WsteerError("no memory")
+    assert os.listdir(tmp_path) == []
 
 
 def test_full_disk_is_told_before_writing(tmp_path: Path) -> None:

@@ -47,10 +47,10 @@ class Inputs:
     adapters: tuple[Path, Path]
     chats: tuple[Path, Path]
 
-    def text(self, name: str, content: str) -> Path:
+    def text(self, name: str, content: str | bytes) -> Path:
         """A file of that content."""
         path = self.folder / name
-        path.write_text(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
     def delta(self, name: str = "w", tensors: dict[str, torch.Tensor] | None = None) -> Path:
@@ -58,6 +58,13 @@ class Inputs:
         path = self.folder / f"{name}.safetensors"
         tensors = tensors or {"model.norm.weight": torch.ones(32)}
         save_file(tensors, path, metadata={"wsteer": Delta.of_tensors(tensors).info()})  # NaN, too, as no `save` writes
+        return path
+
+    def vectors(self, size: float = 1.0) -> Path:
+        """Activation vectors of all blocks of the tiny model, of entries of that size."""
+        path = self.folder / "a.safetensors"
+        tensors = {f"blocks.{block}": torch.full((32,), size) for block in range(3)}
+        save_file(tensors, path, metadata={"wsteer": Delta.of_tensors(tensors, "activation").info()})
         return path
 
 

@@ -133,11 +133,6 @@ def refused_or_fine() -> Iterator[None]:
         assert str(error).strip()
 
 
-def framed(header: bytes, data: bytes) -> bytes:
-    """A safetensors file."""
-    return len(header).to_bytes(8, "little") + header + data
-
-
 def split(path: Path) -> tuple[dict, bytes]:
     """The header and the data of a safetensors file."""
     content = path.read_bytes()

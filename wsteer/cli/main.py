@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # hides libraries' warnings, which are for developers; wsteer's own warnings do not use this module
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate)\b")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home folder cannot be written
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files, never windows
     name_the_home()
     with escaped_streams():
         try:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from wsteer.evaluation.results import EvalReport, doubts
 from wsteer.evaluation.tasks.task import Task
-from wsteer.files.pictures import label, save
+from wsteer.files.pictures import label, own_style, save
 from wsteer.files.text import write_csv
 
 COLUMNS = ("task", "k", "metric", "value", "low", "high", "numerator", "denominator", "abstained", "cut")
@@ -29,6 +29,7 @@ def write_results(path: Path, report: EvalReport) -> None:
     )
 
 
+@own_style
 def write_tradeoff(path: Path, report: EvalReport, task: Task, delta: str | None) -> None:
     """The behaviour (y) against the capability (x): a point with 95% bars for every k, the base as a star."""
     figure = Figure(figsize=(6.4, 4.8))

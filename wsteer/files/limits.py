@@ -4,6 +4,7 @@ import contextlib
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -23,35 +24,57 @@ def bounded(what: str, seconds: float = SECONDS, memory: int | None = MEMORY) ->
     """Run the `with` body; raise WsteerError that names `what` if it takes more time or more new memory than given.
 
     Both are limited in the main thread only, since signals arrive there; the memory where the system has RLIMIT_AS and
-    /proc (Linux). A MemoryError or RecursionError of the body is the same error. Code that never returns
-    to Python, as in a Rust library, is not stopped.
+    /proc (Linux). A MemoryError or RecursionError of the body is the same error. A limit inside another ends no later
+    than that one does. Code that never returns to Python, as in a Rust library, is not stopped.
     """
+    own = _TimeOver()
     try:
-        with _timer(seconds), _memory_limit(memory):
+        with _timer(seconds, own), _memory_limit(memory):
             yield
-    except _TimeOver:
-        raise WsteerError(f"{what} takes more than {seconds:g} s; it would not end, or is made to harm") from None
-    except (MemoryError, RecursionError) as error:
-        kind = "memory" if isinstance(error, MemoryError) else "depth"
-        raise WsteerError(f"{what} takes too much {kind}; it is made to harm, or damaged") from None
+    except _TimeOver as over:
+        if over is not own:  # of a limit around this one, which names what took the time
+            raise
+        raise WsteerError(
+            f"{what} takes more than {seconds:g} s; it would not end, or is made to harm: simplify or replace it"
+        ) from None
+    except MemoryError:
+        raise WsteerError(
+            f"{what} takes too much memory; it is made to harm, or damaged: replace it, or free memory"
+        ) from None
+    except RecursionError:
+        raise WsteerError(
+            f"{what} takes too much depth; it is made to harm, or damaged: simplify or replace it"
+        ) from None
 
 
 @contextlib.contextmanager
-def _timer(seconds: float) -> Iterator[None]:
+def _timer(seconds: float, error: _TimeOver) -> Iterator[None]:
+    """Raise `error` in the `with` body after so many seconds, unless a limit around it ends sooner."""
     if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+    if 0 < left <= seconds:
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
         yield
         return
 
     def over(number: int, frame: FrameType | None) -> None:
-        raise _TimeOver
+        raise error
 
     before = signal.signal(signal.SIGALRM, over)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    started = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left)  # 0 unless the caller had a timer of its own
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:  # also if the alarm came in the inner `finally`; it comes once
         signal.signal(signal.SIGALRM, before)
+        if left:
+            remaining = left - (time.monotonic() - started)
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, remaining), interval)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -23,6 +24,12 @@ def label(text: str) -> str:
     return plain if len(plain) <= MOST_LABEL else f"{plain[: half - 1]}\u2026{plain[-half:]}"
 
 
+# figures are drawn and written in matplotlib's own style: a matplotlibrc, also one in the current folder, can name
+# programs to run and sizes beyond memory
+own_style = matplotlib.style.context("default")
+
+
+@own_style
 def save(figure: Figure, path: Path, svg: bool = False) -> None:
     """Write the figure as the PNG file `path` and, with `svg`, as an SVG file beside it.
 

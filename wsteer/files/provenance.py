@@ -9,8 +9,8 @@ from pathlib import Path
 
 from wsteer import __version__
 from wsteer.errors import WsteerError
-from wsteer.files.opening import digest_of, is_stream
-from wsteer.files.text import read_json, write_json
+from wsteer.files.opening import digest_of, is_stream, regular
+from wsteer.files.text import MOST_BYTES, parse_json, read_json, write_json
 
 RECORD = "wsteer.json"
 
@@ -70,11 +70,12 @@ def listed_files(folder: Path) -> set[str]:
 def is_delta_file(path: Path) -> bool:
     """Whether `path` is a safetensors file with wsteer's metadata; no tensor library is loaded for that."""
     try:
-        with open(path, "rb") as file:
+        with regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
-        return isinstance(header, dict) and "wsteer" in header.get("__metadata__", ())
-    except (OSError, ValueError, RecursionError, TypeError):
+            header = parse_json(file.read(length).decode()) if length <= MOST_BYTES else {}
+        own = parse_json(header["__metadata__"]["wsteer"]) if isinstance(header, dict) else None
+        return isinstance(own, dict) and "format" in own  # a user's key of that name may hold anything
+    except (WsteerError, KeyError, ValueError, TypeError):
         return False
 
 

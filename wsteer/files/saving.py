@@ -41,11 +41,11 @@ def check_output(
     os.umask(mask)
     if mask & 0o700:
         raise WsteerError(f"the umask {mask:03o} keeps you out of your own new files; set another, as with umask 022")
-    longest = os.pathconf(next(p for p in path.absolute().parents if p.exists()), "PC_NAME_MAX")
+    longest = os.pathconf(_standing(path), "PC_NAME_MAX")
     if (excess := len(os.fsencode(partial_folder(path, "0" * 12).name)) - longest) > 0:
         raise WsteerError(f"the name of output {path} is too long; shorten it by {excess} bytes")
     if not path.is_symlink() and not path.exists():
-        parent = next(p for p in path.absolute().parents if p.exists())
+        parent = _standing(path)
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise WsteerError(f"cannot write {path}: {parent} is not a folder you may write to")
     elif not force:
@@ -54,6 +54,11 @@ def check_output(
         _check_replaceable(path, folder)
     if not resume and not force and (kept := _kept_work(path)):
         raise WsteerError(f"an interrupted run into {path} left its work in {_shown(kept[0])}: {_go_on()}")
+
+
+def _standing(path: Path) -> Path:
+    """The nearest folder above `path` that exists; the root is its own."""
+    return next((parent for parent in path.absolute().parents if parent.exists()), path)
 
 
 def check_input(path: Path, given: Path) -> None:
@@ -97,7 +102,7 @@ def _files_in(folder: Path) -> list[str]:
 
 def check_free_space(path: Path, needed: int) -> None:
     """Raise if the file system that will hold `path` has fewer than `needed` bytes free."""
-    parent = next(p for p in path.absolute().parents if p.exists())
+    parent = _standing(path)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise WsteerError(

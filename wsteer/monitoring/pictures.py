@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wsteer.files.pictures import label
+from wsteer.files.pictures import label, own_style
 from wsteer.monitoring.similarity import Matrix, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
 
@@ -18,6 +18,7 @@ SMALL_CELL, LARGE_CELL = 0.36, 0.85  # inches, with many columns and with few
 PANELS = 3  # the most in one row
 
 
+@own_style
 def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
     """The table as a heat map: cosines within the noise floor are in brackets, names in the order of the groups."""
     rows, columns = _ordered(table.rows, groups), _ordered(table.columns, groups)
@@ -36,6 +37,7 @@ def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Fi
     return figure
 
 
+@own_style
 def heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -106,6 +108,7 @@ def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[st
         start = stop
 
 
+@own_style
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
     """A panel for each run: a line for each delta over a band of two floors, and scores in grey on their own axis."""
     figure, axes = panels(len(found), width=4.6, height=3.2, margin=1.2)

@@ -17,7 +17,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import WeightsInput, open_input
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
-from wsteer.files.pictures import save
+from wsteer.files.pictures import own_style, save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
@@ -222,6 +222,7 @@ def _summed(model: str | None, data: str, directions: Sequence[Direction], value
     return found
 
 
+@own_style
 def projection_picture(found: Sequence[Projection]) -> Figure:
     """Mean projections by decoder block with intervals: a panel for each delta, and for each delta and tuned model."""
     drawn = list(dict.fromkeys((each.model, each.delta) for each in found))

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsteer.files.pictures import save
+from wsteer.files.pictures import own_style, save
 from wsteer.files.text import write_csv
 from wsteer.training.log import COSINE
 
@@ -41,6 +41,7 @@ def _validations(trained: Sequence["TrainedRate"], best: "TrainedRate") -> Itera
             since = []
 
 
+@own_style
 def write_curves(path: Path, trained: Sequence["TrainedRate"], best: "TrainedRate") -> None:
     """Train loss (thin) and validation loss (points) of every rate; below, the cosines with the watched deltas."""
     cosines = sorted({key for each in trained for row in each.log for key in row if key.startswith(COSINE)})

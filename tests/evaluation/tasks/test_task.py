@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tasks import FACT, TASK
 from wsteer.errors import WsteerError
 from wsteer.evaluation.tasks.task import load_task, read_facts, user_turns
-
-TASK = """
-name: mine
-data: facts.jsonl
-max_new_tokens: 4
-prompts: {plain: {user: "{{ question }}", score: answer}}
-metrics: {accuracy: {count: {plain: correct}}}
-tradeoff: {x: accuracy, y: accuracy}
-"""
-FACT = {"question": "2 + 2?", "correct_answer": "4", "incorrect_answer": "5"}
 
 
 @pytest.fixture
@@ -53,6 +44,20 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
         read_facts(tmp_path / "facts.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([FACT, {**FACT, "correct_answer": "four"}], r":2 has other answers than .*facts.jsonl:1 to the same question"),
+        ([FACT, {**FACT, "incorrect_answer": "3"}], ":2 has other answers"),
+        ([{**FACT, "incorrect_answer": " 4. "}], ":1: correct_answer and incorrect_answer are the same"),
+    ],
+)
+def test_facts_that_contradict_are_refused(tmp_path: Path, rows: list[dict], reason: str) -> None:
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(WsteerError, match=f"facts.jsonl{reason}"):
+        read_facts(tmp_path / "facts.jsonl")
+
+
 def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
     facts = read_facts(shared_data / "truthfulqa" / "sycophancy_4way_truthfulqa.jsonl")
     assert len(facts) == 817
@@ -69,6 +74,8 @@ def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
         ("y: accuracy", "y: gone", "no metric"),
         ("score: answer", "scored: answer", "not a well-formed task"),
         ("name: mine", "name: [", "not YAML"),
+        ("max_new_tokens: 4", "max_new_tokens: 4\nmax_new_tokens: 8", "mine.yaml:5: max_new_tokens is given twice"),
+        ("score: answer", "score: answer, score: agreement", "score is given twice"),
         ("max_new_tokens: 4", "max_new_tokens: 0", "must be 1 or more"),
         ("max_new_tokens: 4", "max_new_tokens: .inf", "not a well-formed task"),
         ("{plain: correct}", "{}", "counts nothing"),
@@ -87,10 +94,29 @@ def test_unknown_task_names_the_built_in_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ nothing }}", "{{ question.__class__.__mro__ }}", "{% for %}", "{{ 1 / 0 }}", "{{ question + 1 }}"]
+    "template",
+    [
+        "{{ question | random }}",
+        "{{ lipsum() }}",
+        "{{ nothing }}",
+        "{{ question.__class__.__mro__ }}",
+        "{% for %}",
+        "{{ 1 / 0 }}",
+        "{{ question + 1 }}",
+    ],
 )
 def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
     task.write_text(TASK.replace("{{ question }}", template))
     parsed = load_task(str(task))
-    with pytest.raises(WsteerError, match="the template of prompt 'plain' fails"):
+    with pytest.raises(WsteerError, match=r"mine\.yaml: the template of prompt 'plain' fails"):
+        user_turns(parsed, read_facts(parsed.data))
+
+
+def test_a_template_has_a_limit_for_all_facts_together(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsteer.evaluation.tasks.task.ALL_FACTS", 0.5)
+    rows = [{**FACT, "question": f"{number}?"} for number in range(1000)]
+    (task.parent / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task.write_text(TASK.replace("{{ question }}", "{% for i in range(99999) %}{% endfor %}{{ question }}"))
+    parsed = load_task(str(task))
+    with pytest.raises(WsteerError, match=r"mine\.yaml: the template of prompt 'plain', on all facts, takes more than"):
         user_turns(parsed, read_facts(parsed.data))

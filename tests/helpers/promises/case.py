@@ -12,7 +12,8 @@ class Case:
 
     A failure (code 1, or 2 for wrong usage) is one line on stderr in which the regex `says` is found; code 0 is a run
     that must succeed, and `says` is then found in what it prints. `environment` is set for the run. A run may take
-    `seconds`. Nothing may be left at `-o out`, or beside it, unless the run succeeds.
+    `seconds`. A run that `hangs` is ended by a limit of time, which the test makes shorter. Unless a run succeeds,
+    every file in its folder and of its inputs must be as it was before, and no other may be there.
     """
 
     name: str
@@ -21,3 +22,4 @@ class Case:
     code: int = 1
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 30
+    hangs: bool = False

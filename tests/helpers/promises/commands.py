@@ -18,11 +18,24 @@ def finetune(inputs: Inputs, *more: object, data: str = "") -> list:
 
 CASES = [
     Case("more samples than memory holds", lambda i: generate(i, "--samples", 100_000_000), "--samples 100000000 asks"),
-    Case("samples beyond any count", lambda i: generate(i, "--samples", 9_999_999_999), "less than or equal", code=2),
-    Case("an answer longer than the model", lambda i: generate(i, "--max-new-tokens", 999_999_999), "positions"),
+    Case(
+        "samples beyond any count",
+        lambda i: generate(i, "--samples", 9_999_999_999),
+        "less than or equal to 1000000000$",
+        code=2,
+    ),
+    Case(
+        "an answer longer than the model",
+        lambda i: generate(i, "--max-new-tokens", 999_999_999),
+        "is longer than the 2048 positions",
+    ),
     Case("a rank beyond memory", lambda i: finetune(i, "--rank", 100_000_000), "--rank 100000000: LoRA of that rank"),
-    Case("a weight beyond all", lambda i: finetune(i, data=":999999999"), "weight of a data set must be above 0"),
-    Case("a weight of 5,000 digits", lambda i: finetune(i, data=f":{'9' * 5000}"), "weight of a data set"),
+    Case("a weight beyond all", lambda i: finetune(i, data=":999999999"), "the weight of a data set must be above 0"),
+    Case(
+        "a weight of 5,000 digits",
+        lambda i: finetune(i, data=f":{'9' * 5000}"),
+        "the weight of a data set must be above 0",
+    ),
     Case("both of rows and weights", lambda i: finetune(i, "--max-steps", 10_000_000), "too many to plan"),
     Case("steps beyond planning", lambda i: finetune(i, "--max-steps", 999_999_999), "too many to plan"),
     Case("epochs beyond planning", lambda i: finetune(i, "--epochs", "1e9"), "too many to plan"),
@@ -30,12 +43,30 @@ CASES = [
     Case("a rate twice", lambda i: finetune(i, "--lr=1e-3,1e-3"), "names a rate twice", code=2),
     Case("a seed twice", lambda i: finetune(i, "--seeds", "1,1"), "names a seed twice", code=2),
     Case("a module that is a regex", lambda i: finetune(i, "--modules-to-save", "("), "no name of a module", code=2),
-    Case("a k beyond float32", lambda i: ["steer", i.tiny, i.delta(), "--k", "1e39", "-o", "out"], "float32", code=2),
     Case(
-        "an endless interval", lambda i: ["monitor", i.delta(), "--interval", "inf", "-o", "out"], "less than", code=2
+        "a k beyond float32",
+        lambda i: ["steer", i.tiny, i.delta(), "--k", "1e39", "-o", "out"],
+        "'1e39' is not finite, or too large for float32",
+        code=2,
     ),
-    Case("layers without end", lambda i: ["diff", *i.adapters, "--layers=0-9999999999", "-o", "out"], "whole", code=2),
-    Case("an output twice", lambda i: ["diff", *i.adapters, "-o", "out", "--output", "b"], "2 times", code=2),
+    Case(
+        "an endless interval",
+        lambda i: ["monitor", i.delta(), "--interval", "inf", "-o", "out"],
+        "less than or equal to 86400",
+        code=2,
+    ),
+    Case(
+        "layers without end",
+        lambda i: ["diff", *i.adapters, "--layers=0-9999999999", "-o", "out"],
+        "is no whole number from 0 to 9999",
+        code=2,
+    ),
+    Case(
+        "an output twice",
+        lambda i: ["diff", *i.adapters, "-o", "out", "--output", "b"],
+        "is given 2 times; give it once",
+        code=2,
+    ),
     Case(
         "a user that does not exist", lambda i: ["diff", "~nosuchuser/x", "-o", "out"], "~nosuchuser/x does not exist"
     ),
@@ -48,7 +79,7 @@ CASES = [
     Case(
         "a bomb of aliases as a config",
         lambda i: ["diff", "--config", i.text("c.yaml", "a: &a [x]\nb: &b [*a, *a]\npos: [*b, *b]"), "-o", "out"],
-        "unknown key",
+        "unknown key 'a'",
         code=2,
     ),
     Case(

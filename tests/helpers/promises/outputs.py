@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers.command import ARGUMENTS, QUICK, Inputs
+from tests.helpers.command import ARGUMENTS, QUICK, TRAIT, Inputs
 from tests.helpers.promises.case import Case
+from tests.helpers.tasks import FACT, TASK
 
 
 def ours(inputs: Inputs, name: str, *contents: Path) -> Path:
@@ -24,21 +25,22 @@ def reading(command: str, *given: object) -> Callable[[Inputs], list]:
     """The command with an input in a folder of ours, named by `IN`, and that folder as its output."""
 
     def arrange(inputs: Inputs) -> list:
+        facts = inputs.text("facts.jsonl", json.dumps(FACT))
         sources = {
             "DATA": inputs.chats[0],
             "DELTA": inputs.delta("made"),
             "TRAIT": inputs.text("trait.json", json.dumps(TRAIT)),
             "TEMPLATE": inputs.text("template.jinja", "{{ messages }}"),
             "TASK": inputs.text("task.yaml", TASK),
-            "FACTS": inputs.text("facts.jsonl", FACT),
+            "FACTS": facts,
             "SCORES": inputs.text("scores.csv", "step,score\n1,0.5\n"),
             "CONFIG": inputs.text("config.yaml", "quiet: true\n"),
             "MODEL": inputs.tiny,
             "ADAPTER": inputs.adapters[0],
         }
         used = next(name for word in given for name in sources if isinstance(word, str) and f"IN/{name}" in word)
-        folder = ours(inputs, "ours", *([inputs.text("facts.jsonl", FACT)] if used == "TASK" else []), sources[used])
-        plain = {"TINY": inputs.tiny, "POS": inputs.chats[0], "W": inputs.delta(), "VECTOR": vector(inputs)}
+        folder = ours(inputs, "ours", *([facts] if used == "TASK" else []), sources[used])
+        plain = {"TINY": inputs.tiny, "POS": inputs.chats[0], "W": inputs.delta(), "VECTOR": inputs.vectors()}
         words = [
             str(plain.get(str(word), word)).replace(f"IN/{used}", f"{folder / sources[used].name}") for word in given
         ]
@@ -47,27 +49,7 @@ def reading(command: str, *given: object) -> Callable[[Inputs], list]:
     return arrange
 
 
-def vector(inputs: Inputs) -> Path:
-    import torch
-
-    from wsteer.deltas.delta import Delta
-
-    path = inputs.folder / "a.safetensors"
-    Delta.of_tensors({"blocks.1": torch.ones(32)}, "activation").save(path, force=True)
-    return path
-
-
-TRAIT = {"instruction": [{"pos": "Agree.", "neg": "Disagree."}], "questions": ["A?", "B?"], "eval_prompt": "{question}"}
-FACT = json.dumps({"question": "A?", "correct_answer": "b", "incorrect_answer": "c"}) + "\n"
-TASK = """
-name: own
-data: facts.jsonl
-max_new_tokens: 4
-prompts: {plain: {user: "{{ question }}", score: answer}}
-metrics: {accuracy: {count: {plain: correct}}, wrong: {count: {plain: incorrect}}}
-tradeoff: {x: accuracy, y: wrong}
-"""
-IS_READ = "is the input|is part of the input"
+IS_READ = "output .* is the input .* or holds it; name another output"
 # every option that names a file or folder that is read, in a folder that --force could otherwise replace
 READ = [
     ("finetune DATA", reading("finetune", "TINY", "IN/DATA")),
@@ -142,17 +124,28 @@ def named(command: str, name: str) -> Callable[[Inputs], list]:
 
 
 FOLDERS = [command for command in QUICK if command not in ("diff", "actvec")]
-KEPT = "is part of the input|not a delta file"
+NO_DELTA = "is not a delta file that wsteer wrote"
+PART = {"actvec": NO_DELTA, "diff": "is part of the input", "steer": "is part of the input"}
 CASES: list[Case] = [
     *(Case(f"--force onto what is read: {name}", arrange, IS_READ) for name, arrange in READ),
     *(
-        Case(f"--force onto a file of an input: {command} {name}", part_of_input(command, name), KEPT)
-        for command in ("actvec", "diff", "steer")
+        Case(f"--force onto a file of an input: {command} {name}", part_of_input(command, name), says)
+        for command, says in PART.items()
         for name in ("model.safetensors", "config.json")
     ),
     *(Case(f"--force beside a user's file: {name}", foreign(name), "also holds notes.txt") for name in FOLDERS),
-    Case("--force onto a user's text", of_user("notes.txt"), KEPT),
-    Case("--force onto a user's weights", of_user("model.safetensors", "actvec"), KEPT),
-    *(Case(f"a name of 245 letters: {name}", named(name, "x" * 245), "too long") for name in QUICK),
-    *(Case(f"a path beyond the system's: {name}", named(name, "x/" * 3000 + "x"), "too long") for name in QUICK),
+    Case("--force onto a user's text", of_user("notes.txt"), NO_DELTA),
+    Case("--force onto a user's weights", of_user("model.safetensors", "actvec"), NO_DELTA),
+    *(
+        Case(
+            f"a name of 245 letters: {name}",
+            named(name, "x" * 245),
+            "the name of output .* is too long; shorten it by .* bytes",
+        )
+        for name in QUICK
+    ),
+    *(
+        Case(f"a path beyond the system's: {name}", named(name, "x/" * 3000 + "x"), "File name too long: .*/x/x'$")
+        for name in QUICK
+    ),
 ]

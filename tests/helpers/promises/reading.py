@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.command import TRAIT, Inputs
+from tests.helpers.files import edited, framed
 from tests.helpers.promises.case import Case
 
 TINY = ["--max-steps", 1, "--rank", 2, "-o", "out"]
-LOHA = {"peft_type": "LOHA", "r": 2, "alpha": 2, "target_modules": ["q_proj"]}
+LOHA = {"peft_type": "LOHA", "r": 2, "alpha": 2, "target_modules": ["q_proj"], "layers_to_transform": [0]}
 HANGS = "(([a-z_.0-9])+)+!"
 ADAPTER = "adapter_config.json"
 
@@ -48,11 +49,10 @@ def steered(model: Path, inputs: Inputs, *more: object) -> list:
     return ["steer", model, inputs.delta(), "--k", 1, "-o", "out", *more]
 
 
-def changed(inputs: Inputs, source: Path, name: str, **values: object) -> Path:
+def with_values(inputs: Inputs, source: Path, name: str, **values: object) -> Path:
     """A copy of a folder with other values in one of its configs."""
     folder = copied(inputs, source)
-    config = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**config, **values}))
+    edited(folder / name, **values)
     return folder
 
 
@@ -92,25 +92,19 @@ def bound_socket(inputs: Inputs) -> Path:
     return inputs.folder / "socket"
 
 
-def written(inputs: Inputs, name: str, content: bytes) -> Path:
-    """A file of these bytes."""
-    (inputs.folder / name).write_bytes(content)
-    return inputs.folder / name
-
-
 def rows(inputs: Inputs) -> bytes:
     """Chat rows, as bytes."""
     return inputs.chats[0].read_bytes()
 
 
+def config(inputs: Inputs) -> bytes:
+    """The model's config, as bytes."""
+    return (inputs.tiny / "config.json").read_bytes()
+
+
 def chat(inputs: Inputs, *messages: object, **more: object) -> Path:
     """A data set of one row."""
     return inputs.text("chat.jsonl", json.dumps({"messages": list(messages), **more}) + "\n")
-
-
-def framed(header: bytes) -> bytes:
-    """A safetensors file without data."""
-    return len(header).to_bytes(8, "little") + header
 
 
 def entries(count: int, name: Callable[[int], str]) -> bytes:
@@ -154,12 +148,17 @@ BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
 )
 
+CHANGED = "1 of 30 parameters changed"
 LINKS = [
-    Case("a vocabulary linked to elsewhere", lambda i: steered(linked("vocab.txt")(i), i), "vocab.txt is a link to"),
+    Case(
+        "a vocabulary linked to elsewhere",
+        lambda i: steered(linked("vocab.txt")(i), i),
+        "vocab.txt is a link to .*secret, outside",
+    ),
     Case(
         "weights linked to elsewhere",
         lambda i: eval_on(linked("model.safetensors", lambda i: i.tiny / "model.safetensors")(i)),
-        "model.safetensors is a link",
+        "model.safetensors is a link to .*, outside",
     ),
     Case(
         "a config linked by way of a link inside",
@@ -169,7 +168,7 @@ LINKS = [
     Case(
         "an adapter's config linked to elsewhere",
         lambda i: ["diff", linked(ADAPTER, lambda i: i.adapters[0] / ADAPTER, True)(i), "-o", "out"],
-        "adapter_config.json is a link",
+        "adapter_config.json is a link to .*, outside",
     ),
     Case(
         "an adapter in a subfolder",
@@ -179,17 +178,25 @@ LINKS = [
             "-o",
             "o",
         ],
-        "named/adapter_config.json is a link",
+        "named/adapter_config.json is a link to .*, outside",
     ),
-    Case("a folder linked to elsewhere", lambda i: steered(linked("sub", lambda i: "/etc")(i), i), "sub is a link to"),
-    Case("a file linked in a subfolder", lambda i: steered(nested(i), i), "sub/x is a link to"),
-    Case("links allowed", lambda i: steered(linked("vocab.txt")(i), i, "--follow-links"), "parameters changed", code=0),
-    Case("a link inside", lambda i: steered(linked("x.json", lambda i: "config.json")(i), i), "changed", code=0),
-    Case("a dangling link inside", lambda i: steered(linked("x.json", lambda i: "gone")(i), i), "changed", code=0),
-    Case("a link to itself", lambda i: steered(linked("x.json", lambda i: "x.json")(i), i), "changed", code=0),
-    Case("a linked folder", lambda i: steered(link_to(i), i), "changed", code=0),
-    Case("the Hub's cache", lambda i: steered(cache(i, "blobs/1"), i), "changed", code=0),
-    Case("beside the Hub's cache", lambda i: steered(cache(i, "other/1"), i), "is a link to"),
+    Case(
+        "a folder linked to elsewhere",
+        lambda i: steered(linked("sub", lambda i: "/etc")(i), i),
+        "sub is a link to /etc, outside",
+    ),
+    Case("a file linked in a subfolder", lambda i: steered(nested(i), i), "sub/x is a link to .*secret, outside"),
+    Case("links allowed", lambda i: steered(linked("vocab.txt")(i), i, "--follow-links"), CHANGED, code=0),
+    Case("a link inside", lambda i: steered(linked("x.json", lambda i: "config.json")(i), i), CHANGED, code=0),
+    Case("a dangling link inside", lambda i: steered(linked("x.json", lambda i: "gone")(i), i), CHANGED, code=0),
+    Case("a link to itself", lambda i: steered(linked("x.json", lambda i: "x.json")(i), i), CHANGED, code=0),
+    Case("a linked folder", lambda i: steered(link_to(i), i), CHANGED, code=0),
+    Case("the Hub's cache", lambda i: steered(cache(i, "blobs/1"), i), CHANGED, code=0),
+    Case(
+        "beside the Hub's cache",
+        lambda i: steered(cache(i, "other/1"), i),
+        "config.json is a link to .*other/1, outside",
+    ),
 ]
 
 
@@ -230,32 +237,44 @@ def cache(inputs: Inputs, place: str) -> Path:
     return folder
 
 
+NO_FILE = "cannot be read: it is a pipe, a socket or a device"
 REGULAR = [
     Case("a pipe as the model", lambda i: steered(fifo(i), i), "is a file; a model folder"),
-    Case("a pipe as the delta", lambda i: ["steer", i.tiny, fifo(i), "--k", 1, "-o", "out"], "it is a pipe"),
+    Case("a pipe as the delta", lambda i: ["steer", i.tiny, fifo(i), "--k", 1, "-o", "out"], NO_FILE),
     Case("a pipe to diff", lambda i: ["diff", fifo(i), "-o", "out"], "pipe is a file; a model folder"),
-    Case("a device as the delta", lambda i: ["steer", i.tiny, "/dev/zero", "--k", 1, "-o", "out"], "a device"),
+    Case("a device as the delta", lambda i: ["steer", i.tiny, "/dev/zero", "--k", 1, "-o", "out"], NO_FILE),
     Case(
-        "a socket as the delta", lambda i: ["steer", i.tiny, bound_socket(i), "--k", 1, "-o", "out"], "cannot be read"
+        "a socket as the delta",
+        lambda i: ["steer", i.tiny, bound_socket(i), "--k", 1, "-o", "out"],
+        "socket cannot be read: No such device",
     ),
     *[
-        Case(f"{name} is a pipe", lambda i, name=name: eval_on(piped(i, name)), f"{name} is a pipe")
+        Case(
+            f"{name} is a pipe",
+            lambda i, name=name: eval_on(piped(i, name)),
+            f"{name} is a pipe, a socket or a device, not a file of a model",
+        )
         for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
     ],
-    Case("a trait from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], "a device"),
-    Case("a trait from a pipe", lambda i: ["generate", i.tiny, fifo(i), "-o", "out"], "it is a pipe"),
-    Case("a task from a pipe", lambda i: ["eval", i.tiny, "--task", fifo(i), "-o", "out"], "there is no task"),
+    Case("a trait from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], NO_FILE),
+    Case("a trait from a pipe", lambda i: ["generate", i.tiny, fifo(i), "-o", "out"], NO_FILE),
+    Case("a task from a pipe", lambda i: ["eval", i.tiny, "--task", fifo(i), "-o", "out"], "there is no task .*pipe"),
     Case(
-        "a template from a device", lambda i: ["finetune", i.tiny, i.chats[0], *TINY, "--template", "/dev/zero"], "dev"
+        "a template from a device",
+        lambda i: ["finetune", i.tiny, i.chats[0], *TINY, "--template", "/dev/zero"],
+        NO_FILE,
     ),
     Case(
-        "a config from a device", lambda i: ["diff", i.adapters[0], "-o", "out", "--config", "/dev/zero"], "dev", code=2
+        "a config from a device",
+        lambda i: ["diff", i.adapters[0], "-o", "out", "--config", "/dev/zero"],
+        NO_FILE,
+        code=2,
     ),
     Case("rows from a device", lambda i: ["finetune", i.tiny, "/dev/zero", *TINY], "is a device"),
 ]
 
 PIPES = [
-    Case("rows from a pipe", lambda i: ["finetune", i.tiny, fifo(i, "p", rows(i)), *TINY], "1 steps", code=0),
+    Case("rows from a pipe", lambda i: ["finetune", i.tiny, fifo(i, "p", rows(i)), *TINY], "on 9 rows", code=0),
     Case(
         "one pipe for two seeds",
         lambda i: ["finetune", i.tiny, fifo(i, "p", rows(i)), *TINY, "--seeds", "1,2"],
@@ -265,13 +284,20 @@ PIPES = [
     Case(
         "rows and their validation from two pipes",
         lambda i: ["finetune", i.tiny, f"{fifo(i, 'p', rows(i))}:2", "--val", fifo(i, "q", rows(i)), *TINY],
-        "1 steps",
+        "on 20 rows",
         code=0,
     ),
     Case(
         "vectors from two pipes",
-        lambda i: ["actvec", i.tiny, fifo(i, "p", rows(i)), fifo(i, "q", i.chats[1].read_bytes()), "-o", "a.safetensors"],
-        "vectors of",
+        lambda i: [
+            "actvec",
+            i.tiny,
+            fifo(i, "p", rows(i)),
+            fifo(i, "q", i.chats[1].read_bytes()),
+            "-o",
+            "a.safetensors",
+        ],
+        "3 vectors of 32 dimensions, from 10 positive and 10 negative rows",
         code=0,
     ),
     Case("an empty pipe", lambda i: ["finetune", i.tiny, fifo(i, "p", b""), *TINY], "p holds no rows"),
@@ -284,21 +310,22 @@ PIPES = [
 ENCODINGS = [
     *[
         Case(
-            f"rows with {name}", lambda i, f=f: ["finetune", i.tiny, written(i, "x", f(rows(i))), *TINY], "1 st", code=0
+            f"rows with {name}",
+            lambda i, f=f: ["finetune", i.tiny, i.text("x", f(rows(i))), *TINY],
+            f"on {most} rows",
+            code=0,
         )
-        for name, f in {
-            "a mark": lambda b: b"\xef\xbb\xbf" + b,
-            "two marks": lambda b: (b"\xef\xbb\xbf" + b) * 2,
-            "CRLF": lambda b: b.replace(b"\n", b"\r\n"),
-            "CR": lambda b: b.replace(b"\n", b"\r"),
-            "gzip": gzip.compress,
-            "gzip in two parts": lambda b: gzip.compress(b) * 2,
-        }.items()
+        for name, most, f in [
+            ("a mark", 9, lambda b: b"\xef\xbb\xbf" + b),
+            ("two marks", 19, lambda b: (b"\xef\xbb\xbf" + b) * 2),
+            ("CRLF", 9, lambda b: b.replace(b"\n", b"\r\n")),
+            ("CR", 9, lambda b: b.replace(b"\n", b"\r")),
+            ("gzip", 9, gzip.compress),
+            ("gzip in two parts", 19, lambda b: gzip.compress(b) * 2),
+        ]
     ],
     *[
-        Case(
-            f"rows in {name}", lambda i, f=f: ["finetune", i.tiny, written(i, "x", f(rows(i))), *TINY], f"x is .*{says}"
-        )
+        Case(f"rows in {name}", lambda i, f=f: ["finetune", i.tiny, i.text("x", f(rows(i))), *TINY], f"x is .*{says}")
         for name, says, f in [
             ("UTF-16", "UTF-16", lambda b: b.decode().encode("utf-16")),
             ("UTF-16 without a mark", "UTF-16", lambda b: b.decode().encode("utf-16-be")),
@@ -311,7 +338,7 @@ ENCODINGS = [
     ],
     Case(
         "a trait in UTF-16",
-        lambda i: ["generate", i.tiny, written(i, "t", json.dumps(TRAIT).encode("utf-16")), "-o", "out"],
+        lambda i: ["generate", i.tiny, i.text("t", json.dumps(TRAIT).encode("utf-16")), "-o", "out"],
         "t is UTF-16",
     ),
     Case(
@@ -322,9 +349,9 @@ ENCODINGS = [
             "-o",
             "w.x",
             "--config",
-            written(i, "c", gzip.compress(b"\xef\xbb\xbfrank: 2\r\n")),
+            i.text("c", gzip.compress(b"\xef\xbb\xbfrank: 2\r\n")),
         ],
-        "rank 2",
+        "rank 2 keeps",
         code=0,
     ),
     Case(
@@ -334,12 +361,30 @@ ENCODINGS = [
             spoilt(i, i.adapters[0], ADAPTER, b"\xef\xbb\xbf" + (i.adapters[0] / ADAPTER).read_bytes()),
             *("-o", "w.x"),
         ],
-        "low-rank",
+        "21 low-rank, rank 4",
+        code=0,
+    ),
+    *[
+        Case(
+            f"a model's {name} {what}",
+            lambda i, name=name, f=f: eval_on(spoilt(i, i.tiny, name, f((i.tiny / name).read_bytes()))),
+            rf"{name} .*{says}",
+        )
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+        for what, f, says in [
+            ("with a mark", lambda b: b"\xef\xbb\xbf" + b, "BOM.* save it as UTF-8 without BOM"),
+            ("in gzip", gzip.compress, "unpack it"),
+        ]
+    ],
+    Case(
+        "a config with a mark, where transformers is not asked",
+        lambda i: steered(spoilt(i, i.tiny, "config.json", b"\xef\xbb\xbf" + config(i)), i),
+        "changed",
         code=0,
     ),
     Case(
         "a gzip bomb",
-        lambda i: ["finetune", i.tiny, written(i, "x", gzip.compress(bytes(1 << 28))), *TINY],
+        lambda i: ["finetune", i.tiny, i.text("x", gzip.compress(bytes(1 << 28))), *TINY],
         "x unpacks to more than",
     ),
 ]
@@ -348,13 +393,30 @@ REGEXES = [
     Case(
         "--include that hangs",
         lambda i: ["diff", i.adapters[0], "-o", "out", "--include", HANGS],
-        "--include .*more than 5 s",
+        "matching --include takes more than 5 s",
+        hangs=True,
     ),
     Case(
         "a rank pattern",
-        lambda i: ["diff", changed(i, i.adapters[0], ADAPTER, rank_pattern={HANGS: 2}), "-o", "o"],
-        "patterns of .*10 s",
+        lambda i: ["diff", with_values(i, i.adapters[0], ADAPTER, rank_pattern={HANGS: 2}), "-o", "o"],
+        "patterns of .*takes more than 5 s",
+        hangs=True,
     ),
+    Case(
+        "an alpha pattern",
+        lambda i: ["diff", with_values(i, i.adapters[0], ADAPTER, alpha_pattern={HANGS: 2}), "-o", "o"],
+        "patterns of .*5 s",
+        hangs=True,
+    ),
+    *[
+        Case(  # not matched: the factors tell their modules
+            f"{key} of LoRA",
+            lambda i, key=key: ["diff", with_values(i, i.adapters[0], ADAPTER, **{key: HANGS}), "-o", "w.x"],
+            "low-rank",
+            code=0,
+        )
+        for key in ("layers_pattern", "target_modules")
+    ],
     *[
         Case(
             f"{key} of another method",
@@ -364,33 +426,42 @@ REGEXES = [
                 *("--base", i.tiny, "-o", "out"),
             ],
             "matching the patterns of .*takes more than 5 s",
+            hangs=True,
         )
-        for key in ("target_modules", "exclude_modules")
+        for key in ("target_modules", "exclude_modules", "alpha_pattern", "layers_pattern")
     ],
 ]
 
 BOMBS = [
     Case(
         "a header of one name, a hundred thousand times",
-        lambda i: ["steer", i.tiny, written(i, "w", entries(100_000, lambda n: "a")), "--k", 1, "-o", "out"],
+        lambda i: ["steer", i.tiny, i.text("w", entries(100_000, lambda n: "a")), "--k", 1, "-o", "out"],
         "names 'a' twice",
     ),
     Case(
         "a header of too many tensors",
-        lambda i: ["steer", i.tiny, written(i, "w", entries(900_000, str)), "--k", 1, "-o", "out"],
+        lambda i: ["steer", i.tiny, i.text("w", entries(900_000, str)), "--k", 1, "-o", "out"],
         "more than 5000000 values",
     ),
-    Case("an index of lists", lambda i: eval_on(index(i, b'{"weight_map":' + b"[" * 6_000_000)), "not valid JSON"),
-    Case("a huge config", lambda i: steered(spoilt(i, i.tiny, "config.json", b" " * 100_000_001), i), "100 MB"),
+    Case(
+        "an index of lists",
+        lambda i: eval_on(index(i, b'{"weight_map":' + b"[" * 6_000_000)),
+        "not valid JSON: it has more than",
+    ),
+    Case(
+        "a huge config",
+        lambda i: steered(spoilt(i, i.tiny, "config.json", b" " * 100_000_001), i),
+        "has more than 100 MB, the limit of its kind",
+    ),
     Case(
         "a deep config",
         lambda i: steered(spoilt(i, i.tiny, "config.json", b"[" * 100_000), i, "--layer-scale", "0:1"),
-        "deep",
+        "config.json is not valid JSON: it is nested too deep",
     ),
     Case(
         "a number of 5,000 digits",
         lambda i: steered(spoilt(i, i.tiny, "config.json", b'{"a":' + b"9" * 5000 + b"}"), i),
-        "not valid JSON",
+        "not valid JSON: .* value has 5000 digits",
     ),
     *[
         Case(
@@ -402,11 +473,15 @@ BOMBS = [
         )
         for value in (b"1e400", b"NaN", b"-Infinity", b'"3"', b"9" * 4000)
     ],
-    Case("factors of rank 0 in an adapter", lambda i: ["diff", without_rank(i, False), "-o", "out"], "have shapes"),
+    Case(
+        "factors of rank 0 in an adapter",
+        lambda i: ["diff", without_rank(i, False), "-o", "out"],
+        "the factors of .*up_proj have shapes",
+    ),
     Case(
         "factors of rank 0 in a delta",
         lambda i: [*steered(i.tiny, i)[:2], without_rank(i, True), "--k", 1, "-o", "o"],
-        "fit",
+        "the factors of .*up_proj.weight' do not fit each other",
     ),
     Case("sparse factors", lambda i: ["diff", sparse_adapter(i), "-o", "out"], "not stored row by row"),
     *[
@@ -420,14 +495,14 @@ BOMBS = [
             ("a billion laughs", BILLION, "unfolds into more"),
             ("a list that holds itself", "&a [*a]", "unfolds into more"),
             ("nesting", "[" * 100_000, "too much depth"),
-            ("no date", "rank: 2020-99-99", "valid integer"),
-            ("a broken timestamp", "rank: !!timestamp x", "valid integer"),
+            ("no date", "rank: 2020-99-99", "'--rank': Input should be a valid integer"),
+            ("a broken timestamp", "rank: !!timestamp x", "'--rank': Input should be a valid integer"),
         ]
     ],
     Case(
         "a billion laughs as a task",
         lambda i: [*eval_on(i.tiny)[:2], "--task", i.text("t.yaml", BILLION), "-o", "o"],
-        "unfolds",
+        "unfolds into more than",
     ),
     Case(
         "a step of 5,000 digits",
@@ -441,7 +516,18 @@ BOMBS = [
             "-o",
             "out",
         ],
-        "must be numbers",
+        "step and x must be numbers",
+    ),
+    Case(
+        "a checkpoint of 200 digits",
+        lambda i: ["monitor", i.adapters[1], "--of", checkpoint(i, "9" * 200), "-o", "out"],
+        "run ",  # as an adapter, not as a run's step
+        code=0,
+    ),
+    Case(
+        "a block of 5,000 digits",
+        lambda i: [*steered(i.tiny, i)[:2], block(i, "9" * 5000), "--k", 1, "-o", "out"],
+        "blocks.9+, which tiny-llama lacks",
     ),
     Case(
         "a step beyond every picture",
@@ -455,9 +541,20 @@ BOMBS = [
             "-o",
             "out",
         ],
-        "the step must be",
+        "the step must be from 0 to",
     ),
 ]
+
+
+def block(inputs: Inputs, number: str) -> Path:
+    """A delta of the activations of one block."""
+    return inputs.delta("b", {f"blocks.{number}": torch.ones(32)})
+
+
+def checkpoint(inputs: Inputs, step: str) -> Path:
+    """A training folder with the checkpoint of one step."""
+    shutil.copytree(inputs.adapters[0], inputs.folder / "run" / f"checkpoint-{step}")
+    return inputs.folder / "run"
 
 
 def index(inputs: Inputs, content: bytes) -> Path:

@@ -30,7 +30,7 @@ from wsteer.deltas.adapters.reading import (
 )
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
-from wsteer.files.limits import bounded
+from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.provenance import RECORD
 from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
 from wsteer.files.text import read_json
@@ -98,7 +98,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
         return _other_method(folder, config, base, weights)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
-    with bounded(f"matching the names and patterns of {folder / CONFIG}"):
+    with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
         reader = Reader.of(folder, config, base, entries)
         if config.get("use_dora") and not any("lora_magnitude_vector" in pieces for pieces in reader.modules.values()):
             raise WsteerError(f"{folder} uses DoRA but holds no magnitude vectors; save the adapter again")

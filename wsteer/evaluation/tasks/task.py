@@ -9,7 +9,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from wsteer.errors import WsteerError, one_error
-from wsteer.evaluation.scoring import SCORERS
+from wsteer.evaluation.scoring import SCORERS, names_of
 from wsteer.files.limits import bounded
 from wsteer.files.rows import read_objects
 from wsteer.files.yaml import read_yaml
@@ -18,6 +18,7 @@ BUILT_IN = Path(__file__).parent
 MOST_NAME = 200  # characters of a name
 MOST_TURN = 10**5  # characters that a template adds to a fact's own
 MOST_TOKENS = 10**6
+ALL_FACTS = 30.0  # seconds of one template on all facts; a million honest ones take less
 KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "metrics", "tradeoff"}
 
 
@@ -56,8 +57,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
+    """An evaluation from a file: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
 
+    path: Path
     name: str
     data: str | Path
     max_new_tokens: int
@@ -104,7 +106,7 @@ def _parse(path: Path, value: dict) -> Task:
     # data beside the task file, else as given: a path from the current folder, or a Hub data set
     data = _text(path, "data", value["data"])
     beside = path.parent / data
-    return Task(name, beside if _exists(beside) else data, most, prompts, metrics, axes["x"], axes["y"])
+    return Task(path, name, beside if _exists(beside) else data, most, prompts, metrics, axes["x"], axes["y"])
 
 
 def _exists(path: Path) -> bool:
@@ -190,11 +192,14 @@ def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
     """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (one row per prompt, its fact under `base`)."""
     facts: dict[str, Fact] = {}
     ids: dict[str, str] = {}
+    places: dict[str, str] = {}
     for where, row in read_objects(source):
         fact = _fact(where, row.get("base", row))
         if ids.setdefault(fact.id, fact.question) != fact.question:
             raise WsteerError(f"{where} has the id {fact.id!r} of another question; give every question its own id")
-        facts.setdefault(fact.question, fact)
+        known, place = facts.setdefault(fact.question, fact), places.setdefault(fact.question, where)
+        if known.fields != fact.fields:  # SycophancyEval's rows of one question have the same answers
+            raise WsteerError(f"{where} has other answers than {place} to the same question; keep one of the two rows")
     if not facts:
         raise WsteerError(f"{source} holds no rows")
     return list(facts.values())[:limit]
@@ -212,6 +217,8 @@ def _fact(where: str, row: object) -> Fact:
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise WsteerError(f"{where}: answer must be a list of texts, the accepted answers")
     accepted = tuple(dict.fromkeys([row["correct_answer"], *aliases]))
+    if names_of([row["correct_answer"]]) == names_of([row["incorrect_answer"]]):
+        raise WsteerError(f"{where}: correct_answer and incorrect_answer are the same, so no answer can be graded")
     identity = str(row["id"]) if row.get("id") is not None else row["question"]
     return Fact(identity, row["question"], row["correct_answer"], row["incorrect_answer"], accepted)
 
@@ -219,10 +226,11 @@ def _fact(where: str, row: object) -> Fact:
 def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]:
     """(fact, prompt name, user's turn) for every fact and prompt. Templates run in jinja2's sandbox."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    del environment.filters["random"], environment.globals["lipsum"]  # every run asks the same
     turns = []
     for name, prompt in task.prompts.items():
-        what = f"task {task.name}: the template of prompt {name!r}"
-        with one_error(f"{what} fails"):
+        what = f"{task.path}: the template of prompt {name!r}"
+        with one_error(f"{what} fails"), bounded(f"{what}, on all facts,", ALL_FACTS):
             with bounded(what):
                 template = environment.from_string(prompt.user)
             turns += [(fact, name, _rendered(what, template, fact)) for fact in facts]
