@@ -143,6 +143,7 @@ def eval_on(path: object) -> list:
 
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
+SPARED = {**ANSWER, "weight": 0}
 CALL = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
 BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
@@ -586,5 +587,24 @@ CHATS = [
         ("an image", [{"role": "user", "content": [{"type": "image"}]}, ANSWER], {}, "has a .* a list of parts"),
     ]
 ]
+
+CHATS += [
+    Case("an answer not to be trained", lambda i: tuned(i, json.dumps({"messages": [USER, SPARED]})), "with weight 0"),
+    Case("rows in a list", lambda i: tuned(i, json.dumps([{"messages": [USER, ANSWER]}])), "looks like a JSON list"),
+    Case("rows in CSV", lambda i: tuned(i, "prompt,completion\nHi,Hello\n"), "write one JSON object a line"),
+    Case("a key twice", lambda i: tuned(i, '{"prompt": "a", "prompt": "b", "completion": "c"}'), "key 'prompt' twice"),
+    Case("a weight as 1e3", lambda i: ["finetune", i.tiny, f"{i.chats[0]}:1e3", *TINY], "write it in digits"),
+    Case(
+        "samples without chance",
+        lambda i: ["generate", i.tiny, i.text("t.json", json.dumps(TRAIT)), "--temperature", 0, "-o", "out"],
+        "at temperature 0 all 10 samples are equal",
+    ),
+]
+
+
+def tuned(inputs: Inputs, text: str) -> list:
+    """The arguments that train on a data set of this text."""
+    return ["finetune", inputs.tiny, inputs.text("rows.jsonl", text), *TINY]
+
 
 CASES: list[Case] = [*LINKS, *REGULAR, *PIPES, *ENCODINGS, *REGEXES, *BOMBS, *CHATS]
