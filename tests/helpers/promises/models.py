@@ -302,14 +302,10 @@ TASKS = [
             ("includes a file", "{% include '/etc/passwd' %}", "fails: no loader"),
         ]
     ],
-<<<<<<< HEAD
-    task("a metric of dollars", put('"accuracy"', '"ac$cu$ra_cy^{"'), r"ac\$cu\$ra_cy\^\{\n0 +0% \(0/1", 0),
-=======
     task(
         "a key twice", put('"max_new_tokens": 4', '"max_new_tokens": 4, "max_new_tokens": 8'), "max_new_tokens is given"
     ),
     task("a template that draws", asking("{{ question | random }}"), "the template of prompt 'plain' fails"),
-    task("a metric of dollars", put('"accuracy"', '"ac$cu$ra_cy^{"'), "out", 0),
->>>>>>> reading
+    task("a metric of dollars", put('"accuracy"', '"ac$cu$ra_cy^{"'), r"ac\$cu\$ra_cy\^\{\n0 +0% \(0/1", 0),
 ]
 CASES: list[Case] = [*CONFIGS, *GENERATION, *TOKENIZERS, *TEMPLATES, *NAMED, *TASKS]
