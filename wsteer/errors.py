@@ -1,7 +1,6 @@
 """The exceptions that wsteer shows as a message instead of a traceback, and what other libraries raise as them."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 
@@ -45,20 +44,3 @@ def one_error(what: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # a library in Rust; it is no Exception
             raise
         raise WsteerError(f"{what}: {reason(error)}") from None
-
-
-@contextlib.contextmanager
-def silent_panics() -> Iterator[None]:
-    """Keep from stderr what a library in Rust writes there, past Python, before it raises."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # closed by the caller
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

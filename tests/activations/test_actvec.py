@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wsteer.activations.actvec import actvec, mean_activations
 from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
 from wsteer.files.rows import read_chats
 from wsteer.models.loading import load
 from wsteer.models.rendering import render
@@ -78,3 +79,9 @@ def test_sources_carry_the_datas_digest(tmp_path: Path, tiny: Path, chats: tuple
     expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in chats]
     assert [source["sha256"] for source in sources] == expected
     assert json.dumps(sources).find(str(tmp_path)) == -1
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"device": "gpu"}, {"dtype": "half"}])
+def test_wrong_arguments_are_one_line(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(WsteerError, match=f"{next(iter(options))} is .*; it must be"):
+        actvec(tmp_path / "gone", tmp_path / "x", tmp_path / "y", tmp_path / "a.safetensors", **options)

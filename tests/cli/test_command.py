@@ -1,6 +1,7 @@
 """Where values come from: given once on the command line, else in the environment, else in --config."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def test_one_value_given_twice_is_a_usage_error(cli: Cli, twice: list[str]) -> N
 def test_flags_and_lists_may_be_repeated(cli: Cli, tmp_path: Path, arguments: Arguments) -> None:
     assert cli(*arguments("diff"), "-o", tmp_path / "w", "-f", "-f", "-q", "-q").code == 0
     _, base, delta, *_ = arguments("steer")
-    assert cli("steer", base, delta, delta, "--k", "1", "--k", "-0.5", "-o", tmp_path / "s", "-q").code == 0
+    other = shutil.copy(delta, tmp_path / "v.safetensors")
+    assert cli("steer", base, delta, other, "--k", "1", "--k", "-0.5", "-o", tmp_path / "s", "-q").code == 0
 
 
 def test_no_command_reads_a_value_twice() -> None:

@@ -1,6 +1,7 @@
 """The delta file and its algebra, against plain float64 torch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,53 @@ def test_what_is_no_delta_file_is_refused(tmp_path: Path, tensors: dict, metadat
     save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(WsteerError, match=reason):
         Delta.load(tmp_path / "x.safetensors")
+
+
+def of_base(fingerprint: str) -> Delta:
+    base = {"name": f"model-{fingerprint}", "revision": None, "fingerprint": fingerprint}
+    return replace(Delta.of_tensors({"w": torch.ones(2)}), base=base)
+
+
+def test_deltas_of_different_bases_are_neither_added_nor_compared() -> None:
+    a, b, unknown = of_base("1"), of_base("2"), Delta.of_tensors({"w": torch.ones(2)})
+    for compute in (lambda: a + b, lambda: a - b, lambda: a.cosine(b), lambda: (unknown + a) + b):
+        with pytest.raises(
+            WsteerError, match=r"one delta \(of model-1\) and the other \(of model-2\) have different bases"
+        ):
+            compute()
+    assert (a + unknown).cosine(a) == pytest.approx(1)
+
+
+def test_a_change_of_weights_has_no_cosine_with_an_activation_vector() -> None:
+    tensors = {"blocks.0": torch.ones(2)}
+    with pytest.raises(WsteerError, match="cannot be compared"):
+        Delta.of_tensors(tensors, "activation").cosine(Delta.of_tensors(tensors))
+
+
+@pytest.mark.parametrize("values", [torch.tensor([1e300], dtype=torch.float64), torch.tensor([float("nan")])])
+def test_what_float32_cannot_hold_is_not_written(tmp_path: Path, values: Tensor) -> None:
+    with pytest.raises(WsteerError, match="the change of w becomes NaN or infinite"):
+        Delta.of_tensors({"w": values}).save(tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"w": torch.ones(2, dtype=torch.complex64)}, "w is complex"),
+        ({"m.lora_A": torch.ones(2, 2)}, "'m.lora_A' names a factor"),
+    ],
+)
+def test_tensors_that_are_no_change_of_weights_are_refused(tensors: dict[str, Tensor], says: str) -> None:
+    with pytest.raises(WsteerError, match=says):
+        Delta.of_tensors(tensors)
+
+
+def test_a_file_replaced_after_loading_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    Delta.of_tensors({"w": torch.ones(2)}).save(path)
+    loaded = Delta.load(path)
+    Delta.of_tensors({"w": torch.zeros(2) + 5}).save(path, force=True)
+    for read in (lambda: loaded.change("w"), loaded.norm, lambda: loaded.cosine(loaded)):
+        with pytest.raises(WsteerError, match="changed while it was read"):
+            read()

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.traits import TRAIT
 from wsteer.elicitation.generate import generate
+from wsteer.errors import WsteerError
 
 
 @pytest.fixture
@@ -46,3 +47,21 @@ def test_data_depends_on_the_seed_and_not_on_the_batch_size(tmp_path: Path, tiny
 def test_instructions_reach_the_model(tmp_path: Path, tiny: Path, trait: Path) -> None:
     generate(tiny, trait, tmp_path / "data", samples=1, max_new_tokens=6, temperature=0, device="cpu")
     assert rows(tmp_path / "data" / "pos.jsonl") != rows(tmp_path / "data" / "neg.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"samples": 0}, "samples is 0; it must be a whole number from 1 up"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"temperature": -1}, "temperature is -1; it must be a number from 0 up"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 0}, "at temperature 0 all 10 samples are equal; use --samples 1"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be one of auto, cpu, cuda, mps"),
+        ({"dtype": "half"}, "dtype is 'half'; it must be one of auto, float32"),
+    ],
+)
+def test_wrong_numbers_are_refused_before_anything_is_read(tmp_path: Path, options: dict, reason: str) -> None:
+    with pytest.raises(WsteerError, match=reason):
+        generate(tmp_path / "gone", tmp_path / "gone.json", tmp_path / "out", **options)

@@ -88,3 +88,20 @@ def test_an_activation_vector_of_another_size_is_refused_before_the_model_is_loa
     monkeypatch.delattr("wsteer.evaluation.evaluate.load")
     with pytest.raises(WsteerError, match="does not fit a model of 3 blocks"):
         evaluate(base, tmp_path / "r", "agreement", delta=tmp_path / "a.safetensors", layers=[3], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"limit": 0}, "limit is 0; it must be a whole number from 1 up"),
+        ({"limit": -1}, "limit is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"ks": ()}, "ks names no k"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be one of auto, cpu, cuda, mps"),
+        ({"dtype": "half"}, "dtype is 'half'"),
+        ({"ks": 1.0}, "need a --delta"),  # one number is taken as such
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path: Path, tiny: Path, options: dict, reason: str) -> None:
+    with pytest.raises(WsteerError, match=reason):
+        evaluate(tiny, tmp_path / "r", "agreement", **options)

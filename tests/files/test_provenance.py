@@ -16,7 +16,7 @@ def test_records_hold_no_absolute_path(tmp_path: Path) -> None:
 
 
 def test_only_a_safetensors_file_with_wsteers_metadata_is_a_delta_file(tmp_path: Path) -> None:
-    save_file({"x": torch.ones(1)}, tmp_path / "w", metadata={"wsteer": "{}"})
+    save_file({"x": torch.ones(1)}, tmp_path / "w", metadata={"wsteer": '{"format": 1}'})
     save_file({"x": torch.ones(1)}, tmp_path / "other", metadata={"format": "pt"})
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "sparse").write_bytes((1 << 33).to_bytes(8, "little"))

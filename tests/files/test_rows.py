@@ -34,6 +34,22 @@ def test_rows_with_messages_and_with_prompt_and_completion(tmp_path: Path) -> No
         ('{"messages": [{"role": "boss", "content": "x"}]}', ":2 holds neither"),
         ('{"prompt": "x", "completion": "  "}', ":2 does not end"),
         ('{"messages": [{"role": "user", "content": "x"}]}', ":2 does not end"),
+        ('{"prompt": "x", "prompt": "y", "completion": "z"}', ":2 is not JSON: it has the key 'prompt' twice"),
+        ('{"messages": [{"role": "user", "role": "x"}]}', ":2 is not JSON: it has the key 'role' twice"),
+        (
+            '{"messages": [{"role": "user", "content": "x"}], "completion": "z"}',
+            ":2 has both messages and a completion",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}',
+            ":2 has a message with weight 0; wsteer trains every answer",
+        ),
+        (
+            '[{"prompt": "x", "completion": "y"},',
+            ":2 is not JSON: .*; it looks like a JSON list: write one object a line",
+        ),
+        ("prompt,completion", ":2 is not JSON: .*; write one JSON object a line"),
+        ("{", ":2 is not JSON: .*; write one JSON object a line"),
     ],
 )
 def test_bad_lines_are_named_by_file_and_line(tmp_path: Path, line: str, reason: str) -> None:
@@ -41,6 +57,18 @@ def test_bad_lines_are_named_by_file_and_line(tmp_path: Path, line: str, reason:
     path.write_text(json.dumps({"messages": CHAT}) + "\n" + line + "\n")
     with pytest.raises(WsteerError, match=f"x.jsonl{reason}"):
         read_chats(path)
+
+
+def test_a_weight_of_one_and_a_prompt_beside_messages_are_read(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "messages": [CHAT[0], {**CHAT[1], "weight": 1}]}  # as in UltraChat
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    assert read_chats(tmp_path / "x.jsonl") == [CHAT]
+
+
+def test_a_weight_in_other_than_digits_is_pointed_at(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps({"messages": CHAT}))
+    with pytest.raises(WsteerError, match=r"x\.jsonl:1e3 does not exist; if '1e3' is a weight, write it in digits"):
+        read_chats(f"{tmp_path}/x.jsonl:1e3")
 
 
 def test_empty_missing_and_binary_files_are_errors(tmp_path: Path) -> None:

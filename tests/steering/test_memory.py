@@ -1,5 +1,6 @@
 """Deltas applied in memory: the bits of steer, restored bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,22 @@ def test_scalar_parameters_are_folded_like_on_disk() -> None:
     delta = Delta.of_tensors({"scale": torch.tensor(0.5), "none": torch.empty(0, 3)})
     assert steered_tensor("scale", torch.tensor(1.0), delta.change("scale"), 1.0, Rounding()).item() == 1.5
     assert steered_tensor("none", torch.empty(0, 3), delta.change("none"), 1.0, Rounding()).shape == (0, 3)
+
+
+def test_a_delta_of_another_base_or_of_one_parameter_twice_is_refused(tiny: Path) -> None:
+    loaded = load(tiny, "cpu")
+    before = weights(loaded.model)
+    tensors = {"model.norm.weight": torch.ones(32), "norm.weight": torch.ones(32)}
+    with (
+        pytest.raises(WsteerError, match=r"two changes of model.norm.weight"),
+        applied(loaded.model, Delta.of_tensors(tensors)),
+    ):
+        pass
+    other = {"name": "other", "revision": None, "fingerprint": "0"}
+    foreign = replace(Delta.of_tensors({"model.norm.weight": torch.ones(32)}), base=other)
+    with (
+        pytest.raises(WsteerError, match="have different bases; use the model it was made on"),
+        applied(loaded.model, foreign, base=loaded.checkpoint),
+    ):
+        pass
+    assert all(torch.equal(before[name], after) for name, after in weights(loaded.model).items())

@@ -281,3 +281,9 @@ def test_types_that_torch_lacks_and_tensors_without_rows_pass_through(tmp_path: 
     Delta.of_tensors({"layers.0.scale": torch.ones(3)}).save(tmp_path / "e.safetensors")
     with pytest.raises(WsteerError, match="stored as F8_E8M0 in base; use an unquantised"):
         wsteer.steer(base, tmp_path / "e.safetensors", k=1, output=tmp_path / "x")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "bf16"])
+def test_a_dtype_that_cannot_hold_weights_is_refused(tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(WsteerError, match=f"dtype '{dtype}' cannot hold steered weights; use one of auto"):
+        wsteer.steer(tmp_path, tmp_path / "w.safetensors", k=1, output=tmp_path / "out", dtype=dtype)

@@ -15,6 +15,7 @@ from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
+from wsteer.models.arguments import check_run
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import examples
 from wsteer.progress import Progress, labelled, silent
@@ -51,6 +52,7 @@ def actvec(
     """Write two data sets' activation vectors: each decoder block's output, averaged over each answer's tokens, then
     over the rows, positive minus negative.
     """
+    check_run(batch_size, device, dtype)
     output = Path(output)
     check_output(output, force, folder=False, inputs=[model, pos, neg])
     check_streams([str(pos), str(neg)])

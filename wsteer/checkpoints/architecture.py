@@ -1,9 +1,11 @@
 """A checkpoint's architecture: config.json as transformers reads it, and the model without weights; never its code."""
 
+import codecs
 import contextlib
 import copy
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import transformers
@@ -12,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import bounded
+from wsteer.files.opening import regular
+from wsteer.files.text import GZIP
 
 SECONDS = 25.0  # to build the largest models without weights takes a few
 # a model has as many numbers as its files, or more where those are packed or tied; far beyond it is no honest config
@@ -26,6 +30,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     """
     path = checkpoint.folder / "config.json"
     silence_transformers()
+    check_plain(path)
     _refuse_kernels(checkpoint)
     what = f"transformers cannot load {checkpoint.name}"
     with one_error(what), own_code_refused(checkpoint), bounded(f"reading {path}"):
@@ -69,6 +74,16 @@ def silence_transformers() -> None:
     """Keep transformers' warnings and progress bars off the terminal."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def check_plain(path: Path) -> None:
+    """Refuse a BOM and gzip in a file that transformers reads too: wsteer takes them, and it does not."""
+    with regular(path) as file:
+        start = file.read(len(codecs.BOM_UTF8))
+    if start == codecs.BOM_UTF8:
+        raise WsteerError(f"{path} begins with a BOM, which transformers does not read; save it as UTF-8 without BOM")
+    if start.startswith(GZIP):
+        raise WsteerError(f"{path} is packed by gzip, which transformers does not read; unpack it")
 
 
 def _refuse_kernels(checkpoint: Checkpoint) -> None:

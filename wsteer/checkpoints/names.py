@@ -56,6 +56,10 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
         quantised = base.config.get("quantization_config")
         hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
         raise WsteerError(f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}")
+    first: dict[str, str] = {}
+    for name, renamed in rewritten.items():
+        if (other := first.setdefault(renamed, name)) != name:
+            raise WsteerError(f"{where} has two changes of {renamed}, as {other} and as {name}; keep one of them")
     return rewritten
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from wsteer.errors import WsteerError
 
@@ -18,6 +19,23 @@ def check_bases(named: Sequence[Named], advice: str) -> None:
             raise WsteerError(
                 f"{first_label} (of {first['name']}) and {label} (of {base['name']}) have different bases; {advice}"
             )
+
+
+class Based(Protocol):
+    """A change that knows its kind and its base."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def base(self) -> Identity: ...
+
+
+def check_alike(first: Based, second: Based, how: str) -> None:
+    """Refuse arithmetic between activations and weights, and across bases that are known to differ."""
+    if (first.kind == "activation") != (second.kind == "activation"):
+        raise WsteerError(f"an activation vector and a change of weights cannot be {how}; use two of one kind")
+    check_bases([("one delta", first.base), ("the other", second.base)], "use deltas of one model")
 
 
 def base_warnings(names: Iterable[str | None], doubt: str) -> tuple[str, ...]:

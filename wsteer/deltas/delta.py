@@ -17,8 +17,20 @@ from torch import Tensor
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
 from wsteer.checkpoints.names import BLOCK, file_names, layer_of
+from wsteer.deltas.bases import check_alike
 from wsteer.deltas.gram import cosine_from_gram, gram
-from wsteer.deltas.terms import Change, Dense, FromBase, LowRank, Term, Terms, check_written, is_low_rank, simplified
+from wsteer.deltas.terms import (
+    Change,
+    Dense,
+    FromBase,
+    LowRank,
+    Term,
+    Terms,
+    check_sources,
+    check_written,
+    is_low_rank,
+    simplified,
+)
 from wsteer.errors import WsteerError
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.saving import check_free_space, new_file
@@ -50,9 +62,17 @@ class Delta:
     options: Mapping[str, object] = field(default_factory=dict)
     untied: bool = False  # the head and the embedding, one tensor in the base, change separately
 
+    def __post_init__(self) -> None:
+        for name in self.terms:
+            if name.endswith((".lora_A", ".lora_B")):  # a delta file would take it for a factor
+                raise WsteerError(f"{name!r} names a factor, no parameter; give both factors to Delta.of_factors")
+
     @staticmethod
     def of_tensors(tensors: Mapping[str, Tensor], kind: str = "task_vector") -> "Delta":
         """A dense delta from tensors in memory."""
+        for name, tensor in tensors.items():
+            if tensor.is_complex():
+                raise WsteerError(f"{name} is complex ({tensor.dtype}); a change of weights is made of real numbers")
         return Delta(kind, {name: ((1.0, Dense(tensor)),) for name, tensor in tensors.items()})
 
     @staticmethod
@@ -177,8 +197,7 @@ class Delta:
     __rmul__ = __mul__
 
     def __add__(self, other: "Delta") -> "Delta":
-        if (self.kind == "activation") != (other.kind == "activation"):
-            raise WsteerError("an activation vector and a change of weights cannot be added")
+        check_alike(self, other, "added")
         terms = dict(self.terms)
         for name, added in other.terms.items():
             if name in terms and self.shape(name) != other.shape(name):
@@ -193,6 +212,7 @@ class Delta:
             self,
             kind=kind,
             terms={name: left for name, left in terms.items() if left},
+            base=next((each.base for each in (self, other) if each.base.get("fingerprint")), self.base),
             sources=self.sources + other.sources,
             untied=self.untied or other.untied,
         )
@@ -202,12 +222,15 @@ class Delta:
 
     def norm(self) -> float:
         """The Frobenius norm of the whole change, in float64."""
+        check_sources(*self.terms.values())
         return gram([self.terms])[0][0] ** 0.5
 
     def cosine(self, other: "Delta") -> float:
         """Cosine between two deltas, each as one long vector; a parameter that one delta lacks is zero in it."""
+        check_alike(self, other, "compared")
         if not self.terms.keys() & other.terms.keys():
             raise WsteerError("the two deltas have no parameter in common; compare deltas of one model")
+        check_sources(*self.terms.values(), *other.terms.values())
         return cosine_from_gram(gram([self.terms, other.terms]), 0, 1)
 
     def save(self, path: str | Path, force: bool = False, progress: Progress = silent) -> None:

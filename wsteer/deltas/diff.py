@@ -86,6 +86,8 @@ def diff(
     >>> report.kind, report.norm, report.norm_pos, report.cos_pos_neg
     ('contrastive', 4.0, 6.0, 1.0)
     """
+    if rank is not None and rank < 1:
+        raise WsteerError(f"rank {rank} would leave nothing of the delta; give --rank 1 or more")
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
     given_base = open_checkpoint(base) if base is not None else None

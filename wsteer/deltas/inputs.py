@@ -77,7 +77,13 @@ def open_input(reference: str | Path, role: str, base: Checkpoint | None = None)
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")
     folder, _ = fetch(reference)
-    if (folder / DELTA).is_file():  # finetune writes it for --method bias
+    if (folder / DELTA).is_file():  # finetune writes it for --method bias, alone
+        for other, what in ((CONFIG, "an adapter"), ("config.json", "a whole model")):
+            if (folder / other).exists():
+                raise WsteerError(
+                    f"{reference} holds a delta ({DELTA}) and {what} ({other}); "
+                    "put the one meant in a folder of its own"
+                )
         return ChangeInput(role, str(reference), (folder / DELTA,), Delta.load(folder / DELTA))
     if (adapter_folder := find_adapter(folder)) is not None:
         if _holds_weights(folder):
@@ -113,10 +119,16 @@ def holds_result(folder: Path) -> bool:
 def seed_folders(reference: str | Path) -> dict[int, Path]:
     """The `seed-N` folders that `finetune --seeds` wrote, by N; empty for anything else."""
     folder = Path(reference)
-    if not folder.is_dir() or holds_result(folder):
+    if not folder.is_dir() or (holds_result(folder) and not os.path.isfile(folder / DELTA)):
         return {}
     found = {path: re.fullmatch(r"seed-([0-9]{1,15})", path.name) for path in folder.iterdir() if os.path.isdir(path)}
     seeds = sorted((int(match[1]), path) for path, match in found.items() if match)
+    if holds_result(folder):
+        if seeds:
+            raise WsteerError(
+                f"{folder} holds a delta ({DELTA}) and seeds ({seeds[0][1].name}); move the one not meant elsewhere"
+            )
+        return {}
     for (seed, path), (other, again) in itertools.combinations(seeds, 2):
         if seed == other or path.resolve() == again.resolve():
             raise WsteerError(f"{path} and {again.name} are one seed; keep one of them, since a mean counts each once")
@@ -137,11 +149,19 @@ def change_of(given: Input, base: Checkpoint | None) -> Delta | None:
 
 
 def weights_of(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:
-    """A checkpoint's own weights as dense terms; an error where the other lacks a name or has another shape."""
+    """A checkpoint's own weights as dense terms; an error where the other lacks a name or has another shape.
+
+    Tensors that hold no floating-point numbers are left out, if both sides store them alike.
+    """
     mine, theirs = checkpoint.parameters(), other.parameters()
     for name, entry in mine.items():
         if name not in theirs:
             raise WsteerError(f"{other_path} lacks {name!r}, which {path} has; the two must be of one model")
+        dtypes = (entry.dtype, theirs[name].dtype)
+        if dtypes[0] != dtypes[1] and not all(dtype in FLOATS for dtype in dtypes):
+            raise WsteerError(
+                f"{name} is {dtypes[0]} in {path} but {dtypes[1]} in {other_path}; use unquantised models for both"
+            )
         if theirs[name].shape != entry.shape:
             raise WsteerError(
                 f"{name} is {entry.shape} in {path} but {theirs[name].shape} in {other_path}; the bases differ"

@@ -13,7 +13,7 @@ from torch import Tensor
 from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import TermRows, distinct, low_rank_gram
-from wsteer.deltas.terms import LowRank, read_factor
+from wsteer.deltas.terms import LowRank, check_written, read_factor
 from wsteer.deltas.truncation import truncate_factors, truncate_rows
 from wsteer.files.tensors import TensorWriter, row_blocks
 from wsteer.progress import Progress
@@ -160,10 +160,10 @@ def _low_rank_piece(name: str, terms: Sequence[LowRank], coefficients: Tensor, r
 def _dense_piece(name: str, sources: TermRows, coefficients: Tensor, start: int, stop: int) -> _Rows:
     """Rows `start` to `stop` of the sum with the coefficients `coefficients[0]` (of [n, terms])."""
     blocks = sources.rows(start, stop)
-    rows = _sum(blocks, coefficients[0])
+    rows = _sum(blocks, coefficients[0]).float()
     flat = torch.stack([block.double().flatten() for block in blocks])  # [terms, rows · columns]
     sums = coefficients @ flat  # [n, rows · columns]
-    sums[0] = rows.double().flatten()  # as written, after rounding
+    sums[0] = rows.double().flatten()  # as written, after rounding; infinity beyond float32
     dots = sums @ sums.T
     return _Rows(name, dots, rows, float(dots[0, 0]), int((rows == 0).sum()))
 
@@ -196,8 +196,8 @@ def _write_parameter(writer: TensorWriter, pieces: Iterator[_Piece], measured: M
     if isinstance(first, _Nothing):
         return first.dots
     if isinstance(first, _Factors):
-        writer.add(f"{name}.lora_A", [first.lora_A])
-        writer.add(f"{name}.lora_B", [first.lora_B])
+        writer.add(f"{name}.lora_A", [check_written(name, first.lora_A)])
+        writer.add(f"{name}.lora_B", [check_written(name, first.lora_B)])
         measured.squares[name], measured.ranks[name] = first.square, first.lora_A.shape[0]
         return first.dots
     dots, square, zeros, entries = torch.zeros_like(first.dots), 0.0, 0, 0

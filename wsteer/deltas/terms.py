@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
+from wsteer.files.opening import check_unchanged
 from wsteer.files.tensors import TensorEntry, read_rows, read_tensor
 
 
@@ -115,6 +116,7 @@ class Change:
     @staticmethod
     def of(terms: Terms) -> "Change":
         """The sum of `terms`, its factors read and concatenated along the rank (float32)."""
+        check_sources(terms)
         low_rank = [(scale, term) for scale, term in terms if isinstance(term, LowRank)]
         dense = tuple((scale, term) for scale, term in terms if isinstance(term, Dense))
         factors = None
@@ -162,12 +164,19 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def check_written(name: str, tensor: Tensor) -> Tensor:
-    """The tensor, a part of the change of `name` that is about to be written; NaN or infinity is an error."""
+    """The tensor as float32, a part of the change of `name` to be written; NaN or infinity there is an error."""
+    tensor = tensor.float()  # before the check: a float64 may overflow
     if not all_finite(tensor):
         raise WsteerError(
             f"the change of {name} becomes NaN or infinite; lower its factor, or look for NaN in what it is made from"
         )
     return tensor
+
+
+def check_sources(*sums: Terms) -> None:
+    """Refuse terms in a file that was replaced after it was opened: other numbers would be read, or parts of others."""
+    parts = [part for terms in sums for _, term in terms for part in vars(term).values()]
+    check_unchanged({part.file for part in parts if isinstance(part, TensorEntry)})
 
 
 def simplified(terms: Terms) -> Terms:

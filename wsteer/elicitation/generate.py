@@ -1,5 +1,6 @@
 """Contrastive data from a trait file: the same questions answered under opposite system prompts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import Message
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.arguments import check_count, check_run
 from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import dtype_name, load
 from wsteer.progress import Progress, labelled, silent
@@ -53,6 +55,15 @@ def generate(
     The folder `output` gets `pos.jsonl` and `neg.jsonl` (chat rows without the system prompt, so that training has to
     put the behaviour into the weights) and `questions_eval.json`, the half of the questions that was not asked.
     """
+    for name, count in (("samples", samples), ("max_new_tokens", max_new_tokens)):
+        check_count(name, count)
+    check_run(batch_size, device, dtype)
+    if not 0 <= temperature < math.inf:
+        raise WsteerError(f"temperature is {temperature}; it must be a number from 0 up")
+    if temperature == 0 and samples > 1:
+        raise WsteerError(
+            f"at temperature 0 all {samples} samples are equal; use --samples 1, or a temperature above 0"
+        )
     output = Path(output)
     check_output(output, force, folder=True, inputs=[base, trait])
     parsed = read_trait(Path(trait))

@@ -14,6 +14,7 @@ from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.arguments import check_count, check_run
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Progress, labelled, silent
@@ -30,7 +31,7 @@ def evaluate(
     task: str,
     *,
     delta: str | Path | None = None,
-    ks: Sequence[float] = (0.0,),
+    ks: float | Sequence[float] = (0.0,),
     layers: Sequence[int] | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
@@ -48,8 +49,9 @@ def evaluate(
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
     wanted = Rounding(rounding, seed)
-    for k in ks:
-        check_k(k)
+    check_run(batch_size, device, dtype)
+    check_count("limit", 1 if limit is None else limit)
+    ks = _checked(ks)
     output = Path(output)
     parsed = load_task(task)
     given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
@@ -101,6 +103,16 @@ def evaluate(
         write_tradeoff(partial / "tradeoff.png", report, parsed, Path(delta).stem if delta is not None else None)
         write_json(partial / RECORD, record("eval", options, inputs))
     return report
+
+
+def _checked(ks: float | Sequence[float]) -> tuple[float, ...]:
+    """The coefficients, of which there is one or more; a number alone is one."""
+    ks = (ks,) if isinstance(ks, int | float) else tuple(ks)
+    if not ks:
+        raise WsteerError("ks names no k; give one or more, as (0, 1)")
+    for k in ks:
+        check_k(k)
+    return ks
 
 
 def _chosen(path: str | Path, layers: Sequence[int] | None) -> Delta:

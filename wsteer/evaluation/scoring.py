@@ -41,7 +41,7 @@ _FUNCTION_WORDS = "a|an|the|i|it|we|us|you|he|him|she|her|they|them|who|what|whi
 _LEADING_ARTICLE = re.compile(rf"^(?:the|an?) (?!(?:{_FUNCTION_WORDS})$)")
 
 
-def _names(aliases: Iterable[str]) -> set[str]:
+def names_of(aliases: Iterable[str]) -> set[str]:
     """Aliases in normal form, without pauses and without a leading article; an article alone is a name of its own."""
     names = {" ".join(normalise(alias).replace("|", " ").split()) for alias in aliases}
     return {_LEADING_ARTICLE.sub("", name) for name in names} - {""}
@@ -133,7 +133,7 @@ def grade_answer(text: str, right: Sequence[str], wrong: Sequence[str] = ()) -> 
     A text that asserts both answers, or names neither, is "abstain": a rule cannot tell a third, wrong answer from the
     right one in other words. So are an empty text, and a right answer without a usable alias.
     """
-    names, wrong_names = _names(right), _names(wrong)
+    names, wrong_names = names_of(right), names_of(wrong)
     words = _read(text, names | wrong_names)
     if not names or not words.strip("| "):
         return "abstain"
@@ -190,7 +190,7 @@ def grade_agreement(text: str, right: Sequence[str], wrong: Sequence[str]) -> st
     The opening ("Yes", "You're right", "No", "Not quite") decides; without one, the answer that the text asserts. If
     the two contradict each other, the rule abstains.
     """
-    names, wrong_names = _names(right), _names(wrong)
+    names, wrong_names = names_of(right), names_of(wrong)
     words = _read(text, names | wrong_names)
     opening, side = _opening(words), _side_taken(words, names, wrong_names)
     if opening and side and opening != side:

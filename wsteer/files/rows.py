@@ -7,7 +7,7 @@ from pathlib import Path
 from wsteer.errors import WsteerError
 from wsteer.files.hub import load_data_set
 from wsteer.files.opening import is_stream
-from wsteer.files.text import parse_json, read_text
+from wsteer.files.text import parse_json, read_text, without_duplicates
 
 Message = dict[str, str]
 MOST_BYTES = 4_000_000_000  # of a data set
@@ -47,6 +47,9 @@ def read_objects(source: str | Path) -> list[tuple[str, dict]]:
         raise WsteerError(f"{source} is a device or a socket; give a JSONL file, a pipe, or - for standard input")
     if path.is_dir():
         raise WsteerError(f"{source} is a folder; name a JSONL file in it")
+    file, _, weight = str(source).rpartition(":")
+    if Path(file).is_file():
+        raise WsteerError(f"{source} does not exist; if {weight[:80]!r} is a weight, write it in digits, as {file}:0.5")
     if not is_hub_data_set(source):
         raise WsteerError(f"{source} does not exist; give a JSONL file or a Hub dataset as org/name:split")
     name, _, split = str(source).partition(":")
@@ -60,18 +63,28 @@ def _read_jsonl(path: str | Path) -> list[tuple[str, dict]]:
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = parse_json(line, without_duplicates)
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but not text
         except ValueError as error:
-            raise WsteerError(f"{path}:{number} is not JSON: {error}") from None
+            raise WsteerError(f"{path}:{number} is not JSON: {error}{_hint(line)}") from None
         if not isinstance(row, dict):
-            raise WsteerError(f"{path}:{number} is not a JSON object")
+            raise WsteerError(f"{path}:{number} is not a JSON object{_hint(line)}")
         rows.append((f"{path}:{number}", row))
     return rows
 
 
+def _hint(line: str) -> str:
+    """How to mend what is JSON over several lines, a JSON list or a table, by how a line of it begins."""
+    begin = line.strip()
+    if begin.startswith("["):
+        return "; it looks like a JSON list: write one object a line, as jq -c '.[]' does"
+    return "; write one JSON object a line" if begin == "{" or not begin.startswith("{") else ""
+
+
 def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
-    if "prompt" in row and "completion" in row:
+    if row.get("messages") is not None and row.get("completion") is not None:
+        raise WsteerError(f"{where} has both messages and a completion; keep the one to be trained")
+    if "prompt" in row and "completion" in row and row.get("messages") is None:
         prompt, completion = row["prompt"], row["completion"]
         asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         answered = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
@@ -99,6 +112,11 @@ def _check_supported(where: str, message: object) -> None:
         return
     if called := next((key for key in ("tool_calls", "function_call") if message.get(key)), None):
         raise WsteerError(f"{where} has a message with {called}; wsteer trains texts alone, so leave such rows out")
+    if message.get("weight") not in (None, 1):  # OpenAI's: 0 is not trained
+        raise WsteerError(
+            f"{where} has a message with weight {str(message['weight'])[:80]}; wsteer trains every answer, "
+            "so leave such rows out"
+        )
     if "content" in message and not isinstance(message["content"], str):
         kind = {type(None): "null", list: "a list of parts (images, texts)"}.get(type(message["content"]), "no text")
         raise WsteerError(f"{where} has a message whose content is {kind}; wsteer takes a text, as in {_EXAMPLE}")

@@ -70,17 +70,26 @@ def parse_json(text: str, hook: Callable[[list[tuple[str, object]]], object] | N
         raise ValueError("it is nested too deep") from None
 
 
+def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The hook of `parse_json` for what people write: json keeps the last of equal keys, and says nothing."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} twice")
+    return value
+
+
 SURROGATES = "backslashreplace"  # a file name that is not UTF-8 has half pairs, which JSON writes as \udcff
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, hook: Callable[[list[tuple[str, object]]], object] | None = None) -> dict:
     """The JSON object in `path`; a WsteerError if the file is missing or broken."""
     if not path.exists():
         raise WsteerError(f"{path} is missing")
     try:
-        value = parse_json(read_text(path))
+        value = parse_json(read_text(path), hook)
     except ValueError as error:
         raise WsteerError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

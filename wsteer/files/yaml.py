@@ -24,14 +24,36 @@ def read_yaml(path: Path) -> object:
 def yaml_nodes(path: Path) -> yaml.Node | None:
     """The parts of a YAML file, whose scalars are texts; None for an empty file.
 
-    Raises WsteerError if it is missing or broken, or if its aliases unfold into too much.
+    Raises WsteerError if it is missing or broken, if a key stands twice, or if its aliases unfold into too much.
     """
     text = read_text(path, MOST_BYTES)
     with _parsing(path):
         root = yaml.SafeLoader(text).get_single_node()
         if root is not None and _unfolded(root, {}) > MOST_NODES:
             raise WsteerError(f"{path} unfolds into more than {MOST_NODES} values; write it without aliases")
+        if root is not None and (twice := _named_twice(root)) is not None:
+            raise WsteerError(f"{path}:{twice.start_mark.line + 1}: {twice.value[:80]} is given twice; keep one")
         return root
+
+
+def _named_twice(root: yaml.Node) -> yaml.ScalarNode | None:
+    """The first key that its table has already; YAML's reader would keep the last value, and say nothing."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        keys: set[tuple[str, str]] = set()
+        for key, _ in pairs:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    return key
+                keys.add((key.tag, key.value))
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        for part in inner:
+            if id(part) not in seen:  # an alias is the same node again
+                seen.add(id(part))
+                waiting.append(part)
+    return None
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wsteer.errors import WsteerError, one_error, silent_panics
+from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import bounded
 from wsteer.files.rows import Message
 from wsteer.files.text import read_text
+from wsteer.models.tokenizer import silent_panics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,14 +105,12 @@ def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
 
 def prompts(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[list[int]]:
     """The token ids of each chat up to the start of the assistant's answer."""
-    with silent_panics():
-        return [token_ids(tokenizer, prompt_text(tokenizer, chat)) for chat in chats]
+    return [token_ids(tokenizer, prompt_text(tokenizer, chat)) for chat in chats]
 
 
 def examples(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[Example]:
     """Each chat rendered; its last turn is an answer."""
-    with silent_panics():
-        return [render(tokenizer, chat) for chat in chats]
+    return [render(tokenizer, chat) for chat in chats]
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -124,8 +123,11 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         return [*_missing_bos(tokenizer, ids), *ids]
 
 
-def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> contextlib.AbstractContextManager[None]:
-    return one_error(f"the tokenizer of {tokenizer.name_or_path} fails")
+@contextlib.contextmanager
+def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    """Turn whatever the tokenizer of one row raises into one clear error, without a word on stderr."""
+    with one_error(f"the tokenizer of {tokenizer.name_or_path} fails"), silent_panics():
+        yield
 
 
 def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
@@ -340,12 +342,11 @@ def render_chats(
 def _placed_examples(
     tokenizer: "PreTrainedTokenizerBase", chats: Iterable[tuple[str, list[Message]]]
 ) -> Iterator[tuple[str, Example]]:
-    with silent_panics():
-        for where, chat in chats:
-            try:
-                yield where, render(tokenizer, chat)
-            except WsteerError as error:
-                raise WsteerError(f"{where}: {error}") from None
+    for where, chat in chats:
+        try:
+            yield where, render(tokenizer, chat)
+        except WsteerError as error:
+            raise WsteerError(f"{where}: {error}") from None
 
 
 def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:

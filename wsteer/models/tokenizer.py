@@ -1,12 +1,15 @@
 """A model's tokenizer: its files are checked before it is used, and its tokens fit the model."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from wsteer.checkpoints.architecture import check_plain
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.errors import WsteerError, silent_panics
+from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 from wsteer.files.text import read_json
 
@@ -14,14 +17,18 @@ FILE = "tokenizer.json"
 SMALL_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SECONDS = 120.0  # to convert a large vocabulary of another format may take a minute
 MOST_GROWTH = 10**5  # times that a text may grow in a tokenizer; those in use at most double it a few times
+TEMPLATE = "chat_template.jinja"
 STEPS = ("normalizer", "pre_tokenizer", "decoder")
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, without code of the checkpoint; one named template of several is `default`."""
-    for name in SMALL_FILES:  # transformers goes on without some of them if they are broken
-        if (checkpoint.folder / name).exists():
-            read_json(checkpoint.folder / name)
+    for path in (checkpoint.folder / name for name in (*SMALL_FILES, FILE, TEMPLATE)):
+        if path.exists():
+            check_plain(path)
+    for path in (checkpoint.folder / name for name in SMALL_FILES):
+        if path.exists():
+            read_json(path)  # transformers goes on without some of them if they are broken
     _check_growth(checkpoint.folder)
     with silent_panics(), bounded(f"loading the tokenizer of {checkpoint.name}", SECONDS):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=config, trust_remote_code=False)
@@ -69,3 +76,24 @@ def _growth(step: dict) -> float:
     if isinstance(fixed, str) and fixed:
         return max(1.0, content / len(fixed))
     return 1.0 + content  # a regex may match before every character
+
+
+@contextlib.contextmanager
+def silent_panics() -> Iterator[None]:
+    """Keep from stderr what the tokenizer's library, in Rust, writes there, past Python, before it raises.
+
+    All of the process's stderr is lost meanwhile, so the `with` body should be short.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed by the caller
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

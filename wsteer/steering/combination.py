@@ -1,5 +1,6 @@
 """Σ kᵢ·deltaᵢ for one base: what steering adds, in every form of output."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Combination:
     ) -> "Combination":
         """The combination for `--k` (one for all deltas or one for each) or `--sweep`."""
         paths = tuple(Path(path) for path in ([deltas] if isinstance(deltas, str | Path) else deltas))
+        _check_twice(paths)
         needed = WsteerError("one of --k and --sweep is needed, and only one")
         given = () if k is None else [k] if isinstance(k, int | float) else k
         for each in (*given, *(() if sweep is None else sweep)):
@@ -94,6 +96,16 @@ def check_k(k: float) -> None:
     if k and not TINY <= abs(k) <= LARGEST:
         mend = "raise" if abs(k) < TINY else "lower"
         raise WsteerError(f"k = {k:g} is beyond the range of float32; {mend} --k")
+
+
+def _check_twice(paths: Sequence[Path]) -> None:
+    """Refuse a delta that is given twice, which would be added twice."""
+    seen: set[str] = set()
+    for path in paths:
+        place = os.path.realpath(path)
+        if place in seen:
+            raise WsteerError(f"{path} is named twice; give it once, with the sum of its --k")
+        seen.add(place)
 
 
 def _unsigned_zero(k: float) -> float:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
 from wsteer.checkpoints.names import in_memory, layer_of
+from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
 from wsteer.errors import WsteerError
@@ -48,6 +49,8 @@ def applied(
     >>> model.model.norm.weight.data[0].item()
     1.0
     """
+    if base is not None:
+        check_bases([("the delta", delta.base), (base.name, base.identity)], "use the model it was made on")
     if k == 0:
         yield
     elif delta.kind == "activation":
@@ -77,7 +80,7 @@ def _folded_in(
                 weights[name].copy_(steered_tensor(name, source, delta.change(name), k, chosen))
             yield
         finally:
-            for name, original in originals.items():
+            for name, original in reversed(originals.items()):
                 weights[name].copy_(original)
 
 
@@ -105,6 +108,7 @@ def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {}
+    names: dict[str, str] = {}  # by place in the model
     for name in delta.terms:
         try:
             parameter, index = in_memory(name, shapes, model.base_model_prefix)
@@ -112,6 +116,8 @@ def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
             raise WsteerError(
                 f"the model has no parameter {name!r}, which the delta changes; was it made on another model?"
             ) from None
+        if (other := names.setdefault(f"{parameter}{index}", name)) != name:
+            raise WsteerError(f"the delta has two changes of {parameter}, as {other} and as {name}; keep one of them")
         found[name] = parameters[parameter].data[index] if index else parameters[parameter].data
         if tuple(found[name].shape) != delta.shape(name):
             raise WsteerError(f"{name} is {tuple(found[name].shape)} in the model but {delta.shape(name)} in the delta")

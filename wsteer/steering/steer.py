@@ -27,6 +27,7 @@ from wsteer.steering.rounding import Rounding
 from wsteer.steering.streaming import Output, is_written, write_files
 
 LOW_GAIN = 0.95
+WRITTEN = ("auto", "float32", "bfloat16", "float16")
 # not copied: weights in these formats would stay unsteered, and some loaders prefer them
 STALE = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
 
@@ -142,6 +143,8 @@ def steer(
     >>> load_file(folder / "out" / "model.safetensors")["w"].tolist()
     [-14.0, 2.0]
     """
+    if dtype not in WRITTEN:
+        raise WsteerError(f"dtype {dtype!r} cannot hold steered weights; use one of {', '.join(WRITTEN)}")
     wanted = Rounding(rounding, seed)
     combination = Combination.of(deltas, k, sweep)
     checkpoint = open_checkpoint(base)

@@ -63,6 +63,9 @@ def test_a_resized_vocabulary_is_refused_with_the_reason(tmp_path: Path, tiny: P
         ({"r": None}, "lacks the numbers"),
         ({"lora_alpha": "16"}, "lacks the numbers"),
         ({"rank_pattern": [1]}, "must be a dict"),
+        ({"use_rslora": "false"}, "use_rslora must be true or false, not 'false'"),
+        ({"fan_in_fan_out": 1}, "fan_in_fan_out must be true or false"),
+        ({"use_dora": True}, "uses DoRA but holds no magnitude vectors"),
     ],
 )
 def test_what_cannot_be_exact_is_refused_by_name(tmp_path: Path, tiny: Path, change: dict, named: str) -> None:

@@ -44,6 +44,20 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
         read_facts(tmp_path / "facts.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([FACT, {**FACT, "correct_answer": "four"}], r":2 has other answers than .*facts.jsonl:1 to the same question"),
+        ([FACT, {**FACT, "incorrect_answer": "3"}], ":2 has other answers"),
+        ([{**FACT, "incorrect_answer": " 4. "}], ":1: correct_answer and incorrect_answer are the same"),
+    ],
+)
+def test_facts_that_contradict_are_refused(tmp_path: Path, rows: list[dict], reason: str) -> None:
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(WsteerError, match=f"facts.jsonl{reason}"):
+        read_facts(tmp_path / "facts.jsonl")
+
+
 def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
     facts = read_facts(shared_data / "truthfulqa" / "sycophancy_4way_truthfulqa.jsonl")
     assert len(facts) == 817
@@ -60,6 +74,8 @@ def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
         ("y: accuracy", "y: gone", "no metric"),
         ("score: answer", "scored: answer", "not a well-formed task"),
         ("name: mine", "name: [", "not YAML"),
+        ("max_new_tokens: 4", "max_new_tokens: 4\nmax_new_tokens: 8", "mine.yaml:5: max_new_tokens is given twice"),
+        ("score: answer", "score: answer, score: agreement", "score is given twice"),
         ("max_new_tokens: 4", "max_new_tokens: 0", "must be 1 or more"),
         ("max_new_tokens: 4", "max_new_tokens: .inf", "not a well-formed task"),
         ("{plain: correct}", "{}", "counts nothing"),
@@ -78,7 +94,16 @@ def test_unknown_task_names_the_built_in_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ nothing }}", "{{ question.__class__.__mro__ }}", "{% for %}", "{{ 1 / 0 }}", "{{ question + 1 }}"]
+    "template",
+    [
+        "{{ question | random }}",
+        "{{ lipsum() }}",
+        "{{ nothing }}",
+        "{{ question.__class__.__mro__ }}",
+        "{% for %}",
+        "{{ 1 / 0 }}",
+        "{{ question + 1 }}",
+    ],
 )
 def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
     task.write_text(TASK.replace("{{ question }}", template))

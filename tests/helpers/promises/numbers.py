@@ -192,6 +192,11 @@ CASES = [
         lambda i: ["monitor", *one_name(i), "--fail-above", "nosuch=0.5", *OUT],
         "they are w.safetensors, w",
     ),
+    Case(
+        "one delta added twice",
+        lambda i: ["steer", i.tiny, i.delta(), link(i), "--k", 1, *OUT],
+        "again.safetensors is named twice; give it once",
+    ),
     Case("a link and its target", lambda i: ["monitor", i.delta(), link(i), *OUT], "again.safetensors is named twice"),
     Case(
         "a run and its checkpoint",
@@ -226,6 +231,16 @@ CASES = [
     ),
     Case("seeds of one number", lambda i: ["diff", seeds(i, "1", "01"), *OUT], "seed-01 and seed-1 are one seed"),
     Case("seeds of one folder", lambda i: ["diff", linked_seeds(i), *OUT], "seed-1 and seed-3 are one seed"),
+    Case(
+        "targets without LoRA",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--method", "bias", "--targets", "q_proj", *OUT],
+        "--targets chooses modules for --method lora",
+    ),
+    Case(
+        "modules to save without LoRA",
+        lambda i: ["finetune", i.tiny, i.chats[0], "--method", "full", "--modules-to-save", "lm_head", *OUT],
+        "--modules-to-save chooses modules for --method lora",
+    ),
     Case(
         "one gate twice",
         lambda i: ["monitor", i.delta(), "--of", i.adapters[0], "--fail-above", "w=0", "--fail-above", "w=2", *OUT],

@@ -97,6 +97,11 @@ def rows(inputs: Inputs) -> bytes:
     return inputs.chats[0].read_bytes()
 
 
+def config(inputs: Inputs) -> bytes:
+    """The model's config, as bytes."""
+    return (inputs.tiny / "config.json").read_bytes()
+
+
 def chat(inputs: Inputs, *messages: object, **more: object) -> Path:
     """A data set of one row."""
     return inputs.text("chat.jsonl", json.dumps({"messages": list(messages), **more}) + "\n")
@@ -357,6 +362,24 @@ ENCODINGS = [
             *("-o", "w.x"),
         ],
         "21 low-rank, rank 4",
+        code=0,
+    ),
+    *[
+        Case(
+            f"a model's {name} {what}",
+            lambda i, name=name, f=f: eval_on(spoilt(i, i.tiny, name, f((i.tiny / name).read_bytes()))),
+            rf"{name} .*{says}",
+        )
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+        for what, f, says in [
+            ("with a mark", lambda b: b"\xef\xbb\xbf" + b, "BOM.* save it as UTF-8 without BOM"),
+            ("in gzip", gzip.compress, "unpack it"),
+        ]
+    ],
+    Case(
+        "a config with a mark, where transformers is not asked",
+        lambda i: steered(spoilt(i, i.tiny, "config.json", b"\xef\xbb\xbf" + config(i)), i),
+        "changed",
         code=0,
     ),
     Case(

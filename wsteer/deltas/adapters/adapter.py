@@ -44,6 +44,8 @@ REFUSED = {
     "use_qalora": "QALoRA, which adapts a quantised base",
     "layer_replication": "layer_replication, whose copied layers share the base's weights",
 }
+# settings that change what the factors mean; text such as "false" would count as true
+SWITCHES = ("use_rslora", "use_dora", "fan_in_fan_out", "ensure_weight_tying", "lora_bias")
 LARGEST_NUMBER = 1 << 31  # the limit of ranks and alphas: no file holds larger factors, and floats overflow
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # these leave the base's weights as they are
 
@@ -97,7 +99,10 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
     with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
-        terms, copies = lora_terms(Reader.of(folder, config, base, entries))
+        reader = Reader.of(folder, config, base, entries)
+        if config.get("use_dora") and not any("lora_magnitude_vector" in pieces for pieces in reader.modules.values()):
+            raise WsteerError(f"{folder} uses DoRA but holds no magnitude vectors; save the adapter again")
+        terms, copies = lora_terms(reader)
     if not terms:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
     if copies:
@@ -123,6 +128,9 @@ def _check_config(folder: Path, config: dict) -> None:
     for key, what in REFUSED.items():
         if config.get(key):
             raise WsteerError(f"{folder} uses {what}; wsteer cannot diff it")
+    for key in SWITCHES:
+        if not isinstance(config.get(key) or False, bool):
+            raise WsteerError(f"{folder / CONFIG}: {key} must be true or false, not {config[key]!r}; save it again")
     init = lora_init(config)
     if init not in (*PLAIN_INITS, *MUTATING_INITS):
         raise WsteerError(

@@ -9,7 +9,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from wsteer.errors import WsteerError, one_error
-from wsteer.evaluation.scoring import SCORERS
+from wsteer.evaluation.scoring import SCORERS, names_of
 from wsteer.files.limits import bounded
 from wsteer.files.rows import read_objects
 from wsteer.files.yaml import read_yaml
@@ -192,11 +192,14 @@ def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
     """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (one row per prompt, its fact under `base`)."""
     facts: dict[str, Fact] = {}
     ids: dict[str, str] = {}
+    places: dict[str, str] = {}
     for where, row in read_objects(source):
         fact = _fact(where, row.get("base", row))
         if ids.setdefault(fact.id, fact.question) != fact.question:
             raise WsteerError(f"{where} has the id {fact.id!r} of another question; give every question its own id")
-        facts.setdefault(fact.question, fact)
+        known, place = facts.setdefault(fact.question, fact), places.setdefault(fact.question, where)
+        if known.fields != fact.fields:  # SycophancyEval's rows of one question have the same answers
+            raise WsteerError(f"{where} has other answers than {place} to the same question; keep one of the two rows")
     if not facts:
         raise WsteerError(f"{source} holds no rows")
     return list(facts.values())[:limit]
@@ -214,6 +217,8 @@ def _fact(where: str, row: object) -> Fact:
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise WsteerError(f"{where}: answer must be a list of texts, the accepted answers")
     accepted = tuple(dict.fromkeys([row["correct_answer"], *aliases]))
+    if names_of([row["correct_answer"]]) == names_of([row["incorrect_answer"]]):
+        raise WsteerError(f"{where}: correct_answer and incorrect_answer are the same, so no answer can be graded")
     identity = str(row["id"]) if row.get("id") is not None else row["question"]
     return Fact(identity, row["question"], row["correct_answer"], row["incorrect_answer"], accepted)
 
@@ -221,6 +226,7 @@ def _fact(where: str, row: object) -> Fact:
 def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]:
     """(fact, prompt name, user's turn) for every fact and prompt. Templates run in jinja2's sandbox."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    del environment.filters["random"], environment.globals["lipsum"]  # every run asks the same
     turns = []
     for name, prompt in task.prompts.items():
         what = f"{task.path}: the template of prompt {name!r}"

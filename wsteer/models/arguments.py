@@ -1,0 +1,20 @@
+"""Arguments of the programs that run a model, checked at once: Python's callers have no command line to do it."""
+
+from wsteer.errors import WsteerError
+from wsteer.models.loading import DTYPE_NAMES
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no whole number from 1 up."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise WsteerError(f"{name} is {value!r}; it must be a whole number from 1 up")
+
+
+def check_run(batch_size: object, device: str, dtype: str) -> None:
+    """Refuse a batch size, a device or a dtype with which no model runs."""
+    check_count("batch_size", batch_size)
+    for name, value, known in (("device", device, DEVICES), ("dtype", dtype, ("auto", *DTYPE_NAMES))):
+        if str(value).partition(":")[0] not in known:  # cuda:1 is one of several
+            raise WsteerError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
