@@ -26,9 +26,14 @@ def held(inputs: Inputs) -> list:
 
 @pytest.fixture
 def shorter_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of every limit of time; messages still tell the whole."""
+    """A tenth of every limit of time; messages, and what is left of a limit, still tell the whole."""
     setitimer = signal.setitimer
-    monkeypatch.setattr(signal, "setitimer", lambda which, seconds, *rest: setitimer(which, seconds / 10, *rest))
+
+    def tenth(which: int, seconds: float, interval: float = 0.0) -> tuple[float, float]:
+        left, every = setitimer(which, seconds / 10, interval)
+        return 10 * left, every
+
+    monkeypatch.setattr(signal, "setitimer", tenth)
 
 
 @pytest.mark.slow
