@@ -12,6 +12,7 @@ from wsteer.errors import WsteerError
 
 SECONDS = 10.0  # far above what any honest regex or template takes
 MATCHING = 5.0  # of a regex with all names of a model; honest ones take milliseconds
+AGAIN = 0.05  # seconds between alarms, after the first
 MEMORY = 2 << 30  # bytes, beyond what the process has taken already
 
 
@@ -60,17 +61,18 @@ def _timer(seconds: float, error: _TimeOver) -> Iterator[None]:
         return
 
     def over(number: int, frame: FrameType | None) -> None:
-        raise error
+        # between the body and the code that stops the timer nothing would catch the error; the alarm comes again
+        if frame is None or frame.f_code.co_filename not in (__file__, contextlib.__file__):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise error
 
     before = signal.signal(signal.SIGALRM, over)
     started = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # also if the alarm came in the inner `finally`; it comes once
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:
             remaining = left - (time.monotonic() - started)
