@@ -1,6 +1,5 @@
 """Models and data sets by Hub id, downloaded over HTTP from a server on the loopback by the real client libraries."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from transformers import AutoModel
 from tests.helpers.checkpoint_contents import stored_tensors
 from tests.helpers.command import Ran
 from tests.helpers.exact_fold import adapter_factors
-from tests.helpers.hub_server import COMMIT, serve
+from tests.helpers.hub_server import COMMIT, serve, silent
 from tests.helpers.merging import train
 from wsteer import diff
 from wsteer.deltas.delta import Delta
@@ -117,15 +116,6 @@ def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_pa
     assert fetched.base == {"name": "org/tiny", "revision": COMMIT, "fingerprint": local.base["fingerprint"]}
 
 
-@contextlib.contextmanager
-def silent() -> Iterator[str]:
-    """The endpoint of a server that accepts connections and says nothing."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(50)
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path) -> None:
     commands = [
         ["diff", "org/x", "-o", "w.safetensors"],
@@ -160,3 +150,62 @@ def test_what_is_cached_is_used_when_the_hub_is_silent(tmp_path: Path, tiny: Pat
     with silent() as endpoint:
         again, pinned = runs(tmp_path, endpoint, *steers, answer=1)
     assert [ran.code for ran in (first, again, pinned)] == [0, 0, 0], again.err + pinned.err
+
+
+FETCH = """
+import sys, time
+from wsteer.errors import reason
+from wsteer.files import hub
+hub.ANSWER, hub.STALL, hub.SILENCE = map(float, sys.argv[1:4])
+started = time.monotonic()
+try:
+    print(hub.fetch_repository("org/tiny", None, ["*.json", "*.safetensors"], False).name)
+except (OSError, ValueError) as error:
+    print(f"{type(error).__name__}: {reason(error)}")
+print(time.monotonic() - started)
+"""
+
+
+def fetched(folder: Path, endpoint: str, *limits: float) -> tuple[str, float]:
+    """What fetching a model gives, and the seconds it takes, with a fresh cache and these limits of hub.py."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", FETCH, *map(str, limits)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    *lines, seconds = ran.stdout.splitlines()
+    assert len(lines) == 1, ran.stdout
+    return lines[0], float(seconds)
+
+
+SILENCES = [
+    # asked twice for the model (1, 2), for its files (3), for each file's state and content, several at once (4 and on)
+    *[(f"after {answers} answers", {"answers": answers}) for answers in (1, 3, 6)],
+    ("shut after 2 answers", {"answers": 2, "shut": True}),
+    ("in the weights", {"half": "model.safetensors"}),
+]
+
+
+@pytest.mark.parametrize("silence", [silence for _, silence in SILENCES], ids=[name for name, _ in SILENCES])
+def test_a_network_that_falls_silent_ends(tmp_path: Path, tiny: Path, silence: dict[str, Any]) -> None:
+    with serve({"models/org/tiny": tiny}, **silence) as endpoint:
+        said, seconds = fetched(tmp_path, endpoint, 0.5, 0.5, 1)
+    assert re.match(r"(\w+Error|OSError): ", said), said
+    assert seconds < 1 + 0.5 + 8 + 3  # the silence, a stall, the library's longest pause; the rest is a busy machine's
+
+
+def test_a_silent_file_is_one_line_within_30_seconds(tmp_path: Path, tiny: Path) -> None:
+    with serve({"models/org/tiny": tiny}, half="model.safetensors") as endpoint:
+        started = time.monotonic()
+        (ran,) = runs(tmp_path, endpoint, ["diff", "org/tiny", "-o", "w.safetensors"])
+    assert time.monotonic() - started < 45  # 30 s of them waiting at most
+    assert (ran.code, ran.out) == (1, "")
+    last = ran.err.splitlines()[-1]  # after the library's progress
+    assert re.fullmatch(r"wsteer: error: org/tiny is .* to be had from the Hub: it does not answer within 15 s", last)
+
+
+def test_a_slow_download_is_not_cut_and_goes_on_after_one_error(tmp_path: Path, tiny: Path) -> None:
+    with serve({"models/org/tiny": tiny}, pause=0.25, half="model.safetensors", shut=True) as endpoint:
+        said, seconds = fetched(tmp_path, endpoint, 5, 0.5, 1.6)  # the library pauses for 1 s
+    assert said == COMMIT
+    assert seconds > 2
+    (weights,) = (tmp_path / "hf").glob("hub/*/snapshots/*/model.safetensors")
+    assert weights.read_bytes() == (tiny / "model.safetensors").read_bytes()

@@ -1,10 +1,12 @@
 """Models and data sets of the Hub: fetched, or found in its cache; a dead or silent network ends in bounded time."""
 
 import contextlib
+import functools
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from wsteer.files.limits import bounded
 
 ANSWER = 8  # seconds for the first answer
 LONGEST_ANSWER = 20  # seconds in all, of an answer that comes in drops
-# seconds without a byte, of which the library takes six in a row before it gives a file up
-STALL = 3
+STALL = 5  # seconds without a byte, before the library asks again
+SILENCE = 15  # seconds in which nothing is heard, before it may ask no more; its pauses are up to 8 s
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -28,7 +30,7 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
     """
 
     def snapshot(of: str | None, local: bool) -> Path:
-        with _short_stalls(), _plain_errors():
+        with _no_long_silence(), _plain_errors():
             found = huggingface_hub.snapshot_download(
                 name, revision=of, allow_patterns=list(patterns), local_files_only=local
             )
@@ -63,7 +65,7 @@ def load_data_set(name: str, split: str) -> Sequence[dict]:
     except (OSError, ValueError) as error:
         unreachable = error
     try:
-        with _plain_errors(), _offline(datasets) if unreachable else _short_stalls():
+        with _plain_errors(), _offline(datasets) if unreachable else _no_long_silence():
             return datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:  # datasets' own errors derive from these two
         why = reason(unreachable or error)
@@ -91,19 +93,50 @@ def _plain_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _short_stalls() -> Iterator[None]:
-    """The library waits for ever in some requests, and for a minute in others; not in the `with` body."""
+def _no_long_silence() -> Iterator[None]:
+    """The library waits for ever in some requests, and asks again and again in others; not in the `with` body.
+
+    Every request fails after STALL seconds without a byte, and none begins after SILENCE seconds in which no thread has
+    heard anything.
+    """
     huggingface_hub.logging.set_verbosity_error()  # it tells of each retry
-    session = huggingface_hub.get_session()
-    before = session.timeout
-    given = "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ
-    wait = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT if given else STALL
+    given = os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT")
+    stall = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT if given else STALL
+    silence = max(SILENCE, 3 * stall) if given else SILENCE
+    heard = time.monotonic()
+
+    def before_request(request: Any) -> None:
+        if time.monotonic() - heard > silence:
+            raise TimeoutError(f"it does not answer within {silence} s")
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), stall)
+
+    def after_headers(response: Any) -> None:
+        nonlocal heard
+        heard = time.monotonic()
+        response.iter_raw = functools.partial(listened, response.iter_raw)
+
+    def listened(blocks: Callable[..., Iterator[bytes]], *arguments: Any, **more: Any) -> Iterator[bytes]:
+        nonlocal heard
+        for block in blocks(*arguments, **more):
+            heard = time.monotonic()
+            yield block
+
+    def limited() -> Any:
+        client = factory()
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks["request"], before_request],
+            "response": [*hooks["response"], after_headers],
+        }
+        return client
+
+    # the factory, as the library makes a new client after some errors; there is no public way to read the user's
+    factory = importlib.import_module("huggingface_hub.utils._http")._GLOBAL_CLIENT_FACTORY
+    huggingface_hub.set_client_factory(limited)
     try:
-        session.timeout = wait
-        with _set(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", wait):
-            yield
+        yield
     finally:
-        session.timeout = before
+        huggingface_hub.set_client_factory(factory)
 
 
 @contextlib.contextmanager
