@@ -135,4 +135,4 @@ def test_of_takes_all_that_the_shell_expands() -> None:
         "-o",
         "c",
     ]
-    assert spread_of(["monitor", "w", "--of=a", "x"]) == ["monitor", "w", "--of=a", "x"]
+    assert spread_of(["monitor", "w", "--of=a", "x"]) == ["monitor", "w", "--of=a", "--of", "x"]

@@ -1,6 +1,7 @@
 """What may not be imported when: help is instant, and each command loads only what it needs."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,35 @@ def test_help_is_plain_text_with_an_example_everywhere() -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         assert "Example: wsteer" in done.stdout
         assert "\x1b" not in done.stdout
+
+
+SIGNALLED = """
+import os, sys
+import wsteer.__main__ as program
+import wsteer.cli.main as command
+
+def run():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    except KeyboardInterrupt:
+        print("cleaned up")
+        sys.exit(130)
+
+command.main = run
+program.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_as_ctrl_c_does_with_their_own_code(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number))], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + number, "cleaned up\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_a_library_that_cannot_be_imported_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wsteer", "diff", "a", "b", "-o", str(tmp_path / "w.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TORCH_LOGS": "nosuch"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("wsteer: error: a library cannot be imported (Invalid log settings: nosuch")
+    assert done.stderr.count("\n") == 1

@@ -13,6 +13,7 @@ from tests.helpers.dense_changes import OF_MATRICES, cosine_of, saved, whole_of
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import save_adapter
 from wsteer.errors import WsteerError
+from wsteer.monitoring.callback import SimilarityCallback
 from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.report import COLUMNS
 
@@ -116,3 +117,23 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path, adapters: tuple[Path, P
         monitor(adapters, tmp_path / name, settings=Settings(per="layer"))
     for path in (tmp_path / "x").iterdir():
         assert path.read_bytes() == (tmp_path / "y" / path.name).read_bytes()
+
+
+def test_in_python_a_path_alone_is_a_list_of_one(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
+    pos, neg = map(str, adapters)
+    alone = monitor(pos, tmp_path / "a", neg, Settings(controls=neg, ceiling={"pos": neg}))
+    several = monitor([pos], tmp_path / "b", [neg], Settings(controls=[neg], ceiling={"pos": [neg]}))
+    assert alone.cosines == several.cosines
+    assert list(SimilarityCallback(_saved_delta(tmp_path, pos)).deltas) == ["w"]
+
+
+def _saved_delta(folder: Path, adapter: str) -> str:
+    wsteer.diff(adapter, output=folder / "w.safetensors")
+    return str(folder / "w.safetensors")
+
+
+def test_in_python_nothing_to_compare_and_a_bound_that_is_nan_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match="one delta or more"):
+        monitor([], tmp_path / "m")
+    with pytest.raises(WsteerError, match="the bound of w is NaN"):
+        Settings(fail_above={"w": float("nan")})

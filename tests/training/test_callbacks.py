@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 # dropout, so that a random state that is not restored shows
 RECIPE = Recipe(lr=3e-2, max_steps=9, batch_size=4, micro_batch_size=2, rank=4, dropout=0.2, eval_every=2, patience=0)
 METHODS = ["lora", "bias", "full"]
+NO_LORA = {"rank": Recipe.rank, "dropout": 0.0}
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 9])
@@ -29,7 +30,7 @@ METHODS = ["lora", "bias", "full"]
 def test_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str, step: int
 ) -> None:
-    recipe = replace(RECIPE, method=method, dropout=0.2 if method == "lora" else 0.0)
+    recipe = RECIPE if method == "lora" else replace(RECIPE, method=method, **NO_LORA)
     run = {"base": tiny, "data": chats[0], "recipe": recipe, "device": "cpu", "save_every": 4}
     with pytest.raises(Interrupted, match=rf"step {step} of 9.*--resume"):
         finetune(output=tmp_path / "out", progress=interrupting("train", step, press_ctrl_c), **run)
@@ -47,7 +48,8 @@ def test_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
 def test_sweep_goes_on_inside_a_later_rate_and_trains_no_finished_one_again(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str
 ) -> None:
-    recipe = replace(RECIPE, method=method, lr=(1e-2, 3e-2, 1e-3), dropout=0.0, max_steps=6)
+    lora = {"dropout": 0.0} if method == "lora" else NO_LORA
+    recipe = replace(RECIPE, method=method, lr=(1e-2, 3e-2, 1e-3), max_steps=6, **lora)
     run = {"base": tiny, "data": chats[0], "recipe": recipe, "device": "cpu"}
     for rate, step in (("0.03", 3), ("0.001", 2)):
         with pytest.raises(Interrupted):
@@ -103,6 +105,18 @@ def test_states_on_the_way_change_nothing(
     monkeypatch.setattr(callbacks, "STATE_SECONDS", 0)
     finetune(output=tmp_path / "often", **run)
     assert contents(tmp_path / "out") == contents(tmp_path / "often")
+
+
+def test_a_second_signal_within_a_second_is_the_first_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    with callbacks.Interruption(True, lambda: None) as interruption:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert interruption.signalled
+        now += callbacks.BOUNCE
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_other_options_do_not_go_on_with_what_was_left(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:

@@ -104,7 +104,13 @@ def test_losses_equal_those_of_a_plain_loop(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str, micro: int | None
 ) -> None:
     recipe = Recipe(
-        method=method, lr=RATE, max_steps=STEPS, batch_size=4, micro_batch_size=micro, rank=4, val_fraction=0
+        method=method,
+        lr=RATE,
+        max_steps=STEPS,
+        batch_size=4,
+        micro_batch_size=micro,
+        val_fraction=0,
+        **({"rank": 4} if method == "lora" else {}),
     )
     finetune(tiny, chats[0], tmp_path / "out", recipe, device="cpu", dtype="float32")
     rows = rows_of(tiny, chats[0])

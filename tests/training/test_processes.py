@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from wsteer.errors import WsteerError
 from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
-from wsteer.training.trainer import plan
+from wsteer.training.trainer import Plan, plan, training_arguments
 
 # ten rows in steps of four: the last step of an epoch has two rows, and one process would have none in its micro-batch
 RECIPE = Recipe(lr=1e-2, max_steps=7, batch_size=4, micro_batch_size=1, rank=4, eval_every=3, val_fraction=0.1)
@@ -119,3 +119,16 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(WsteerError, match="3 processes"):
         plan([], RECIPE)
+
+
+@pytest.mark.parametrize("variable", ["bf16", "fp99"])
+def test_the_environment_does_not_choose_the_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", variable)
+    steps = Plan(((0,),), 1, 1, 1)
+    made = [
+        training_arguments(RECIPE, 1e-3, steps, tmp_path, validated=False, resumed=False, autocast=dtype, cpu=True)
+        for dtype in (None, torch.bfloat16)
+    ]
+    assert [each.mixed_precision for each in made] == ["no", "bf16"]

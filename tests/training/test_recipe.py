@@ -32,11 +32,19 @@ def test_impossible_recipes_are_refused(field: str, value: float) -> None:
         ({"warmup_steps": -1}, "--warmup-steps"),
         ({"eval_every": 0}, "--eval-every"),
         ({"patience": 10**10}, "--patience"),
+        ({"method": "full", "rank": 4}, "--rank is for LoRA alone"),
+        ({"method": "bias", "dropout": 0.1}, "--dropout is for LoRA alone"),
+        ({"method": "full", "targets": ["q_proj"]}, "--targets is for LoRA alone"),
     ],
 )
 def test_impossible_options_of_recipes_are_refused(options: dict, message: str) -> None:
     with pytest.raises(WsteerError, match=message):
         Recipe(**options)
+
+
+def test_a_name_alone_is_a_list_of_one() -> None:
+    assert Recipe(targets="q_proj").targets == ("q_proj",)
+    assert Recipe(method="full", targets=[]).method == "full"
 
 
 def test_presets_are_those_of_the_papers_table_1(cli: Cli) -> None:

@@ -16,7 +16,8 @@ from wsteer.training import reporting as watching
 def test_logged_cosines_are_those_of_the_checkpoints(
     cli: Cli, tmp_path: Path, tiny: Path, chats: tuple[Path, Path], method: str
 ) -> None:
-    common = ["--method", method, "--rank", 4, "--lr", "1e-2", "--max-steps", 6, "--eval-every", 2, "-q"]
+    rank = ["--rank", 4] if method == "lora" else []
+    common = ["--method", method, *rank, "--lr", "1e-2", "--max-steps", 6, "--eval-every", 2, "-q"]
     assert cli("finetune", tiny, chats[1], "-o", tmp_path / "neg", *common).code == 0
     base = ["--base", tiny] if method == "full" else []
     for name, folder in (("w", "neg"),):

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Command(TyperCommand):
         variables = {name: f"{PREFIX}_{self.name}_{name}".upper() for name in names}
         path = (given.get("config") or [os.environ.get(variables["config"], "")])[-1]
         del names["config"]
+        self._check_variables(ctx, variables.values())
         ctx.meta["config"] = path
         found: dict[str, tuple[Value, str]] = {}
         for key, value in read_config(Path(path), names).items() if path else ():
@@ -47,6 +48,8 @@ class Command(TyperCommand):
                 found[key] = (_words(text, variables[key]) if several else os.path.expanduser(text)), variables[key]
         ctx.default_map = {}
         for key, (value, source) in found.items():
+            if spaced(names[key], [value] if isinstance(value, str) else value):
+                raise typer.BadParameter(f"{key}: {value!r} in {source} is no number", ctx=ctx)
             ctx.default_map[names[key].name] = _fitting(value, takes_several(names[key]), f"{key} in {source}")
         try:
             return super().parse_args(ctx, args)
@@ -77,12 +80,23 @@ class Command(TyperCommand):
                 raise typer.BadParameter(f"it is given {len(values)} times; give it once", ctx=ctx, param=parameter)
             if "" in values:
                 raise typer.BadParameter("it is empty", ctx=ctx, param=parameter)
+            if spaced(parameter, values):
+                raise typer.BadParameter(f"{values[0]!r} is no number", ctx=ctx, param=parameter)
         if "" in given.get("", ()):
             raise typer.BadParameter("an argument is empty", ctx=ctx)
+
+    def _check_variables(self, ctx: Any, known: Iterable[str]) -> None:
+        """Refuse a variable of this command that names no option: a gate spelt wrongly must not pass."""
+        for variable, text in os.environ.items():
+            if text and variable.startswith(f"{PREFIX}_{self.name}_".upper()) and variable not in known:
+                listed = ", ".join(known)
+                raise typer.BadParameter(f"{variable} is set, but names no option; they are {listed}", ctx=ctx)
 
 
 def spread_of(arguments: Sequence[str]) -> list[str]:
     """`--of a b c` as `--of a --of b --of c`, so that `--of runs/*/` means every folder the shell found.
+
+    `--of=a b c` means the same: else b and c would be taken for arguments.
 
     Standard input with a weight, `-:0.5`, becomes `/dev/stdin:0.5`.
 
@@ -95,7 +109,8 @@ def spread_of(arguments: Sequence[str]) -> list[str]:
     inside = 0  # the position among its values, from 1; 0 outside
     for argument in arguments:
         if argument.startswith("-") and argument != "-":  # which is standard input
-            option, inside = argument, int(argument in SPREAD)
+            option, equals, _ = argument.partition("=")
+            inside = (2 if equals else 1) if option in SPREAD else 0
         elif inside:
             spread += [option] if inside > 1 else []
             inside += 1
@@ -141,6 +156,11 @@ def given_values(arguments: Sequence[str], parameters: Sequence[Any]) -> dict[st
 def _next(words: Iterator[str]) -> list[str]:
     word = next(words, None)
     return [] if word is None else [word]
+
+
+def spaced(parameter: Any, values: Iterable[str]) -> bool:
+    """Whether a number is written with `_` between its digits: 1_5 may mean 1.5, and Python reads 15."""
+    return parameter.type_descriptor.annotation in (int, float) and any("_" in value for value in values)
 
 
 def takes_several(parameter: Any) -> bool:

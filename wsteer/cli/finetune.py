@@ -54,8 +54,9 @@ Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with
   these tokens marked. neg.jsonl:6 takes a set 6 times (a fraction is
-  allowed); copies of a validation row are never trained. A set may be a
-  pipe, as <(jq ...), and - is standard input. Hub data sets need
+  allowed); copies of a validation row are never trained: equal rows are on
+  one side, and a row of --val that is also in DATA is refused. A set may
+  be a pipe, as <(jq ...), and - is standard input. Hub data sets need
   pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
   not needed. What a template puts before an answer, such as an empty
@@ -80,15 +81,16 @@ Seeds: give both sides the same --seed: they start from the same A, and what
 During a run: the cosines of --track are logged at every validation: in
   log.jsonl, in loss.png, and to the reporters of --report-to (TensorBoard's
   files are in runs/NAME).
-Interruption: Ctrl-C or SIGTERM finishes the step, saves, and says how to
-  continue; --resume after that, or after a crash, ends with the bytes of an
+Interruption: Ctrl-C, SIGTERM or SIGHUP finishes the step, saves, and says
+  how to continue; --resume after that, or after a crash, ends with the bytes of an
   uninterrupted run. A state is also saved every five minutes. It stays
   until --resume goes on with it or --force drops it.
 Memory: gradients are checkpointed if an estimate says that memory is short.
   --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16 computes
   in it unless --dtype names another type.
 Processes: torchrun -m wsteer finetune ..., or accelerate launch. A step has
-  --batch-size rows over all processes; only one writes and prints.
+  --batch-size rows over all processes; only one writes and prints. The
+  precision is --dtype's, whatever accelerate's config says.
 """
 
 

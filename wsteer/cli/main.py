@@ -4,6 +4,7 @@ import getpass
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -75,14 +76,25 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise
             _fail(str(error))
         except Exception as error:
-            if debugging() or not out_of_memory(error):
+            if debugging():
                 raise
-            _fail(f"out of memory ({reason(error)}); lower the batch size, or free memory")
+            if out_of_memory(error):
+                _fail(f"out of memory ({reason(error)}); lower the batch size, or free memory")
+            if not while_importing(error):
+                raise
+            _fail(f"a library cannot be imported ({reason(error)}); mend its installation, or the variables it reads")
 
 
 def debugging() -> bool:
     """Whether WSTEER_DEBUG asks for tracebacks."""
     return os.environ.get("WSTEER_DEBUG", "").lower() not in ("", "0", "false", "no", "off")
+
+
+def while_importing(error: Exception) -> bool:
+    """Whether a library raised it when it was imported, as torch does for TORCH_LOGS that it does not know."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    bodies = [each.f_globals.get("__name__", "") for each in frames if each.f_code.co_name == "<module>"]
+    return any(name.split(".")[0] != "wsteer" for name in bodies)
 
 
 def _fail(text: str) -> NoReturn:

@@ -1,6 +1,6 @@
 """wsteer monitor: the direction of a change of weights, compared with a noise floor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -80,7 +80,8 @@ UntilStep = Annotated[
     int | None, option("--until-step", help="End --watch at this step.", min=1, max=MOST, metavar="N")
 ]
 Interval = Annotated[
-    float, option("--interval", help="Seconds between looks of --watch.", min=0.1, max=DAY, metavar="SECONDS")
+    float | None,
+    option("--interval", help="Seconds between looks of --watch. [10]", min=0.1, max=DAY, metavar="SECONDS"),
 ]
 Shift = Annotated[
     list[str] | None, option("--shift", help="Models tuned from BASE: project what tuning shifts.", metavar="MODEL...")
@@ -143,7 +144,7 @@ def monitor(
     fail_below: FailBelow = None,
     watch: Watch = False,
     until_step: UntilStep = None,
-    interval: Interval = 10.0,
+    interval: Interval = None,
     shift: Shift = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
@@ -183,11 +184,18 @@ def monitor(
         fail_below=below,
     )
     printer = Printer(json, quiet)
-    if shift or any(map(is_data, of or ())):
-        running = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+    projecting = bool(shift) or any(map(is_data, of or ()))
+    running = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+    if projecting:
+        _unused({"watch": watch}, "projections of data sets")
+    else:
+        _unused({name: value not in (None, "auto") for name, value in running.items()}, "cosines of weights")
+    if not watch:
+        _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
+    if projecting:
         _project(printer, deltas, of or [], output, settings, shift or [], force, running)
     elif watch:
-        _watch(printer, deltas, of or [], output, settings, until_step, interval, force)
+        _watch(printer, deltas, of or [], output, settings, until_step, interval or 10.0, force)
     else:
         _compare(printer, deltas, of or [], output, settings, force)
 
@@ -270,10 +278,15 @@ def _project(
 
 def _refuse(settings: "Settings", names: Sequence[str], where: str) -> None:
     """Refuse options that would be ignored."""
-    given = [name for name in names if getattr(settings, name)]
-    if given:
-        option = "--" + given[0].removesuffix("s" if given[0] == "groups" else "").replace("_", "-")
-        raise typer.BadParameter(f"it is not used with {where}; leave it out", param_hint=option)
+    _unused({"group" if name == "groups" else name: getattr(settings, name) for name in names}, where)
+
+
+def _unused(given: Mapping[str, object], where: str) -> None:
+    """Refuse the first option that is given and would be ignored."""
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"it is not used with {where}; leave it out", param_hint=option)
 
 
 def _fail(printer: Printer, failures: Sequence["Failure"]) -> None:

@@ -35,7 +35,8 @@ def parse_numbers(values: Sequence[str], name: str) -> list[float]:
     numbers = []
     for part in ",".join(values).split(","):
         try:
-            number = float(part.encode("ascii"))  # float takes the digits of other scripts
+            # float takes 1_5 for 15, and the digits of other scripts
+            number = float(part.replace("_", "?").encode("ascii"))
         except ValueError:
             raise typer.BadParameter(
                 f"{shown(part)} is not a number; write several as {name}=-1,0,1", param_hint=name

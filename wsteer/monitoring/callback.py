@@ -22,7 +22,7 @@ from wsteer.deltas.gram import grouped_sums
 from wsteer.deltas.inputs import adapter_delta
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
-from wsteer.monitoring.items import check_named_once, short_names
+from wsteer.monitoring.items import check_named_once, listed, short_names
 from wsteer.monitoring.similarity import similarity
 
 RUNNING = "the running change of weights"
@@ -31,9 +31,9 @@ RUNNING = "the running change of weights"
 class SimilarityCallback(TrainerCallback):
     """Logs the cosine of the current change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
 
-    `deltas`: delta files, or deltas by name. `every`: steps between measurements; by default they are made at every log
-    of the Trainer. `base`: the checkpoint that training started from. Plain LoRA does not need it. Full fine-tuning
-    without it keeps a copy of the initial weights.
+    `deltas`: delta files (one, or several), or deltas by name. `every`: steps between measurements; by default they are
+    made at every log of the Trainer. `base`: the checkpoint that training started from. Plain LoRA does not need it.
+    Full fine-tuning without it keeps a copy of the initial weights.
 
     The cosines are those of `wsteer monitor`, over the parameters that both change. They are in the Trainer's
     `log_history` and in `history` as (step, {name: cosine}). With `attach`, instead of `callbacks=[...]`, they are also
@@ -45,7 +45,7 @@ class SimilarityCallback(TrainerCallback):
 
     def __init__(
         self,
-        deltas: Sequence[str | Path] | Mapping[str, Delta],
+        deltas: str | Path | Sequence[str | Path] | Mapping[str, Delta],
         every: int | None = None,
         base: str | Path | Checkpoint | None = None,
     ) -> None:
@@ -54,6 +54,7 @@ class SimilarityCallback(TrainerCallback):
         if every is not None and every < 1:
             raise WsteerError(f"every={every}: a number of steps from 1 up is needed")
         if not isinstance(deltas, Mapping):
+            deltas = listed(deltas)
             check_named_once(deltas, "delta")
             names = short_names([str(path) for path in deltas])
             deltas = {name: Delta.load(path) for name, path in zip(names, deltas, strict=True)}

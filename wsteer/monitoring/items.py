@@ -59,6 +59,11 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return distinct(names)
 
 
+def listed(references: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The references as a list: a path alone is one of them, not the characters of its name."""
+    return [references] if isinstance(references, str | Path) else list(references)
+
+
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, with a number on those that an earlier one has already: a name in a table must mean one thing."""
     made: list[str] = []

@@ -1,5 +1,6 @@
 """Cosines of changes of weights with deltas: one run of `wsteer monitor`, from paths to a folder of results."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -25,6 +26,7 @@ from wsteer.monitoring.items import (
     comparable,
     distinct,
     in_tables,
+    listed,
     open_items,
     place_of,
     short_names,
@@ -50,7 +52,8 @@ class Settings:
 
     `controls`: deltas of no interest, whose cosines show what is usual. `ceiling`: by a delta's name, deltas of the
     same training, repeated. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
-    globs of names that are drawn together in pictures. `fail_above` and `fail_below`: bounds by a delta's name.
+    globs of names that are drawn together in pictures. `fail_above` and `fail_below`: bounds by a delta's name. A path
+    alone counts as a list of one.
     """
 
     base: str | Path | None = None
@@ -63,6 +66,15 @@ class Settings:
     scores: Path | None = None
     fail_above: Mapping[str, float] = field(default_factory=dict)
     fail_below: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("controls", "centre"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
+        object.__setattr__(self, "ceiling", {name: listed(paths) for name, paths in self.ceiling.items()})
+        for option, bounds in (("fail_above", self.fail_above), ("fail_below", self.fail_below)):
+            for name, bound in bounds.items():
+                if math.isnan(bound):
+                    raise WsteerError(f"{option}: the bound of {name} is NaN, which no cosine breaks; give a number")
 
     @property
     def references(self) -> list[str | Path]:
@@ -87,9 +99,9 @@ class Settings:
 
 
 def monitor(
-    deltas: Sequence[str | Path],
+    deltas: str | Path | Sequence[str | Path],
     output: str | Path,
-    of: Sequence[str | Path] = (),
+    of: str | Path | Sequence[str | Path] = (),
     settings: Settings | None = None,
     *,
     force: bool = False,
@@ -104,7 +116,9 @@ def monitor(
     Raises WsteerError for items of different bases, without a common parameter, or with a norm of zero.
     """
     settings = settings or Settings()
-    output = Path(output)
+    deltas, of, output = listed(deltas), listed(of), Path(output)
+    if not deltas:
+        raise WsteerError("monitor needs one delta or more to compare with")
     check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.read])
     compared = Compared.open(deltas, of, settings)
     scores = read_scores(settings.scores) if settings.scores else None
@@ -163,11 +177,21 @@ class Compared:
         items = [replace(item, name=label) for item, label in zip(everything, labels, strict=True)]
         delta_names = [items[at[item.place]].name for item in delta]
         settings.gates.check_names(delta_names)
+        if (settings.fail_above or settings.fail_below) and len({item.place for item in [*delta, *rows]}) == 1:
+            raise WsteerError(f"a gate needs something to compare {delta_names[0]} with; name it with --of")
         _check_ceilings(settings.ceiling, dict(zip(delta_names, delta, strict=True)), ceilings)
 
         def indices(items: Sequence[Item]) -> tuple[int, ...]:
             return tuple(at[item.place] for item in items)
 
+        ends = {item.place for item in centre}
+        if len(ends) == 2 and any(
+            ends == {row.place, column.place} for row in rows or delta for column in [*delta, *controls]
+        ):
+            raise WsteerError(
+                "--centre: without the mean of two deltas they are opposite, whatever they are; "
+                "give a third delta, or leave --centre out"
+            )
         return Compared(
             tuple(comparable(items, base, settings.selection)),
             base,

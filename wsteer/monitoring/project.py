@@ -24,7 +24,7 @@ from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import Example, examples
-from wsteer.monitoring.items import bound_change, check_named_once, short_names
+from wsteer.monitoring.items import bound_change, check_named_once, listed, short_names
 from wsteer.monitoring.pictures import panels, small_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
@@ -69,11 +69,11 @@ class Direction:
 
 
 def project(
-    deltas: Sequence[str | Path],
-    data: Sequence[str | Path],
+    deltas: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     base: str | Path,
     output: str | Path,
-    shift: Sequence[str | Path] = (),
+    shift: str | Path | Sequence[str | Path] = (),
     *,
     layers: Sequence[int] | None = None,
     batch_size: int = BATCH_SIZE,
@@ -88,7 +88,9 @@ def project(
     prompts of ⟨tuned - base, v⟩/‖v‖ at the prompt's last token. (Persona vectors' projection and finetuning shift,
     arXiv 2507.21509; notes/activations.md A5.)
     """
-    output = Path(output)
+    deltas, data, shift, output = listed(deltas), listed(data), listed(shift), Path(output)
+    if not deltas or not data or batch_size < 1:
+        raise WsteerError("project needs one delta and one data set or more, and a batch_size from 1 up")
     check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift])
     for references, role in ((deltas, "DELTA"), (data, "--of"), (shift, "--shift")):
         check_named_once(references, role)

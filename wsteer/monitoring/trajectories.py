@@ -110,7 +110,7 @@ def read_scores(path: Path) -> Scores:
     labels = [name for name in header if name not in ("step", "run")]
     if "step" not in header or not labels or not rows:
         raise WsteerError(f"--scores {path}: a header with `step` and the score's name is needed, and a line a step")
-    points = []
+    points = {}
     for number, row in enumerate(rows, 2):
         try:
             step, score = int(row["step"]), float(row[labels[0]])
@@ -120,8 +120,11 @@ def read_scores(path: Path) -> Scores:
             raise WsteerError(f"--scores {path}:{number}: the step must be from 0 to {LATEST_STEP - 1}")
         if not math.isfinite(score):
             raise WsteerError(f"--scores {path}:{number}: {labels[0]} is not finite")
-        points.append((row.get("run") or None, step, score))
-    return Scores(labels[0], tuple(points))
+        place = row.get("run") or None, step
+        if place in points:
+            raise WsteerError(f"--scores {path}:{number}: the step {step} is given twice for a run; keep one")
+        points[place] = score
+    return Scores(labels[0], tuple((*place, score) for place, score in points.items()))
 
 
 def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:

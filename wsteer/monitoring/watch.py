@@ -1,6 +1,7 @@
 """Follow a training run: when a checkpoint appears, its cosines are appended to a file and the picture is redrawn."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from wsteer.monitoring.items import (
     checkpoints_in,
     comparable,
     in_tables,
+    listed,
     open_items,
     place_of,
     short_names,
@@ -54,7 +56,7 @@ class WatchReport:
 
 
 def watch(
-    deltas: Sequence[str | Path],
+    deltas: str | Path | Sequence[str | Path],
     run: str | Path,
     output: str | Path,
     settings: Settings | None = None,
@@ -71,7 +73,11 @@ def watch(
     or its changes cannot be compared with the deltas.
     """
     settings = settings or Settings()
-    output = Path(output)
+    deltas, output = listed(deltas), Path(output)
+    if not deltas:
+        raise WsteerError("watch needs one delta or more to compare with")
+    if not 0 < interval < math.inf:
+        raise WsteerError(f"interval={interval}: a number of seconds above 0 is needed")
     if not Path(run).is_dir():
         raise WsteerError(f"{run} does not exist or is no folder; --watch follows a training folder")
     check_output(output, force, folder=True, inputs=[*deltas, run, *settings.read])

@@ -18,6 +18,7 @@ from wsteer.training import processes
 from wsteer.training.methods import State
 
 BEST, CHOICE = "best.safetensors", "best.json"
+BOUNCE = 1.0  # seconds in which a second signal is taken for the first one again, as a wrapper passes it on
 STATE_SECONDS = 300  # the most work, about, that a killed run loses
 
 
@@ -114,22 +115,24 @@ class SavedSteps(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """Saves a state for `--resume` every few minutes; at Ctrl-C or SIGTERM it saves one and ends training.
+    """Saves a state for `--resume` every few minutes; at Ctrl-C, SIGTERM or SIGHUP it saves one and ends training.
 
-    The current step is finished first; a second Ctrl-C does not wait for it.
+    The current step is finished first; a second Ctrl-C, a second later or more, does not wait for it.
     """
 
     def __init__(self, saves: bool, saved: Callable[[], None]) -> None:
         self.saves = saves  # False for models spread over processes
         self.on_saved = saved  # called when a state is complete
         self.signalled = False
+        self.noted = -math.inf  # when the first signal came
         self.saved = time.monotonic()
 
     def __enter__(self) -> "Interruption":
         self.before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                    self.before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -137,9 +140,11 @@ class Interruption(TrainerCallback):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.signalled:
+        now = time.monotonic()
+        if self.signalled and now - self.noted >= BOUNCE:
             raise KeyboardInterrupt
-        self.signalled = True
+        if not self.signalled:
+            self.signalled, self.noted = True, now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if processes.is_first():

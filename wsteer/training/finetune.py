@@ -17,6 +17,7 @@ from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
 from wsteer.models.rendering import marked_text, read_template
+from wsteer.monitoring.items import listed
 from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
 from wsteer.training.cpu import quick_on_cpu
@@ -100,7 +101,7 @@ def finetune(
     max_length: int | None = None,
     template: str | Path | None = None,
     save_every: int | None = None,
-    watched: Sequence[str | Path] = (),
+    watched: str | Path | Sequence[str | Path] = (),
     report_to: Sequence[str] = (),
     resume: bool = False,
     force: bool = False,
@@ -122,7 +123,16 @@ def finetune(
     """
     recipe = recipe or Recipe()
     options = RunOptions(
-        val, device, dtype, load_in, strip_system, max_length, template, save_every, tuple(watched), tuple(report_to)
+        val,
+        device,
+        dtype,
+        load_in,
+        strip_system,
+        max_length,
+        template,
+        save_every,
+        tuple(listed(watched)),
+        tuple(report_to),
     )
     return finetune_once(base, parse_sources(data), Path(output), recipe, options, resume, force, progress, note)
 
@@ -205,6 +215,11 @@ def run_record(
 def _check(recipe: Recipe, options: RunOptions) -> None:
     """The checks that need neither data nor model."""
     load_in = options.load_in
+    processes.check()
+    if options.save_every is not None and options.save_every < 1:
+        raise WsteerError(f"--save-every {options.save_every}: a number of steps from 1 up is needed")
+    if options.max_length is not None and options.max_length < 2:
+        raise WsteerError(f"--max-length {options.max_length}: a number of tokens from 2 up is needed")
     if len(recipe.rates) > 1 and options.val is None and not recipe.val_fraction:
         raise WsteerError("several --lr are compared by their validation loss; give --val or a --val-fraction above 0")
     if len(recipe.rates) > 1 and processes.is_sharded():

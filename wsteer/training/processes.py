@@ -1,7 +1,9 @@
 """The processes of one run: one, or several started by torchrun or accelerate; and their common output folder."""
 
 import contextlib
+import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,18 +11,40 @@ import torch
 from accelerate import PartialState
 from torch.distributed import ReduceOp
 
+from wsteer.errors import WsteerError
 from wsteer.files.provenance import key
 from wsteer.files.saving import new_folder, partial_folder
+
+NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that torchrun sets
+LAUNCH = "start several processes by torchrun or accelerate launch, or unset"
 
 
 def count() -> int:
     """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _variable("WORLD_SIZE", 1)
 
 
 def number() -> int:
     """This process's number, counted from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _variable("RANK", 0)
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise WsteerError(f"the variable {name}={text!r} is no number; {LAUNCH} it")
+    return int(text)
+
+
+def check() -> None:
+    """Refuse variables of several processes that no launcher sets so: libraries would end in tracebacks."""
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing and (count() > 1 or os.environ.get("LOCAL_RANK", "-1") != "-1"):
+        found = [name for name in NEEDED if os.environ.get(name)]
+        raise WsteerError(f"{', '.join(found)} are set, but not {', '.join(missing)}; {LAUNCH} the former")
+    wanted = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if wanted and importlib.util.find_spec("deepspeed") is None:
+        raise WsteerError("ACCELERATE_USE_DEEPSPEED is set, but deepspeed is not installed: pip install deepspeed")
 
 
 def is_first() -> bool:

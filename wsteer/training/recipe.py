@@ -8,6 +8,7 @@ from typing import Any
 from wsteer.errors import WsteerError
 
 METHODS = ("lora", "bias", "full")
+OF_LORA = ("rank", "alpha", "dropout", "targets", "modules_to_save", "dora", "rslora", "init")
 MOST = 10**9  # the largest count or number that makes sense anywhere in a recipe
 
 
@@ -46,8 +47,16 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("targets", "modules_to_save"):
+            names = getattr(self, name)
+            object.__setattr__(self, name, (names,) if isinstance(names, str) else names)
         if self.method not in METHODS:
             raise WsteerError(f"--method {self.method}: give one of {', '.join(METHODS)}")
+        for name in OF_LORA if self.method != "lora" else ():
+            if getattr(self, name) not in (getattr(Recipe, name), [], ()):
+                raise WsteerError(
+                    f"--{name.replace('_', '-')} is for LoRA alone; leave it out, or --method {self.method}"
+                )
         for name, (fits, needed) in self._ranges().items():
             if not fits:  # as for NaN
                 value = getattr(self, name)

@@ -68,7 +68,10 @@ def parse_source(text: str | Path) -> Source:
 
 def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
     """One data set or several, each with an optional weight."""
-    return [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+    sources = [parse_source(each) for each in ([data] if isinstance(data, str | Path) else data)]
+    if not sources:
+        raise WsteerError("finetune needs one data set or more; give a JSONL file of chat rows")
+    return sources
 
 
 def run_examples(
@@ -80,11 +83,15 @@ def run_examples(
     max_length: int | None,
     max_positions: int | None,
 ) -> RunExamples:
-    """Render all sets; validate with `val`, else with a share of each set, of which no copy is trained."""
+    """Render all sets; validate with `val`, else with a share of each set. No validation row is trained."""
     rendered = [render_chats(tokenizer, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
-    split = [
-        split_rows(each.examples, 0 if val else recipe.val_fraction, recipe.seed) for each in rendered[: len(sets)]
-    ]
+    share = 0 if val else recipe.val_fraction
+    known: dict[bytes, bool] = {}
+    split = [split_rows(each.examples, share, recipe.seed, known) for each in rendered[: len(sets)]]
+    if val and (both := sum(row_key(row) in known for row in rendered[-1].examples)):
+        raise WsteerError(
+            f"{both} rows of --val are also in DATA; a row that is trained cannot validate: leave them out"
+        )
     return RunExamples(
         first=rendered[0].examples[0],
         train=mixed([train for train, _ in split], weights, recipe.fraction, recipe.seed),
@@ -94,14 +101,31 @@ def run_examples(
     )
 
 
-def split_rows(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows, chosen by the seed; with two rows or more and a `val_fraction`, at least one of
-    each.
+def row_key(row: Example) -> bytes:
+    """What is equal for rows of the same tokens."""
+    return row.tokens.numpy().tobytes()
+
+
+def split_rows(
+    rows: Sequence[Example], val_fraction: float, seed: int, known: dict[bytes, bool] | None = None
+) -> tuple[list[Example], list[Example]]:
+    """Training and validation rows; the seed chooses among different rows, and equal ones are all on one side.
+
+    With two different rows or more and a `val_fraction`, at least one is on each side. `known` tells by `row_key`
+    whether a row of an earlier set validates; the rows of this set are added.
     """
-    order = list(range(len(rows)))
+    known = {} if known is None else known
+    order = list(dict.fromkeys(map(row_key, rows)))
     random.Random(seed).shuffle(order)
     count = min(max(round(val_fraction * len(order)), 1 if val_fraction else 0), len(order) - 1)
-    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in sorted(order[:count])]
+    count -= sum(known.get(key, False) for key in order)
+    for key in order:
+        if key not in known:
+            known[key] = count > 0
+            count -= 1
+    sides = [known[row_key(row)] for row in rows]
+    train, val = ([row for row, side in zip(rows, sides, strict=True) if side is wanted] for wanted in (False, True))
+    return train, val
 
 
 def mixed(sets: Sequence[Sequence[Row]], weights: Sequence[float], fraction: float, seed: int) -> list[Row]:
@@ -116,6 +140,6 @@ def _taken(rows: Sequence[Row], times: float, seed: int) -> Iterator[Row]:
     copies = int(times)
     for _ in range(copies):
         yield from rows
-    count = max(round((times - copies) * len(rows)), 0 if copies else 1)
+    count = max(round((times - copies) * len(rows)), 0 if copies or not rows else 1)
     for index in sorted(random.Random(seed).sample(range(len(rows)), count)):
         yield rows[index]

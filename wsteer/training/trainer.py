@@ -182,7 +182,7 @@ def training_arguments(
     cpu: bool,
 ) -> TrainingArguments:
     """The recipe as the Trainer's arguments; `folder` holds the states to resume from."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         learning_rate=rate,
         lr_scheduler_type="linear",
@@ -211,3 +211,6 @@ def training_arguments(
         prediction_loss_only=True,
         label_names=["labels"],
     )
+    if autocast is None:  # else the environment decides, which `accelerate launch` sets, and the record would be wrong
+        arguments.mixed_precision = "no"
+    return arguments

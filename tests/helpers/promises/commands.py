@@ -16,6 +16,11 @@ def finetune(inputs: Inputs, *more: object, data: str = "") -> list:
     return ["finetune", inputs.tiny, f"{inputs.chats[0]}{data}", *more, "-o", "out", "-q"]
 
 
+def monitor(inputs: Inputs, *more: object) -> list:
+    """Arguments that compare a delta with what `more` names."""
+    return ["monitor", inputs.delta(), *more, "-o", "out", "-q"]
+
+
 CASES = [
     Case("more samples than memory holds", lambda i: generate(i, "--samples", 100_000_000), "--samples 100000000 asks"),
     Case(
@@ -88,5 +93,57 @@ CASES = [
         "quoted as in a shell",
         code=2,
         environment={"WSTEER_STEER_K": "'1"},
+    ),
+    Case(
+        "a second item after --of=A keeps the gate",
+        lambda i: monitor(i, f"--of={i.adapters[0]}", i.adapters[1], "--fail-above", "neg=1"),
+        "names no DELTA; they are w$",
+    ),
+    Case(
+        "a gate spelt wrongly in a variable",
+        lambda i: monitor(i),
+        "WSTEER_MONITOR_FAILABOVE is set, but names no option",
+        code=2,
+        environment={"WSTEER_MONITOR_FAILABOVE": "w=0.5"},
+    ),
+    Case("a gate on one item", lambda i: monitor(i, "--of", i.delta(), "--fail-above", "w=0.5"), "compare w with"),
+    Case(
+        "a number of processes that is none",
+        lambda i: finetune(i),
+        "WORLD_SIZE='abc' is no number",
+        environment={"WORLD_SIZE": "abc"},
+    ),
+    Case("a process alone", lambda i: finetune(i), "LOCAL_RANK are set, but not RANK", environment={"LOCAL_RANK": "0"}),
+    Case(
+        "processes without an address",
+        lambda i: finetune(i),
+        "RANK, WORLD_SIZE are set, but not LOCAL_RANK, MASTER_ADDR",
+        environment={"WORLD_SIZE": "2", "RANK": "1"},
+    ),
+    Case(
+        "deepspeed that is not there",
+        lambda i: finetune(i),
+        "deepspeed is not installed",
+        environment={"ACCELERATE_USE_DEEPSPEED": "true"},
+    ),
+    Case("rows that train and validate", lambda i: finetune(i, "--val", i.chats[0]), "10 rows of --val are also"),
+    Case("a rank without LoRA", lambda i: finetune(i, "--method", "full", "--rank", 4), "for LoRA alone", code=2),
+    Case("the mean of two", lambda i: monitor(i, i.adapters[0], "--centre", i.delta(), i.adapters[0]), "opposite"),
+    Case("--until-step alone", lambda i: monitor(i, "--until-step", 1), "anything but --watch", code=2),
+    Case("--interval alone", lambda i: monitor(i, "--interval", 10), "anything but --watch", code=2),
+    Case("--device of cosines", lambda i: monitor(i, "--device", "cpu"), "not used with cosines", code=2),
+    Case("a k with _", lambda i: ["steer", i.tiny, i.delta(), "--k", "1_5", "-o", "out"], "not a number", code=2),
+    Case("a rank with _", lambda i: finetune(i, "--rank", "1_0"), "is no number", code=2),
+    Case(
+        "a rank with _ in a variable",
+        lambda i: finetune(i),
+        "rank: '1_0' in WSTEER_FINETUNE_RANK",
+        code=2,
+        environment={"WSTEER_FINETUNE_RANK": "1_0"},
+    ),
+    Case(
+        "a step scored twice",
+        lambda i: monitor(i, "--scores", i.text("s.csv", "step,score\n1,2\n1,3\n")),
+        "s.csv:3: the step 1 is given twice",
     ),
 ]
