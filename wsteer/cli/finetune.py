@@ -82,9 +82,9 @@ During a run: the cosines of --track are logged at every validation: in
   log.jsonl, in loss.png, and to the reporters of --report-to (TensorBoard's
   files are in runs/NAME).
 Interruption: Ctrl-C, SIGTERM or SIGHUP finishes the step, saves, and says
-  how to continue; --resume after that, or after a crash, ends with the bytes of an
-  uninterrupted run. A state is also saved every five minutes. It stays
-  until --resume goes on with it or --force drops it.
+  how to continue; --resume after that, or after a crash, ends with the
+  bytes of an uninterrupted run. A state is also saved every five minutes.
+  It stays until --resume goes on with it or --force drops it.
 Memory: gradients are checkpointed if an estimate says that memory is short.
   --load-in needs pip install 'wsteer[quant]'. A GPU with bfloat16 computes
   in it unless --dtype names another type.
