@@ -5,6 +5,7 @@ import functools
 import importlib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.utils import tqdm
 
 from wsteer.errors import WsteerError, reason
 from wsteer.files.limits import bounded
@@ -23,6 +25,18 @@ SILENCE = 15  # seconds in which nothing is heard, before it may ask no more; it
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
+class _Bar(tqdm):
+    """The library's progress bar, on a terminal alone.
+
+    It moves the cursor, and names no file of the repository: it writes past what escapes the text of inputs.
+    """
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        terminal = sys.__stderr__ if sys.__stderr__ is not None and sys.__stderr__.isatty() else None
+        settings.update({"file": terminal} if terminal is not None else {"disable": True})
+        super().__init__(*given, **settings)
+
+
 def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], local_only: bool) -> Path:
     """The local folder of a model's repository, with the files of these patterns; its name is the commit.
 
@@ -32,7 +46,7 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
     def snapshot(of: str | None, local: bool) -> Path:
         with _no_long_silence(), _plain_errors():
             found = huggingface_hub.snapshot_download(
-                name, revision=of, allow_patterns=list(patterns), local_files_only=local
+                name, revision=of, allow_patterns=list(patterns), local_files_only=local, tqdm_class=_Bar
             )
         return Path(found)
 
