@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -34,25 +35,28 @@ from tests.helpers.mutations import (
     texts,
 )
 from tests.helpers.tasks import FACT
-from tests.helpers.tiny import TEMPLATE
+from tests.helpers.tiny import TEMPLATE, save_model
 from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
+from wsteer.checkpoints.contents import links_followed
 from wsteer.deltas.adapters.adapter import WEIGHTS
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import open_input
 from wsteer.deltas.selection import Selection
 from wsteer.elicitation.trait import read_trait
-from wsteer.evaluation.tasks.task import BUILT_IN, load_task, read_facts
+from wsteer.evaluation.tasks.task import BUILT_IN, Fact, Task, load_task, read_facts, user_turns
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.tensors import FLOATS, read_tensor
 from wsteer.files.text import read_json
+from wsteer.models.generation import answer
+from wsteer.models.loading import load
 from wsteer.models.rendering import read_template
 from wsteer.monitoring.trajectories import read_scores
 
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("WSTEER_FUZZ_CASES", "2400"))
-TESTS = 9
+TESTS = 11
 fuzz = settings(
     max_examples=-(-CASES // TESTS),
     derandomize=True,
@@ -201,6 +205,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(BASE, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(BASE_CONFIG))
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers."""
+    return save_model(tmp_path_factory.mktemp("small") / "model", num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +387,34 @@ def test_texts(base: Path, data: st.DataObject) -> None:
     path.write_bytes(data.draw(texts(changed)))
     with refused_or_fine():
         read(path)
+
+
+@fuzz
+@given(data=st.data())
+def test_values_of_traits_tasks_and_rows(base: Path, data: st.DataObject) -> None:
+    """Sound JSON, which YAML is too, with odd values and names in it; of a task the templates run as well."""
+    path = base.parent / "values"
+    kind = data.draw(st.sampled_from(["rows", "facts", "trait", "task"]))
+    sound = {"rows": CHAT, "facts": FACT, "trait": TRAIT, "task": yaml.safe_load(TEXTS["task"][0])}[kind]
+    path.write_bytes(data.draw(documents(sound)))
+    with refused_or_fine():
+        read = TEXTS[kind][1](path)
+        if isinstance(read, Task):
+            user_turns(read, [Fact("a", "2 + 2?", "4", "5", ("4", "four"))])
+
+
+@fuzz
+@given(data=st.data())
+def test_models_and_tokenizers(small: Path, data: st.DataObject) -> None:
+    """A model's own files with odd values in them: it is refused when it is loaded, or it answers, or refuses then."""
+    case = scratch(small.parent / "case")
+    for path in small.iterdir():
+        (case / path.name).symlink_to(path)
+    name = data.draw(st.sampled_from(sorted(path.name for path in small.glob("*.json"))))
+    (case / name).unlink()
+    (case / name).write_bytes(data.draw(documents(json.loads((small / name).read_text()))))
+    with refused_or_fine(), links_followed():
+        answer(load(case, "cpu"), [[{"role": "user", "content": "Hi"}]], 2)
 
 
 @fuzz
