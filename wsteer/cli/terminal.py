@@ -2,37 +2,19 @@
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from wsteer.errors import WsteerError
+from wsteer.files.text import escaped
 
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
-# C0 without tab and newline, DEL, C1, marks and overrides of direction, line and paragraph separators, half pairs
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def escaped(text: str) -> str:
-    r"""`text` with control characters as a Python literal has them, and bytes of names that are not UTF-8 as `\xff`.
-
-    >>> print(escaped("a\x1b[2Jb\u202ec\udcff"))
-    a\x1b[2Jb\u202ec\xff
-    """
-    return CONTROL.sub(_escape, text)
 
 
 def one_line(text: str) -> str:
     r"""`escaped` text whose newlines are shown as `\n`, so that it cannot forge a line of ours."""
     return escaped(text).replace("\n", "\\n")
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file name that is not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class Escaped:

@@ -19,6 +19,10 @@ FREE = 64 << 20
 GZIP = b"\x1f\x8b"
 # the longest mark first: UTF-32's begins as UTF-16's does
 WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+SURROGATES = "backslashreplace"  # a file name that is not UTF-8 has half pairs, which JSON writes as \udcff
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+# C0 without tab and newline, DEL, C1, marks and overrides of direction, line and paragraph separators, half pairs
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def read_text(path: str | Path, limit: int = MOST_BYTES, stream: bool = False) -> str:
@@ -79,11 +83,6 @@ def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return value
 
 
-SURROGATES = "backslashreplace"  # a file name that is not UTF-8 has half pairs, which JSON writes as \udcff
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
-
-
 def read_json(path: Path, hook: Callable[[list[tuple[str, object]]], object] | None = None) -> dict:
     """The JSON object in `path`; a WsteerError if the file is missing or broken."""
     if not path.exists():
@@ -104,6 +103,22 @@ def read_csv(path: Path) -> tuple[list[str], list[dict]]:
         return list(reader.fieldnames or []), list(reader)
     except csv.Error as error:
         raise WsteerError(f"{path} is no CSV: {error}") from None
+
+
+def escaped(text: str) -> str:
+    r"""`text` with control characters as a Python literal has them, and bytes of names that are not UTF-8 as `\xff`.
+
+    >>> print(escaped("a\x1b[2Jb\u202ec\udcff"))
+    a\x1b[2Jb\u202ec\xff
+    """
+    return CONTROL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -136,5 +151,4 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", value)
-    return f"'{text}" if value.startswith(FORMULA) else text
+    return f"'{escaped(value)}" if value.startswith(FORMULA) else escaped(value)
