@@ -284,7 +284,14 @@ PIPES = [
     ),
     Case(
         "rows and their validation from two pipes",
-        lambda i: ["finetune", i.tiny, f"{fifo(i, 'p', rows(i))}:2", "--val", fifo(i, "q", rows(i)), *TINY],
+        lambda i: [
+            "finetune",
+            i.tiny,
+            f"{fifo(i, 'p', rows(i))}:2",
+            "--val",
+            fifo(i, "q", i.chats[1].read_bytes()),
+            *TINY,
+        ],
         "on 20 rows",
         code=0,
     ),
