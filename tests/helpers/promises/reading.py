@@ -325,11 +325,11 @@ ENCODINGS = [
         )
         for name, most, f in [
             ("a mark", 9, lambda b: b"\xef\xbb\xbf" + b),
-            ("two marks", 19, lambda b: (b"\xef\xbb\xbf" + b) * 2),
+            ("two marks", 18, lambda b: (b"\xef\xbb\xbf" + b) * 2),
             ("CRLF", 9, lambda b: b.replace(b"\n", b"\r\n")),
             ("CR", 9, lambda b: b.replace(b"\n", b"\r")),
             ("gzip", 9, gzip.compress),
-            ("gzip in two parts", 19, lambda b: gzip.compress(b) * 2),
+            ("gzip in two parts", 18, lambda b: gzip.compress(b) * 2),
         ]
     ],
     *[
