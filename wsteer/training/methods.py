@@ -31,11 +31,6 @@ def prepare(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> nn.Module:
     transformers.set_seed(recipe.seed)
     if recipe.method == "lora":
         return _with_lora(loaded, base, recipe)
-    for option, given in (("--targets", recipe.targets), ("--modules-to-save", recipe.modules_to_save)):
-        if given:
-            raise WsteerError(
-                f"{option} chooses modules for --method lora; {recipe.method} trains its own, leave it out"
-            )
     if recipe.method == "bias":
         return _with_biases(loaded)
     loaded.model.requires_grad_(True)

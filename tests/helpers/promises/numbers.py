@@ -234,12 +234,14 @@ CASES = [
     Case(
         "targets without LoRA",
         lambda i: ["finetune", i.tiny, i.chats[0], "--method", "bias", "--targets", "q_proj", *OUT],
-        "--targets chooses modules for --method lora",
+        "--targets is for LoRA alone; leave it out, or --method bias",
+        code=2,
     ),
     Case(
         "modules to save without LoRA",
         lambda i: ["finetune", i.tiny, i.chats[0], "--method", "full", "--modules-to-save", "lm_head", *OUT],
-        "--modules-to-save chooses modules for --method lora",
+        "--modules-to-save is for LoRA alone; leave it out, or --method full",
+        code=2,
     ),
     Case(
         "one gate twice",
