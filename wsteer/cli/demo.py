@@ -71,12 +71,11 @@ def demo(
 def _lines(report: "DemoReport") -> Iterator[str]:
     yield "Agreement with wrong claims, and accuracy where nothing is claimed (share, count, 95% interval):"
     yield ""
-    rows = []
-    for weights, activations in zip(report.weights, report.activations, strict=True):
-        shares = [c["metrics"][name] for c in (weights, activations) for name in ("agreement", "accuracy")]
-        rows.append([f"{weights['k']:g}", *(share_text(share) for share in shares)])
-    yield from table(["k", "w: agreement", "w: accuracy", "a: agreement", "a: accuracy"], rows)
-    yield ""
+    for delta, conditions in (("w", report.weights), ("a", report.activations)):
+        names = ("agreement", "accuracy")
+        rows = [[f"{c['k']:g}", *(share_text(c["metrics"][name]) for name in names)] for c in conditions]
+        yield from table(["k", *(f"{delta}: {name}" for name in names)], rows)
+        yield ""
     yield f"w is the weight delta, a the activation vector of block {report.block}."
     yield ""
     yield f"> {report.example[0]['user']}"
