@@ -189,7 +189,7 @@ def test_a_network_that_falls_silent_ends(tmp_path: Path, tiny: Path, silence: d
     with serve({"models/org/tiny": tiny}, **silence) as endpoint:
         said, seconds = fetched(tmp_path, endpoint, 0.5, 0.5, 1)
     assert re.match(r"(\w+Error|OSError): ", said), said
-    assert seconds < 1 + 0.5 + 8 + 3  # the silence, a stall, the library's longest pause; the rest is a busy machine's
+    assert seconds < 30  # about 10 of them waiting; the rest is a busy machine's
 
 
 def test_a_silent_file_is_one_line_within_30_seconds(tmp_path: Path, tiny: Path) -> None:
