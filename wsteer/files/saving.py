@@ -292,8 +292,7 @@ def _with_work(error: BaseException, partial: Path) -> BaseException:
 
 def _without_work(error: BaseException) -> BaseException:
     """The error without its word on work in a folder that does not stay, or that is named as a part of another's."""
-    inner = isinstance(error, _WorkKept | Interrupted) and error.__cause__ is not None
-    return error.__cause__ if inner and error.__cause__ is not None else error
+    return (error.__cause__ or error) if isinstance(error, _WorkKept | Interrupted) else error
 
 
 def _go_on() -> str:

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,7 +21,7 @@ from torch import Tensor
 from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 from wsteer.files.opening import regular, remember
-from wsteer.files.text import parse_json
+from wsteer.files.text import DuplicateKey, parse_json, without_duplicates
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library itself
 BLOCK_BYTES = 2 << 20  # float32 bytes of the blocks of rows in which tensors are streamed
@@ -74,9 +73,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             raise WsteerError(f"{path} is truncated or not a safetensors file; write or download it again")
         content = file.read(length)
     try:
-        header = parse_json(content.decode(), _without_duplicates)
-    except _DuplicateName as error:
-        raise WsteerError(f"{path} is damaged: its header names {error.args[0]!r} twice; write it again") from None
+        header = parse_json(content.decode(), without_duplicates)
+    except DuplicateKey as error:
+        raise WsteerError(f"{path} is damaged: its header names {error.key!r} twice; write it again") from None
     except ValueError as error:
         raise WsteerError(f"{path} is not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
@@ -87,18 +86,6 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     entries = {name: _entry(name, fields, path, 8 + length) for name, fields in header.items()}
     _check_extents(path, entries, 8 + length, size)
     return entries, metadata
-
-
-class _DuplicateName(Exception):
-    pass
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise _DuplicateName(counts.most_common(1)[0][0])
-    return fields
 
 
 def _entry(name: str, fields: dict, path: Path, start: int) -> TensorEntry:
