@@ -43,7 +43,8 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        *("checkpoints/architecture.py", "deltas/adapters/tuners.py", "demo/model.py"),
+        *("checkpoints/architecture.py", "checkpoints/conversion.py", "demo/model.py"),
+        *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
@@ -55,6 +56,7 @@ LIBRARIES = {
         *(
             "activations/",
             "checkpoints/architecture.py",
+            "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
             "files/tensors.py",

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import gram
 from wsteer.errors import WsteerError
@@ -146,7 +145,6 @@ def test_float64_terms_are_subtracted_in_float64() -> None:
 
 
 def test_layers_are_selected_by_the_first_number(low_rank: tuple[Delta, Delta]) -> None:
-    assert [layer_of(name) for name in ("model.layers.11.mlp.w", "blocks.7", "lm_head.weight")] == [11, 7, None]
     assert list(low_rank[0].select_layers([1]).terms) == ["a.1.w"]
     with pytest.raises(WsteerError, match="nothing in"):
         low_rank[0].select_layers([9])

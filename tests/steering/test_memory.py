@@ -110,7 +110,7 @@ def test_a_delta_of_another_base_or_of_one_parameter_twice_is_refused(tiny: Path
     before = weights(loaded.model)
     tensors = {"model.norm.weight": torch.ones(32), "norm.weight": torch.ones(32)}
     with (
-        pytest.raises(WsteerError, match=r"two changes of model.norm.weight"),
+        pytest.raises(WsteerError, match=r"there are two of model.norm.weight"),
         applied(loaded.model, Delta.of_tensors(tensors)),
     ):
         pass

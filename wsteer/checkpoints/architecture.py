@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError, one_error
@@ -49,17 +55,43 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     return config
 
 
-def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model that config.json describes, on the meta device.
+ModelClass = type[AutoModelForCausalLM] | type[PreTrainedModel]
+
+
+def model_classes(checkpoint: Checkpoint, config: PreTrainedConfig) -> list[ModelClass]:
+    """The classes that read the checkpoint: transformers' causal language model, then the one that config.json names.
+
+    They may differ for a model of text and images: the first may be its language model alone. Some have no first.
+    """
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    listed = checkpoint.config.get("architectures")
+    name = listed[0] if isinstance(listed, list) and listed else None
+    named = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    classes: list[ModelClass] = [AutoModelForCausalLM] if causal is not None else []
+    # only a class that can run by itself: not a part, such as LlamaModel
+    if (
+        isinstance(named, type)
+        and issubclass(named, PreTrainedModel)
+        and named is not causal
+        and "For" in named.__name__
+    ):
+        classes.append(named)
+    return classes or [AutoModelForCausalLM]
+
+
+def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig, kind: ModelClass | None = None) -> PreTrainedModel:
+    """The model that config.json describes, on the meta device; `kind` defaults to the first of `model_classes`.
 
     Raises WsteerError if transformers cannot build it, or if it is far larger than what the weight files hold.
     """
+    kind = kind or model_classes(checkpoint, config)[0]
     what = f"transformers cannot build {checkpoint.name}"
     with one_error(what), own_code_refused(checkpoint), bounded(f"building {checkpoint.name}", SECONDS):
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
-            )
+            if issubclass(kind, PreTrainedModel):
+                model = kind(copy.deepcopy(config))
+            else:
+                model = kind.from_config(copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False)
         described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     held = sum(math.prod(entry.shape) for entry in checkpoint.tensors.values())
     if described > PACKED * held + SPARE:

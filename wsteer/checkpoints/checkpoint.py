@@ -22,10 +22,10 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 HEADS = ("lm_head.weight", "embed_out.weight")
 LARGEST_NUMBER = 1 << 31  # of blocks, heads, widths
 # how delta files and records name an unknown base
-UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None}
+UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None, "towers": None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A Hugging Face checkpoint folder, known from its headers alone."""
 
@@ -53,7 +53,20 @@ class Checkpoint:
     @property
     def identity(self) -> dict[str, str | None]:
         """How delta files and records name the checkpoint; they name an unknown one by `UNKNOWN_BASE`."""
-        return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+        known = {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+        return {**known, "towers": ", ".join(self.towers) or None}
+
+    @cached_property
+    def towers(self) -> tuple[str, ...]:
+        """The parts that the config describes beside the language model, as `vision`; none for a model of text."""
+        if not (self.folder / "config.json").exists():
+            return ()
+        parts = {
+            key.removesuffix("_config")
+            for key, value in self.config.items()
+            if key.endswith("_config") and isinstance(value, dict) and "model_type" in value
+        }
+        return tuple(sorted(parts - {"text", "quantization"}))
 
     def input_entry(self, role: str) -> dict[str, object]:
         """The checkpoint's entry, as an input in this role, in a record."""

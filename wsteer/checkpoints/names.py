@@ -1,27 +1,164 @@
-"""Names of parameters: those in adapters and in models in memory, and those in a checkpoint's files."""
+"""Names of parameters: those in adapters and deltas, and those in a checkpoint's files; decoder blocks by name."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 
-# parameters that hold all experts of a block in memory: the files' names of each expert's parts, in stacking order
-FUSED_EXPERTS = {
-    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
-    "down_proj": (("down_proj",), ("w2",)),
-}
-# a module's path in memory: its path in the files of older models (Mixtral's)
-OLDER_PATHS = {".mlp.": ".block_sparse_moe."}
+if TYPE_CHECKING:
+    from wsteer.checkpoints.conversion import Conversion, Part
+
 # models whose linear layers store their weight as [in, out]; the config's fan_in_fan_out is not reliable
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
 BLOCK = re.compile(r"blocks\.(?:0|[1-9][0-9]{0,8})")  # a decoder block's activations; the number has one spelling
-MOST_PREFIXES = 40  # of names; models have a handful
+NUMBERED = re.compile(r"(.+?)\.([0-9]{1,9})(?:\.|$)")  # the path before a name's first number, and that number
+EXPERT = re.compile(r"\.[0-9]+\..+\.[0-9]+\.")  # a name with two numbers: of a block, and of one of its experts
+# how the paths of towers are named; asked only of names whose checkpoint is not at hand
+TOWER = re.compile(r"(?:^|[._])(?:vis|vit|image|img|video|audio|speech|sound)", re.IGNORECASE)
 
-Index = tuple[int | slice, ...]  # into a parameter in memory
+Way = Callable[[str], str | None]  # a name -> the name in the files, or None
+
+
+def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[str, str]:
+    """Each parameter's name in the base's files.
+
+    Names that the files have are taken as they are. Others are names in memory, or of other versions of the files:
+    transformers' conversion maps them. Last, they are names of another architecture with the same language model, as of
+    a text model whose adapter is used on a model of text and images. Names that match nothing are listed in an error;
+    `where` is the source of the names.
+    """
+    names = list(names)
+    known = known_names(base)
+    fewest: list[str] | None = None
+    with bounded(f"finding what {where} changes in {base.name}"):
+        for way in _ways(names, base, known):
+            found = {name: name if name in known else way(name) for name in names}
+            unmatched = [name for name, match in found.items() if match is None]
+            if not unmatched:
+                return _each_once({name: match for name, match in found.items() if match is not None}, where)
+            if fewest is None or len(unmatched) < len(fewest):
+                fewest = unmatched
+    raise WsteerError(_lacking(fewest or names, base, where))
+
+
+def known_names(base: Checkpoint) -> Collection[str]:
+    """The names of the base's tensors, and of the two that share one where it ties them."""
+    return {*base.tensors, *(base.tied or ())}
+
+
+def _ways(names: Collection[str], base: Checkpoint, known: Collection[str]) -> Iterator[Way]:
+    """The ways to find names in the files, the cheap and certain ones first."""
+    yield lambda name: None  # as they are
+    if not base.towers:  # without towers a path before the blocks can only be another prefix
+        yield from _moved(names, base, known)
+    for conversion in conversions_of(base):
+        yield functools.partial(_converted_name, base, conversion, known)
+    if base.towers:
+        yield from _moved(names, base, known)
+
+
+def _converted_name(base: Checkpoint, conversion: "Conversion", known: Collection[str], name: str) -> str | None:
+    for each in (name, conversion.renamed(name)[0]):
+        parts = conversion.of_parameter.get(each, [])
+        if len(parts) == 1 and parts[0].is_whole:
+            return parts[0].tensor
+        if each in known:
+            return each
+        if each in conversion.shapes and not parts and base.tied is not None:
+            return base.tied[1]  # no tensor becomes it: it is the tied head
+    return None
+
+
+def _moved(names: Collection[str], base: Checkpoint, known: Collection[str]) -> Iterator[Way]:
+    """From another path of the language model's blocks to the base's own; what is beside the blocks moves alike."""
+    target = block_path(base)
+    if target is None:
+        return
+    outer = _parent(target)
+    for path in _numbered_paths(names):
+        if TOWER.search(path):
+            continue
+        source = _parent(path)
+
+        def way(name: str, path: str = path, source: str = source) -> str | None:
+            if name.startswith(f"{path}."):
+                moved = target + name[len(path) :]
+            elif source and name.startswith(f"{source}."):
+                moved = f"{outer}{'.' if outer else ''}{name[len(source) + 1 :]}"
+            else:
+                moved = f"{outer}.{name}" if outer else name
+            return moved if moved in known else None
+
+        yield way
+    if not _numbered_paths(names):  # the embedding or the head alone
+
+        def ending(name: str) -> str | None:
+            last = ".".join(name.rsplit(".", 2)[-2:])
+            found = [each for each in known if each == last or each.endswith(f".{last}")]
+            return found[0] if len(found) == 1 else None
+
+        yield ending
+
+
+def _each_once(found: dict[str, str], where: object) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for name, renamed in found.items():
+        if (other := first.setdefault(renamed, name)) != name:
+            raise WsteerError(f"{where} has two changes of {renamed}, as {other} and as {name}; keep one of them")
+    return found
+
+
+def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
+    more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
+    hint = "was it made on another model?"
+    if base.config.get("quantization_config"):
+        hint = "it is quantised: use the unquantised model"
+    elif all(TOWER.search(name) for name in unmatched) and not base.towers:
+        hint = "it has no tower of images or sound; leave them out with --exclude"
+    for conversion in conversions_of(base):
+        for name in unmatched[:1]:
+            parameter, _ = conversion.renamed(name)
+            if steps := conversion.opaque.get(parameter):
+                hint = f"transformers makes it from the files by {steps}, which wsteer does not follow"
+            elif conversion.of_parameter.get(parameter):
+                hint = "transformers makes it of several tensors of the files; merge it with peft and diff the result"
+    return f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}"
+
+
+# ---- The model's architecture, asked of transformers where names alone do not tell
+
+
+@functools.lru_cache(maxsize=8)
+def conversions_of(base: Checkpoint) -> tuple["Conversion", ...]:
+    """The conversions of the base by the model classes that read it; none if transformers cannot build them.
+
+    It imports transformers (2 s) and builds the model without memory (0.1 to 1 s), once for a checkpoint.
+    """
+    from wsteer.checkpoints.conversion import conversions  # noqa: PLC0415  imports transformers
+
+    try:
+        return tuple(conversions(base))
+    except WsteerError:
+        return ()
+
+
+def parts_of(parameter: str, base: Checkpoint) -> "list[Part]":
+    """The tensors of the base's files that become one parameter in memory, such as all experts of a block.
+
+    Empty if there is none; the name may be an older one, or lack the prefix of the whole model.
+    """
+    for conversion in conversions_of(base):
+        for name in (parameter, conversion.renamed(parameter)[0]):
+            if found := conversion.of_parameter.get(name):
+                return found
+    return []
 
 
 @dataclass(frozen=True)
@@ -36,122 +173,95 @@ class ExpertFiles:
     columns: int
 
 
-def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[str, str]:
-    """Each parameter's name in the base's files, which may differ by a prefix or a renamed module.
-
-    A model's inner part lacks the prefix of the whole (`layers.0…` for `model.layers.0…`), and some checkpoints lack
-    the prefix of the model (GPT-2's `h.0…` for `transformer.h.0…`). Names that match nothing are listed in an error;
-    `where` is the source of the names.
-    """
-    known = {**base.tensors, **{name: None for name in base.tied or ()}}
-    names = list(names)
-    rewritten = next(
-        (found for rewrite in _rewrites(known) if (found := _rewritten(names, rewrite, known)) is not None), None
-    )
-    if rewritten is None:
-        with bounded(f"finding what {where} changes in {base.name}"):
-            missing = ([name for name in names if _match(name, way, known) is None] for way in _rewrites(known))
-            unmatched = min(missing, key=len)
-        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        quantised = base.config.get("quantization_config")
-        hint = "it is quantised: use the unquantised model" if quantised else "was it made on another model?"
-        raise WsteerError(f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}")
-    first: dict[str, str] = {}
-    for name, renamed in rewritten.items():
-        if (other := first.setdefault(renamed, name)) != name:
-            raise WsteerError(f"{where} has two changes of {renamed}, as {other} and as {name}; keep one of them")
-    return rewritten
-
-
-def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Pairs of a prefix to drop and one to add, no change first; the files' names give the prefixes to add."""
-    found = {"": None}
-    for name in known:
-        parts = name.split(".", 2)
-        ends = [count for count in (1, 2) if count < len(parts) and not parts[count - 1].isdecimal()]
-        found.update({".".join(parts[:count]) + ".": None for count in ends})
-        if len(found) > MOST_PREFIXES:  # each is tried with every name
-            break
-    added = [("", prefix) for prefix in found]
-    dropped = [(prefix, "") for prefix in ("model.", "transformer.", "gpt_neox.", "language_model.")]
-    moved = [("model.language_model.", "language_model.model."), ("language_model.model.", "model.language_model.")]
-    return added + dropped + moved
-
-
-def _rewritten(names: list[str], rewrite: tuple[str, str], known: Mapping[str, object]) -> dict[str, str] | None:
-    """The names after one rewrite, each also tried unchanged; None if a name matches nothing."""
-    result = {}
-    for name in names:
-        if (match := _match(name, rewrite, known)) is None:
-            return None
-        result[name] = match
-    return result
-
-
-def _match(name: str, rewrite: tuple[str, str], known: Mapping[str, object]) -> str | None:
-    dropped, added = rewrite
-    moved = added + name[len(dropped) :] if name.startswith(dropped) else name
-    return next((each for each in (name, moved, _older(name), _older(moved)) if each in known), None)
-
-
-def _older(name: str) -> str:
-    for path, older in OLDER_PATHS.items():
-        name = name.replace(path, older)
-    return name
-
-
 def expert_files(parameter: str, base: Checkpoint) -> ExpertFiles | None:
     """The files' tensors of a fused parameter such as `model.layers.0.mlp.experts.gate_up_proj`, else None.
 
-    Mixtral's, Qwen2-MoE's and Qwen3-MoE's files name the experts one by one, while the model in memory stacks them.
+    Many models' files name the experts one by one, while the model in memory stacks them.
     """
-    module, _, leaf = parameter.rpartition(".")
-    for path in dict.fromkeys([module, _older(module), f"model.{module}", _older(f"model.{module}")]):
-        for parts in FUSED_EXPERTS.get(leaf, ()):
-            first = [base.tensors[name] for part in parts if (name := f"{path}.0.{part}.weight") in base.tensors]
-            if len(first) < len(parts) or any(len(entry.shape) != 2 for entry in first):
-                continue
-            experts: list[tuple[str, ...]] = []
-            while f"{path}.{len(experts)}.{parts[0]}.weight" in base.tensors:
-                experts.append(tuple(f"{path}.{len(experts)}.{part}.weight" for part in parts))
-            rows, columns = tuple(entry.shape[0] for entry in first), first[0].shape[1]
-            return ExpertFiles(tuple(experts), rows, columns)
+    if parameter.endswith((".weight", ".bias")) or parameter in base.tensors:
+        return None
+    if not any(EXPERT.search(name) for name in base.tensors):
+        return None  # spares the import of transformers
+    experts: dict[int, list[str]] = defaultdict(list)
+    for part in parts_of(parameter, base):
+        if not part.index or not isinstance(part.index[0], int):
+            return None
+        experts[part.index[0]].append(part.tensor)
+    if not experts or sorted(experts) != list(range(len(experts))):
+        return None
+    shapes = [base.tensors[name].shape for name in experts[0]]
+    names = tuple(tuple(experts[number]) for number in range(len(experts)))
+    return ExpertFiles(names, tuple(shape[0] for shape in shapes), shapes[0][1])
+
+
+# ---- Decoder blocks
+
+
+@functools.lru_cache(maxsize=8)
+def block_path(base: Checkpoint) -> str | None:
+    """The path of the language model's blocks in the files, as `model.language_model.layers`; None if there are none.
+
+    The names tell it if only one path has as many numbered blocks as the config has layers; else transformers is asked.
+    """
+    paths = _numbered_paths(base.tensors)
+    if len(paths) <= 1 and not base.towers:
+        return next(iter(paths), None)
+    try:
+        blocks = set(range(base.config_number("num_hidden_layers", "n_layer", "n_layers", "num_layers")))
+        # beside its blocks a model of text may number others, which it predicts later tokens with
+        fitting = [path for path, has in paths.items() if has == blocks or (has > blocks and not base.towers)]
+    except WsteerError:
+        fitting = list(paths)
+    return fitting[0] if len(fitting) == 1 else _asked_path(base) or likely_path(fitting or paths)
+
+
+def _asked_path(base: Checkpoint) -> str | None:
+    from wsteer.checkpoints.conversion import decoder_path  # noqa: PLC0415  imports transformers
+
+    for conversion in conversions_of(base):
+        inside = f"{decoder_path(conversion.model)}.0."
+        for parameter, parts in conversion.of_parameter.items():
+            if parameter.startswith(inside) and (match := NUMBERED.match(parts[0].tensor)):
+                return match[1]
     return None
 
 
-def in_memory(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> tuple[str, Index]:
-    """Where a model in memory keeps the tensor that the files call `name`: a parameter and an index into it.
+def likely_path(names: Iterable[str]) -> str | None:
+    """The path of the language model's blocks among these paths, or before the first numbers of these names.
 
-    `shapes` are those of the model's parameters, `prefix` is its `base_model_prefix`. Raises KeyError if the model
-    has no such tensor.
+    For names whose checkpoint is not at hand: towers are told by what they are commonly called.
     """
-    newer = name
-    for path, older in OLDER_PATHS.items():
-        newer = newer.replace(older, path)
-    for candidate in (name, newer, f"{prefix}.{newer}", newer.removeprefix(f"{prefix}.")):
-        if candidate in shapes:
-            return candidate, ()
-        module, _, leaf = candidate.removesuffix(".weight").rpartition(".")
-        module, _, expert = module.rpartition(".")
-        for fused, variants in FUSED_EXPERTS.items():
-            for parts in variants:
-                if leaf in parts and re.fullmatch("[0-9]{1,9}", expert) and f"{module}.{fused}" in shapes:
-                    rows = shapes[f"{module}.{fused}"][1] // len(parts)
-                    first = parts.index(leaf) * rows
-                    return f"{module}.{fused}", (int(expert), slice(first, first + rows))
-    raise KeyError(name)
+    paths = [path for path in (_numbered_paths(names) or names) if not TOWER.search(path)]
+    text = [path for path in paths if "language" in path or "text" in path]
+    return next(iter(text or paths), None)
 
 
-def layer_of(name: str) -> int | None:
-    """The decoder block that a parameter or activation name belongs to: its first number between dots, else None."""
-    match = re.search(r"\.([0-9]{1,9})(\.|$)", name)
-    return int(match[1]) if match else None
+def _numbered_paths(names: Iterable[str]) -> dict[str, set[int]]:
+    """The paths before the names' first numbers, each with its numbers, in order."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for name in names:
+        if match := NUMBERED.match(name):
+            found[match[1]].add(int(match[2]))
+    return dict(found)
 
 
-def layer_name(name: str) -> str:
-    """The decoder block of a parameter, `other` outside of them."""
-    layer = layer_of(name)
-    return "other" if layer is None else str(layer)
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def layer_of(name: str, blocks: str | None) -> int | None:
+    """The decoder block of a parameter, or of an activation's name; the blocks' names begin with the path `blocks`."""
+    match = NUMBERED.match(name)
+    return int(match[2]) if match and (match[1] == blocks or BLOCK.fullmatch(name)) else None
+
+
+def layer_name(name: str, blocks: str | None) -> str:
+    """The decoder block of a parameter, the path of a tower's blocks, `other` outside of both."""
+    layer = layer_of(name, blocks)
+    if layer is not None:
+        return str(layer)
+    match = NUMBERED.match(name)
+    return match[1] if match and TOWER.search(match[1]) else "other"
 
 
 def module_name(name: str) -> str:

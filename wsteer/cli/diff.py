@@ -126,4 +126,4 @@ def grouped_layers(layers: dict[str, float]) -> list[tuple[str, float]]:
         (f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]), sum(layers[str(layer)] for layer in group))
         for group in groups
     ]
-    return shares + ([("other", layers["other"])] if "other" in layers else [])
+    return shares + [(layer, share) for layer, share in layers.items() if not layer.isdigit()]

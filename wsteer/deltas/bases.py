@@ -1,4 +1,7 @@
-"""Whether changes and models have one base: known fingerprints that differ are an error, other names a warning."""
+"""Whether changes and models have one base: known fingerprints that differ are an error, other names a warning.
+
+A language model with towers beside it, and the same alone, count as one base: every change must fit by name and shape.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +18,7 @@ def check_bases(named: Sequence[Named], advice: str) -> None:
     known = [(label, base) for label, base in named if base.get("fingerprint")]
     for label, base in known[1:]:
         first_label, first = known[0]
-        if base["fingerprint"] != first["fingerprint"]:
+        if base["fingerprint"] != first["fingerprint"] and bool(base.get("towers")) == bool(first.get("towers")):
             raise WsteerError(
                 f"{first_label} (of {first['name']}) and {label} (of {base['name']}) have different bases; {advice}"
             )

@@ -14,5 +14,5 @@ def as_biases(delta: Delta) -> Delta:
     """An activation delta as the change of biases that equals it, at every position; other deltas are unchanged."""
     if delta.kind != "activation":
         return delta
-    terms = {BIAS.format(layer_of(name)): parts for name, parts in delta.terms.items()}
+    terms = {BIAS.format(layer_of(name, None)): parts for name, parts in delta.terms.items()}
     return replace(delta, kind="task_vector", terms=terms)

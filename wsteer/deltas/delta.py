@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
-from wsteer.checkpoints.names import BLOCK, file_names, layer_of
+from wsteer.checkpoints.names import BLOCK, file_names, layer_of, likely_path
 from wsteer.deltas.bases import check_alike
 from wsteer.deltas.gram import cosine_from_gram, gram
 from wsteer.deltas.terms import (
@@ -61,6 +61,7 @@ class Delta:
     positions: object = None
     options: Mapping[str, object] = field(default_factory=dict)
     untied: bool = False  # the head and the embedding, one tensor in the base, change separately
+    blocks: str | None = None  # the path of the base's decoder blocks, as model.layers; None: told by the names
 
     def __post_init__(self) -> None:
         for name in self.terms:
@@ -98,6 +99,7 @@ class Delta:
             positions=info.get("positions"),
             options=info["options"],
             untied=info["untied"],
+            blocks=info["blocks"],
         )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -140,17 +142,23 @@ class Delta:
         bound = {name: tuple((scale, bind(term)) for scale, term in terms) for name, terms in self.terms.items()}
         return replace(self, terms=bound)
 
+    def layers_of(self) -> dict[str, int | None]:
+        """The decoder block of each parameter, None outside of them; the blocks of towers are not counted."""
+        blocks = self.blocks or likely_path(self.terms)
+        return {name: layer_of(name, blocks) for name in self.terms}
+
     def select_layers(self, layers: Iterable[int] | None) -> "Delta":
         """The part of the delta in the given decoder blocks (0-based); None means all of it."""
         if layers is None:
             return self
         wanted = set(layers)
-        found = {layer for name in self.terms if (layer := layer_of(name)) is not None}
+        by_name = self.layers_of()
+        found = {layer for layer in by_name.values() if layer is not None}
         if missing := wanted - found:
             held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
             listed = f"{sorted(missing)[:8]}" + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
             raise WsteerError(f"--layers: the delta has nothing in {listed}; {held}")
-        return replace(self, terms={name: term for name, term in self.terms.items() if layer_of(name) in wanted})
+        return replace(self, terms={name: term for name, term in self.terms.items() if by_name[name] in wanted})
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
         """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
@@ -181,8 +189,9 @@ class Delta:
         `first`. Changes scaled by 0 are left out.
         """
         scaled = {}
+        by_name = self.layers_of()
         for name, terms in self.terms.items():
-            layer = layer_of(name)
+            layer = by_name[name]
             strength = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
             if strength != 0:
                 scaled[name] = tuple((strength * scale, term) for scale, term in terms)
@@ -215,6 +224,7 @@ class Delta:
             base=next((each.base for each in (self, other) if each.base.get("fingerprint")), self.base),
             sources=self.sources + other.sources,
             untied=self.untied or other.untied,
+            blocks=self.blocks or other.blocks,
         )
 
     def __sub__(self, other: "Delta") -> "Delta":
@@ -280,6 +290,7 @@ class Delta:
             "positions": self.positions,
             "options": dict(self.options),
             "untied": self.untied,
+            "blocks": self.blocks,
             "wsteer_version": __version__,
         }
         return json.dumps(info, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -352,6 +363,8 @@ def _parse_info(path: Path, metadata: Mapping[str, str]) -> dict:
             raise WsteerError(
                 f"{path}: {key} in its metadata is not a {expected.__name__}; make it again with wsteer diff"
             )
+    if not isinstance(info.setdefault("blocks", None), str | None):
+        raise WsteerError(f"{path}: blocks in its metadata is no text; make it again with wsteer diff")
     if version != FORMAT or kind not in KINDS:
         raise WsteerError(f"{path} has delta format {version!r}, kind {kind!r}; this wsteer reads format 1")
     identity = {**UNKNOWN_BASE, **info["base"]}

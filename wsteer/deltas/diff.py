@@ -1,12 +1,13 @@
 """POS - NEG: the contrastive delta of two fine-tunes, or the task vector of one."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import UNKNOWN_BASE, Checkpoint, open_checkpoint
-from wsteer.checkpoints.names import layer_name, module_name
+from wsteer.checkpoints.names import block_path, layer_name, likely_path, module_name
 from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
@@ -149,7 +150,8 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
         changes = [change_of(side, base) for side in sides]
         delta, identity = _difference(sides, changes), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
-    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
+    blocks = block_path(base or at_hand) if (base or at_hand) and _kind(sides) != "activation" else delta.blocks
+    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=(), blocks=blocks), base)
     return _Pair(sides, delta, [change and selection.of_side(change, base) for change in changes], base, names)
 
 
@@ -286,7 +288,7 @@ def _report(
         norm_neg=norms[2] if both else None,
         norm_ratio=norms[1] / norms[2] if both and norms[2] else None,
         cos_pos_neg=cosine_from_gram(dots, 1, 2) if both and dots[1][1] and dots[2][2] else None,
-        layers=measured.shares(layer_name),
+        layers=measured.shares(functools.partial(layer_name, blocks=delta.blocks or likely_path(delta.terms))),
         modules=measured.shares(module_name),
         pos_only=one_sided[0],
         neg_only=one_sided[1],

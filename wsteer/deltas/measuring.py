@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import TermRows, distinct, low_rank_gram
 from wsteer.deltas.terms import LowRank, check_written, read_factor
@@ -43,10 +42,11 @@ class Measured:
         return math.fsum(self.squares.values())
 
     def shares(self, group: Callable[[str], str]) -> dict[str, float]:
-        """The share of the squared norm in each group of parameters."""
+        """The share of the squared norm in each group of parameters; groups with numbers as names come first."""
         total = self.written
         sums: dict[str, float] = {}
-        for name in sorted(self.squares, key=lambda name: (layer_of(name) is None, layer_of(name) or 0, name)):
+        order = {name: (not group(name).isdecimal(), group(name).zfill(9), name) for name in self.squares}
+        for name in sorted(self.squares, key=lambda name: order[name]):
             sums[group(name)] = sums.get(group(name), 0.0) + self.squares[name]
         return {key: value / total for key, value in sums.items()} if total else {}
 

@@ -18,6 +18,7 @@ from transformers import (
 
 from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.conversion import decoder_path
 from wsteer.errors import WsteerError, one_error
 from wsteer.models.tokenizer import load_tokenizer
 
@@ -138,10 +139,5 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's decoder blocks, in order: its first module list with `num_hidden_layers` entries."""
-    count = model.config.get_text_config().num_hidden_layers
-    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    # a model of one block may have other lists of length one inside the block; the outermost comes first
-    if not found:
-        raise WsteerError(f"{type(model).__name__} has no list of {count} decoder blocks that wsteer could find")
-    return found[0]
+    """The decoder blocks of the language model, in order; the blocks of towers are not among them."""
+    return cast(nn.ModuleList, model.get_submodule(decoder_path(model)))

@@ -4,17 +4,15 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.checkpoints.names import Index, in_memory
+from wsteer.checkpoints.conversion import Place, places
 from wsteer.deltas.adapters.adapter import read_adapter
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
@@ -146,7 +144,8 @@ def task_vector(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpoin
 
 def initial_weights(model: nn.Module, base: Checkpoint | None = None) -> dict[str, Tensor]:
     """Copies of the trainable weights by their names in memory, without those that `base` holds."""
-    known = {parameter for parameter, _ in _stored(model, base).values()} if base is not None else set()
+    stored = _stored(model, base).values() if base is not None else ()
+    known = {part.parameter for place in stored for part, _ in place.parts}
     return {name: weight.detach().to("cpu", copy=True) for name, weight in _trainable(model) if name not in known}
 
 
@@ -154,12 +153,11 @@ def _weight_terms(model: nn.Module, initial: Mapping[str, Tensor], base: Checkpo
     weights = dict(_trainable(model))
     terms: dict[str, Terms] = {}
     if base is not None:
-        for name, (parameter, index) in _stored(model, base).items():
-            if parameter in weights:
-                live = LiveWeight(weights[parameter], index)
-                terms[name] = ((1.0, Dense(live)), (-1.0, Dense(base.tensors[name])))
+        for name, place in _stored(model, base).items():
+            if all(part.parameter in weights for part, _ in place.parts):
+                terms[name] = ((1.0, Dense(place)), (-1.0, Dense(base.tensors[name])))
     for name, before in initial.items():
-        terms[name] = ((1.0, Dense(LiveWeight(weights[name], ()))), (-1.0, Dense(before)))
+        terms[name] = ((1.0, Dense(Place.of(name, weights[name]))), (-1.0, Dense(before)))
     return terms
 
 
@@ -170,40 +168,12 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, weight
 
 
-def _stored(model: nn.Module, base: Checkpoint) -> dict[str, tuple[str, Index]]:
-    """For each tensor of the base's files, the model's parameter that holds it, and the index into that parameter."""
-    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    found = {}
-    for name, entry in base.parameters().items():
-        with contextlib.suppress(KeyError):  # a tensor that the model does not have
-            parameter, index = in_memory(name, shapes, prefix)
-            shape = LiveWeight.shape_of(shapes[parameter], index)
-            if shape != entry.shape:
-                raise WsteerError(f"{name} is {shape} in the model but {entry.shape} in {base.name}; is it the base?")
-            found[name] = (parameter, index)
+def _stored(model: nn.Module, base: Checkpoint) -> dict[str, Place]:
+    """For each tensor of the base's files that the model has, its place in the model's memory."""
+    entries = base.parameters()
+    found = places(model, {name: entry.shape for name, entry in entries.items()})
+    for name, place in found.items():
+        if place.shape != entries[name].shape:
+            stored = entries[name].shape
+            raise WsteerError(f"{name} is {place.shape} in the model but {stored} in {base.name}; is it the base?")
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class LiveWeight:
-    """The part `index` of a model's parameter in its current state, on any device, read row by row."""
-
-    weight: Tensor
-    index: Index
-
-    @staticmethod
-    def shape_of(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
-        """The shape of the part of a parameter of this shape."""
-        return tuple(torch.empty(shape, device="meta")[index].shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The part's shape."""
-        return self.shape_of(tuple(self.weight.shape), self.index)
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop`, new float32 memory on the CPU."""
-        part = self.weight.detach()[self.index]
-        part = part if part.dim() else part[None]
-        return part[start:stop].to("cpu", torch.promote_types(part.dtype, torch.float32), copy=True)

@@ -1,5 +1,6 @@
 """Cosines of changes of weights with deltas: one run of `wsteer monitor`, from paths to a folder of results."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.checkpoints.names import layer_name, module_name
+from wsteer.checkpoints.names import layer_name, likely_path, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
@@ -38,11 +39,6 @@ from wsteer.monitoring.trajectories import Scores, read_scores, trajectories, wr
 from wsteer.progress import Progress, silent
 from wsteer.workers import beside
 
-PARTS: dict[str, Callable[[str], str]] = {
-    "layer": layer_name,
-    "module": module_name,
-    "parameter": lambda name: name,
-}
 MOST_DRAWN = 200  # parts of a model in one picture
 
 
@@ -218,9 +214,18 @@ class Compared:
         """The sums from which all tables are computed, for each group of parameters."""
         return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress)
 
+    def _part(self, per: str | None) -> Callable[[str], str]:
+        """Which part of the model a parameter belongs to: one for all, or `per` layer, module or parameter."""
+        deltas = [item.delta for item in self.items]
+        blocks = next((delta.blocks for delta in deltas if delta.blocks), None)
+        blocks = blocks or likely_path(name for delta in deltas for name in delta.terms)
+        layer = functools.partial(layer_name, blocks=blocks)
+        parts: dict[str | None, Callable[[str], str]] = {"layer": layer, "module": module_name, "parameter": str}
+        return parts.get(per, lambda name: "")
+
     def report(self, output: Path, settings: Settings, progress: Progress) -> MonitorReport:
         """Compute everything; the items' files are read once."""
-        by_part = self.sums(PARTS[settings.per] if settings.per else lambda name: "", progress)
+        by_part = self.sums(self._part(settings.per), progress)
         sums = Sums.zeros(len(self.items), self.columns)
         for part in by_part.values():
             sums.add(part)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
-from wsteer.deltas.adapters.writing import adapter_bytes, module_factors, served_rank, write_adapter
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
@@ -56,8 +55,12 @@ def export(
     if not any(combination.ks):
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
     delta, warnings = combination.total(checkpoint, selection)
-    factors = module_factors(delta, checkpoint) if form == "adapter" else None
-    size = delta.stored_bytes if factors is None else adapter_bytes(factors)
+    factors, size = None, delta.stored_bytes
+    if form == "adapter":
+        from wsteer.deltas.adapters import writing  # noqa: PLC0415  imports transformers
+
+        factors = writing.module_factors(delta, checkpoint)
+        size = writing.adapter_bytes(factors)
     check_free_space(path, len(combination.ks) * size)
     sources = [source_entry("delta", each) for each in combination.paths]
     inputs = [checkpoint.input_entry("base"), *sources]
@@ -81,7 +84,7 @@ def export(
                     _described(each * delta, checkpoint, sources, ks).save(place, progress=progress)
                 else:
                     place.mkdir(exist_ok=True)
-                    write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
+                    writing.write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
                     write_json(place / RECORD, recorded(ks))
             write_json(partial / RECORD, recorded(combination.ks))
             check_unchanged(combination.paths)
@@ -91,7 +94,7 @@ def export(
         form=form,
         k=combination.ks if combination.swept else combination.each_k(first),
         parameters=len(delta.terms),
-        rank=served_rank(factors) if factors is not None else None,
+        rank=writing.served_rank(factors) if factors is not None else None,
         bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
         warnings=warnings,
     )

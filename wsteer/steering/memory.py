@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
-from wsteer.checkpoints.names import in_memory, layer_of
+from wsteer.checkpoints.conversion import Place, places
+from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
@@ -68,20 +69,20 @@ def _folded_in(
     model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding
 ) -> Iterator[None]:
     with _untied(model, delta):
-        weights = _weights(model, delta)
-        sources = {name: base_entry(name, base) if base else weight.data for name, weight in weights.items()}
+        weights = _weights(model, delta, base)
+        sources = {name: base_entry(name, base) if base else place.view() for name, place in weights.items()}
         targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
         chosen = choose_rounding(delta, targets, [k], rounding)[k].rounding
         originals: dict[str, Tensor] = {}
         try:
             for name, source in sources.items():
-                originals[name] = weights[name].to("cpu", copy=True)
+                originals[name] = weights[name].view().to("cpu", copy=True)
                 source = source if base else originals[name]
-                weights[name].copy_(steered_tensor(name, source, delta.change(name), k, chosen))
+                weights[name].write(steered_tensor(name, source, delta.change(name), k, chosen))
             yield
         finally:
             for name, original in reversed(originals.items()):
-                weights[name].copy_(original)
+                weights[name].write(original)
 
 
 def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
@@ -103,25 +104,20 @@ def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: f
     return steered
 
 
-def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
+def _weights(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) -> dict[str, Place]:
     """The model's own memory of each parameter of the delta, by its name in the checkpoint's files."""
-    parameters = dict(model.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {}
-    names: dict[str, str] = {}  # by place in the model
-    for name in delta.terms:
-        try:
-            parameter, index = in_memory(name, shapes, model.base_model_prefix)
-        except KeyError:
+    shapes = {name: delta.shape(name) for name in delta.terms}
+    found = places(model, shapes)
+    if base is not None and len(found) < len(shapes):  # where one is depends on the sizes of its neighbours
+        found = places(model, {**{name: entry.shape for name, entry in base.tensors.items()}, **shapes})
+    for name, shape in shapes.items():
+        if name not in found:
             raise WsteerError(
                 f"the model has no parameter {name!r}, which the delta changes; was it made on another model?"
-            ) from None
-        if (other := names.setdefault(f"{parameter}{index}", name)) != name:
-            raise WsteerError(f"the delta has two changes of {parameter}, as {other} and as {name}; keep one of them")
-        found[name] = parameters[parameter].data[index] if index else parameters[parameter].data
-        if tuple(found[name].shape) != delta.shape(name):
-            raise WsteerError(f"{name} is {tuple(found[name].shape)} in the model but {delta.shape(name)} in the delta")
-    return found
+            )
+        if found[name].shape != shape:
+            raise WsteerError(f"{name} is {found[name].shape} in the model but {shape} in the delta")
+    return {name: found[name] for name in shapes}
 
 
 @contextlib.contextmanager
@@ -178,7 +174,7 @@ def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[int, Tens
     """The float32 vectors [hidden] of an activation delta by block, checked against the model's sizes."""
     vectors = {}
     for name in delta.terms:
-        block = layer_of(name)
+        block = layer_of(name, None)
         if block is None or block >= blocks or delta.shape(name) != (hidden,):
             raise WsteerError(
                 f"the activation vector {name} {delta.shape(name)} does not fit a model of {blocks} blocks and "
