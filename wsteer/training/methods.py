@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wsteer.checkpoints.checkpoint import INDEX, hub_name
+from wsteer.checkpoints.conversion import decoder_path
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.adapter import PLAIN_INITS
 from wsteer.deltas.adapters.reading import MUTATING_INITS, WEIGHTS
@@ -79,7 +80,7 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     _check_size(loaded, recipe)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        target_modules=list(recipe.targets) or "all-linear",
+        target_modules=list(recipe.targets) or _default_targets(loaded),
         modules_to_save=list(recipe.modules_to_save) or None,
         r=recipe.rank,
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft takes any number
@@ -96,6 +97,15 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
     # the Hub id, not the cache folder that the model was loaded from
     model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
     return model
+
+
+def _default_targets(loaded: LoadedModel) -> str | list[str]:
+    """All linear layers but the head; beside towers, which text does not train, those of the language model."""
+    if not loaded.checkpoint.towers:
+        return "all-linear"
+    path = decoder_path(loaded.model)
+    modules = loaded.model.get_submodule(path).named_modules(prefix=path)
+    return [name for name, module in modules if isinstance(module, nn.Linear)]
 
 
 def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:

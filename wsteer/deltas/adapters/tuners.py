@@ -12,7 +12,7 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from wsteer.checkpoints.architecture import read_config, skeleton
+from wsteer.checkpoints.architecture import model_classes, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
@@ -144,7 +144,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
     if not (folder / WEIGHTS).exists():
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained, as safetensors")
     entries, _ = read_header(folder / WEIGHTS)
-    model = _skeleton(base)
+    model = _skeleton(base, entries.keys())
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(parameter): name for name, parameter in reversed(named.items())}  # a tied one has its first name
     replaced = {_base_name(key): entry for key, entry in entries.items() if _base_name(key) in named}
@@ -196,12 +196,16 @@ def _read_config(folder: Path) -> tuple[peft.PeftConfig, str]:
     return config, method
 
 
-def _skeleton(base: Checkpoint) -> PreTrainedModel:
+def _skeleton(base: Checkpoint, keys: Iterable[str]) -> PreTrainedModel:
     """The base's architecture; each parameter is a single float32 zero expanded to the parameter's shape.
 
-    On the meta device, peft would drop the adapter's tensors.
+    On the meta device, peft would drop the adapter's tensors. Of the classes that read the base it is the one that has
+    most of the modules that the adapter's keys name.
     """
-    model = skeleton(base, read_config(base))
+    config = read_config(base)
+    models = [skeleton(base, config, kind) for kind in model_classes(base, config)]
+    parents = [_base_name(key).rpartition(".")[0].rpartition(".")[0] for key in keys]
+    model = max(models, key=lambda each: sum(name in parents for name, _ in each.named_modules()))
     empty: dict[int, nn.Parameter] = {}  # by the id of the parameter that it replaces, so tied ones stay tied
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
