@@ -43,7 +43,7 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        *("checkpoints/architecture.py", "deltas/adapters/tuners.py", "demo/model.py"),
+        *("checkpoints/architecture.py", "checkpoints/ties.py", "deltas/adapters/tuners.py", "demo/model.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),

@@ -43,7 +43,7 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     the prefix of the model (GPT-2's `h.0…` for `transformer.h.0…`). Names that match nothing are listed in an error;
     `where` is the source of the names.
     """
-    known = {**base.tensors, **{name: None for name in base.tied or ()}}
+    known = base.known_names
     names = list(names)
     rewritten = next(
         (found for rewrite in _rewrites(known) if (found := _rewritten(names, rewrite, known)) is not None), None

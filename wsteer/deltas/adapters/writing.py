@@ -10,7 +10,8 @@ from torch import Tensor
 
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, Checkpoint
 from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
+from wsteer.deltas.adapters.keys import PREFIX
+from wsteer.deltas.adapters.reading import CONFIG, WEIGHTS
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import check_written
 from wsteer.errors import WsteerError
