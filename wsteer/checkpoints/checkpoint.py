@@ -62,9 +62,9 @@ class Checkpoint:
 
     def parameters(self) -> dict[str, TensorEntry]:
         """The tensors without a stored copy of the embedding, as which loading takes a head that is tied to it."""
-        if not self._stored_head or self.tied is None:
+        if not self.stored_head or self.tied is None:
             return dict(self.tensors)
-        return {name: entry for name, entry in self.tensors.items() if name != self._stored_head}
+        return {name: entry for name, entry in self.tensors.items() if name != self.stored_head}
 
     def config_number(self, *keys: str) -> int:
         """The config's first positive integer among these keys, in its text part if it has one; else a WsteerError."""
@@ -85,7 +85,7 @@ class Checkpoint:
         config says may have to be asked of its class.
         """
         embedding = next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)
-        head = self._stored_head
+        head = self.stored_head
         if embedding is None:
             return None
         if head is None:
@@ -97,10 +97,11 @@ class Checkpoint:
     def known_names(self) -> dict[str, None]:
         """What a change may name: the stored tensors, and a head that is not stored since it is the embedding."""
         names = dict.fromkeys(self.tensors)
-        return names if self._stored_head else {**names, **dict.fromkeys(self.tied or ())}
+        return names if self.stored_head else {**names, **dict.fromkeys(self.tied or ())}
 
     @cached_property
-    def _stored_head(self) -> str | None:
+    def stored_head(self) -> str | None:
+        """The head's name in the files; None if it is not stored."""
         return next((name for name in self.tensors if name.endswith(HEADS)), None)
 
 

@@ -52,13 +52,18 @@ def sorted_tensors(folder: Path, entries: Mapping[str, TensorEntry]) -> SortedTe
         match = PIECE.fullmatch(key)
         if match is not None and (match[4] != "bias" or match[2] == "lora_B"):
             piece = f"{match[2]}.bias" if match[4] == "bias" else match[2]
-            _set(folder, modules.setdefault(match[1], {}), piece, entry)
+            pieces = modules.setdefault(match[1], {})
+            if piece in pieces:
+                raise WsteerError(
+                    f"{folder}: {pieces[piece].name!r} and {name!r} are one tensor; save the adapter again"
+                )
+            pieces[piece] = entry
         elif ".original_module." in key:
             continue  # the base's own values, which peft stores beside the replacement of a resized embedding
         elif re.search(r"\.lora_\w+", key) is None:
             kept = copies if key.endswith(".base_layer.weight") else replaced
             saved = key.replace(f".modules_to_save.{adapter}.", ".").replace(".modules_to_save.", ".")
-            _set(folder, kept, saved.replace(".base_layer.", "."), entry)
+            kept[saved.replace(".base_layer.", ".")] = entry  # peft stores a resized embedding under two keys
         elif not re.search(rf"\.({'|'.join(IGNORED)})\b", key):
             raise WsteerError(
                 f"{folder}: the tensor {name!r} belongs to a variant that wsteer does not know; "
@@ -76,11 +81,3 @@ def _adapter_name(folder: Path, entries: Mapping[str, TensorEntry]) -> str:
             "save one of them alone"
         )
     return names.pop() if names else "default"
-
-
-def _set(folder: Path, kept: dict[str, TensorEntry], key: str, entry: TensorEntry) -> None:
-    if key in kept:
-        raise WsteerError(
-            f"{folder} holds {kept[key].name!r} and {entry.name!r}, which are one; save the adapter again"
-        )
-    kept[key] = entry
