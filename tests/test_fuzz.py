@@ -39,7 +39,8 @@ from tests.helpers.tiny import TEMPLATE, save_model
 from wsteer.checkpoints.checkpoint import INDEX, find_shards, open_checkpoint
 from wsteer.checkpoints.contents import links_followed
 from wsteer.deltas.adapters.adapter import WEIGHTS
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX
+from wsteer.deltas.adapters.keys import PREFIX
+from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import open_input
 from wsteer.deltas.selection import Selection

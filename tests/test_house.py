@@ -43,7 +43,7 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        *("checkpoints/architecture.py", "checkpoints/conversion.py", "demo/model.py"),
+        *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),

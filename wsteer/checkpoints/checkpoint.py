@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from wsteer.checkpoints.contents import check_folder
+from wsteer.checkpoints.ties import ties
 from wsteer.errors import WsteerError, reason
 from wsteer.files.hub import fetch_repository
 from wsteer.files.provenance import in_utf8
-from wsteer.files.tensors import TensorEntry, read_header, read_pickled_header
+from wsteer.files.tensors import TensorEntry, equal_tensors, read_header, read_pickled_header
 from wsteer.files.text import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -73,9 +74,10 @@ class Checkpoint:
         return {"role": role, **self.identity}
 
     def parameters(self) -> dict[str, TensorEntry]:
-        """The tensors without tied copies: a stored `lm_head.weight` that loading ties to the embedding is left out."""
-        tied = self.config.get("tie_word_embeddings", False)
-        return {name: entry for name, entry in self.tensors.items() if not (tied and name == "lm_head.weight")}
+        """The tensors without a stored copy of the embedding, as which loading takes a head that is tied to it."""
+        if not self.stored_head or self.tied is None:
+            return dict(self.tensors)
+        return {name: entry for name, entry in self.tensors.items() if name != self.stored_head}
 
     def config_number(self, *keys: str) -> int:
         """The config's first positive integer among these keys, in its text part if it has one; else a WsteerError."""
@@ -88,12 +90,32 @@ class Checkpoint:
 
     @cached_property
     def tied(self) -> tuple[str, str] | None:
-        """The names of the embedding and of the head that shares its weight; None where each has its own."""
-        parameters = self.parameters()
-        embedding = next((name for name in parameters if name.endswith(EMBEDDINGS)), None)
-        if embedding is None or any(name.endswith(HEADS) for name in parameters):
+        """The names of the embedding and of the head that shares its weight; None where each has its own.
+
+        As transformers 5 loads (`tie_weights` in its modeling_utils.py): a head that is not stored is the embedding; a
+        stored one is tied only if the config says so and its values are the embedding's, else it is a parameter of its
+        own, whatever the config says. The values are compared first: they mostly differ in the first rows, and what the
+        config says may have to be asked of its class.
+        """
+        embedding = next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)
+        head = self.stored_head
+        if embedding is None:
             return None
-        return embedding, HEADS[0]
+        if head is None:
+            return embedding, HEADS[0]
+        copied = equal_tensors(self.tensors[embedding], self.tensors[head])
+        return (embedding, head) if copied and ties(self.config) else None
+
+    @property
+    def known_names(self) -> dict[str, None]:
+        """What a change may name: the stored tensors, and a head that is not stored since it is the embedding."""
+        names = dict.fromkeys(self.tensors)
+        return names if self.stored_head else {**names, **dict.fromkeys(self.tied or ())}
+
+    @cached_property
+    def stored_head(self) -> str | None:
+        """The head's name in the files; None if it is not stored."""
+        return next((name for name in self.tensors if name.endswith(HEADS)), None)
 
 
 def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | None]:
@@ -196,6 +218,7 @@ def _indexed_shards(folder: Path, index: str) -> list[Path]:
 
 
 def base_entry(parameter: str, base: Checkpoint) -> TensorEntry:
-    """The base's tensor for `parameter`; for a head that is tied to the embedding, the embedding's."""
-    embedding, head = base.tied or (None, None)
-    return base.tensors[embedding if parameter == head and embedding else parameter]
+    """The base's tensor for `parameter`; for a head that is not stored since it is the embedding, the embedding's."""
+    if parameter not in base.tensors and base.tied is not None and parameter == base.tied[1]:
+        return base.tensors[base.tied[0]]
+    return base.tensors[parameter]

@@ -66,7 +66,7 @@ class Conversion:
         self.shapes: Shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         self.opaque: dict[str, str] = {}
         self._state = dict.fromkeys(self.shapes, True)
-        self._prefix = str(getattr(model, "base_model_prefix", ""))
+        self.prefix = str(getattr(model, "base_model_prefix", ""))
         rules: list[Any] = get_model_conversion_mapping(cast(PreTrainedModel, model))
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
@@ -79,7 +79,7 @@ class Conversion:
 
     def renamed(self, name: str) -> tuple[str, str | None]:
         """A name in a file as transformers renames it, and the pattern of the converter that takes it, if any does."""
-        found, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self._state)
+        found, pattern = rename_source_key(name, self._renamings, self._converters, self.prefix, self._state)
         if found not in self.shapes and name in self.shapes:  # as in transformers: it was no older name
             return name, None
         return found, pattern

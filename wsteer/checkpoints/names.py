@@ -35,7 +35,7 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     `where` is the source of the names.
     """
     names = list(names)
-    known = known_names(base)
+    known = base.known_names
     fewest: list[str] | None = None
     with bounded(f"finding what {where} changes in {base.name}"):
         for way in _ways(names, base, known):
@@ -46,11 +46,6 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
             if fewest is None or len(unmatched) < len(fewest):
                 fewest = unmatched
     raise WsteerError(_lacking(fewest or names, base, where))
-
-
-def known_names(base: Checkpoint) -> Collection[str]:
-    """The names of the base's tensors, and of the two that share one where it ties them."""
-    return {*base.tensors, *(base.tied or ())}
 
 
 def _ways(names: Collection[str], base: Checkpoint, known: Collection[str]) -> Iterator[Way]:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from wsteer import __version__
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint, base_entry
 from wsteer.checkpoints.names import BLOCK, file_names, layer_of, likely_path
 from wsteer.deltas.bases import check_alike
 from wsteer.deltas.gram import cosine_from_gram, gram
@@ -301,20 +301,15 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
 
     A change needs a parameter of its shape, stored as floating-point numbers, or a tensor that steering adds to the
     checkpoint (`added`: their shapes). A head tied to the embedding counts as a parameter only if the delta unties it.
-    A change of the embedding is refused if the checkpoint stores a copy of the tied tensor, which would become stale.
     """
-    parameters = checkpoint.parameters()
-    if delta.untied and checkpoint.tied is not None:
-        embedding, head = checkpoint.tied
-        parameters[head] = parameters[embedding]
     added = added or {}
     for name in delta.terms.keys() & added.keys():
         if delta.shape(name) != added[name]:
             raise WsteerError(f"{name} is {delta.shape(name)} in the delta; {checkpoint.name} needs {added[name]}")
     names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
     for name, renamed in names.items():
-        entry = parameters.get(renamed)
-        if entry is None:
+        entry = base_entry(renamed, checkpoint)
+        if renamed.endswith(HEADS) and not delta.untied and checkpoint.tied is not None:
             raise WsteerError(
                 f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
@@ -325,10 +320,6 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
             raise WsteerError(
                 f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
                 "use the model that it was made on"
-            )
-        if renamed.endswith(EMBEDDINGS) and len(checkpoint.parameters()) < len(checkpoint.tensors):
-            raise WsteerError(
-                f"{checkpoint.name} stores its tied embedding twice; load and save it with transformers first"
             )
     return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
 

@@ -11,8 +11,9 @@ from wsteer.checkpoints.names import block_path, layer_name, likely_path, module
 from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
-from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders, weights_of
+from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders
 from wsteer.deltas.measuring import Measured, write_measured
+from wsteer.deltas.pairing import on_base, weights_difference
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
@@ -142,13 +143,13 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
     at_hand = base or _own_base(sides)
     if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
         sides = _sides(references, at_hand)  # again: renamed as in the base, shapes checked
-    changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base) for side in sides]
-    delta = _difference(sides, changes)
+    changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base, selection) for side in sides]
+    delta = _difference(sides, changes, base, selection)
     if delta.needing_base() and at_hand is None:
         base = _named_base(delta, sides)
         sides = _sides(references, base)
-        changes = [change_of(side, base) for side in sides]
-        delta, identity = _difference(sides, changes), _common_base(sides, base)
+        changes = [change_of(side, base, selection) for side in sides]
+        delta, identity = _difference(sides, changes, base, selection), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
     blocks = block_path(base or at_hand) if (base or at_hand) and _kind(sides) != "activation" else delta.blocks
     delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=(), blocks=blocks), base)
@@ -195,12 +196,14 @@ def _named_base(delta: Delta, sides: Sequence[Input]) -> Checkpoint:
     raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
-def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delta:
+def _difference(
+    sides: Sequence[Input], changes: Sequence[Delta | None], base: Checkpoint | None, selection: Selection
+) -> Delta:
     weights = [side for side in sides if isinstance(side, WeightsInput)]
     if len(weights) == 2:
         pos, neg = weights  # directly, even if the base is known: it cancels, but its rounding would stay
-        pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
-        return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+        delta = weights_difference(pos.checkpoint, pos.path, neg.checkpoint, neg.path, selection)
+        return delta if base is None else on_base(delta, base, neg.path)
     if (known := _known(changes)) is not None:
         return known[0] - known[1] if len(known) == 2 else known[0]
     if len(sides) == 1:
@@ -227,8 +230,9 @@ def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str
     if base:
         named.append((f"--base {base.name}", base.identity))
     if not named:
-        # two checkpoints without --base: their base is unknown, but it has their architecture
-        return {**UNKNOWN_BASE, "fingerprint": sides[0].base["fingerprint"]}
+        # two checkpoints without --base: their base is unknown, but it has their architecture, if they store one
+        fingerprints = {side.base["fingerprint"] for side in sides}
+        return {**UNKNOWN_BASE, "fingerprint": fingerprints.pop() if len(fingerprints) == 1 else None}
     check_bases(named, "diff fine-tunes of one base")
     bases = [identity for _, identity in named]
     return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])

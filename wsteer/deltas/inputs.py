@@ -12,11 +12,11 @@ from wsteer.deltas.adapters.adapter import Adapter, find_adapter, read_adapter
 from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.biases import BIAS_PATTERN
 from wsteer.deltas.delta import DELTA, Delta, fitted
-from wsteer.deltas.terms import Dense
+from wsteer.deltas.pairing import weights_difference
+from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.opening import digest_of
 from wsteer.files.provenance import recordable
-from wsteer.files.tensors import FLOATS
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,11 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
     return dict(seeds)
 
 
-def change_of(given: Input, base: Checkpoint | None) -> Delta | None:
-    """The input's change against the base; None for a checkpoint whose base is not given."""
+def change_of(given: Input, base: Checkpoint | None, selection: Selection = EVERYTHING) -> Delta | None:
+    """The input's change against the base; None for a checkpoint whose base is not given.
+
+    What `selection` leaves out need not fit, and is in the change all the same.
+    """
     if isinstance(given, ChangeInput):
         if base is None or given.delta.kind == "activation":
             return given.delta
@@ -144,26 +147,4 @@ def change_of(given: Input, base: Checkpoint | None) -> Delta | None:
         return fitted(given.delta, base, {name: given.delta.shape(name) for name in missing})
     if base is None:
         return None
-    mine = weights_of(given.checkpoint, given.path, base, base.name)
-    return mine - weights_of(base, base.name, given.checkpoint, given.path)
-
-
-def weights_of(checkpoint: Checkpoint, path: str, other: Checkpoint, other_path: str) -> Delta:
-    """A checkpoint's own weights as dense terms; an error where the other lacks a name or has another shape.
-
-    Tensors that hold no floating-point numbers are left out, if both sides store them alike.
-    """
-    mine, theirs = checkpoint.parameters(), other.parameters()
-    for name, entry in mine.items():
-        if name not in theirs:
-            raise WsteerError(f"{other_path} lacks {name!r}, which {path} has; the two must be of one model")
-        dtypes = (entry.dtype, theirs[name].dtype)
-        if dtypes[0] != dtypes[1] and not all(dtype in FLOATS for dtype in dtypes):
-            raise WsteerError(
-                f"{name} is {dtypes[0]} in {path} but {dtypes[1]} in {other_path}; use unquantised models for both"
-            )
-        if theirs[name].shape != entry.shape:
-            raise WsteerError(
-                f"{name} is {entry.shape} in {path} but {theirs[name].shape} in {other_path}; the bases differ"
-            )
-    return Delta("combination", {name: ((1.0, Dense(entry)),) for name, entry in mine.items() if entry.dtype in FLOATS})
+    return weights_difference(given.checkpoint, given.path, base, base.name, selection)

@@ -45,6 +45,9 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+# bits of the dtypes that safetensors has beside these; such tensors are copied unchanged
+OTHER_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
+OTHER_BITS |= {"U16": 16, "U32": 32, "U64": 64, "C64": 64}
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -61,9 +64,10 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors and the metadata that a safetensors file's header lists, checked against the file's size.
+    """The tensors and the metadata that a safetensors file's header lists; refused where the safetensors library does.
 
-    The format: 8 bytes of little-endian header length, a JSON header with byte offsets, then the data.
+    The format: 8 bytes of little-endian header length, a JSON header with byte offsets, then the data, of which every
+    byte belongs to one tensor.
     """
     with regular(path) as file:
         remember(path, file)
@@ -80,9 +84,11 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         raise WsteerError(f"{path} is not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise WsteerError(f"{path} is not a safetensors file: its header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     if not all(isinstance(fields, dict) for fields in (metadata, *header.values())):
         raise WsteerError(f"{path} is not a safetensors file: its header does not hold objects")
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise WsteerError(f"{path} is not a safetensors file: its metadata holds more than texts")
     entries = {name: _entry(name, fields, path, 8 + length) for name, fields in header.items()}
     _check_extents(path, entries, 8 + length, size)
     return entries, metadata
@@ -110,8 +116,9 @@ def _adds_up(dtype: object, shape: object, begin: Any, end: Any) -> bool:
         return False
     if math.prod(max(side, 1) for side in shape) > LARGEST_PRODUCT:
         return False
-    # tensors of dtypes that torch lacks are copied unchanged, so only known dtypes are checked
-    return begin <= end and (dtype not in DTYPES or end - begin == math.prod(shape) * DTYPES[dtype].itemsize)
+    # a newer safetensors may have more dtypes; their tensors are copied unchanged
+    bits = 8 * DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_BITS.get(dtype)
+    return begin <= end and (bits is None or 8 * (end - begin) == bits * math.prod(shape))
 
 
 def _check_extents(path: Path, entries: Mapping[str, TensorEntry], start: int, size: int) -> None:
@@ -119,10 +126,19 @@ def _check_extents(path: Path, entries: Mapping[str, TensorEntry], start: int, s
     for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin < position:
             raise WsteerError(f"{path} is damaged: {entry.name!r} overlaps another tensor; write or download it again")
+        if entry.begin > position:
+            raise WsteerError(
+                f"{path} is damaged: {entry.begin - position} bytes before {entry.name!r} belong to no tensor; "
+                "write or download it again"
+            )
         position = entry.end
     if position > size:
         raise WsteerError(
             f"{path} is truncated: its header needs {position} bytes, it has {size}; write or download it again"
+        )
+    if position < size:
+        raise WsteerError(
+            f"{path} is damaged: its last {size - position} bytes belong to no tensor; write or download it again"
         )
 
 
@@ -215,6 +231,21 @@ def read_tensor(entry: TensorEntry) -> Tensor:
     return read_rows(entry, 0, rows).view(entry.shape)
 
 
+def equal_tensors(first: TensorEntry, second: TensorEntry) -> bool:
+    """Whether two stored tensors of floating-point numbers have one shape and the same values, whatever their dtypes.
+
+    Reading stops at the first block of rows that differs.
+    """
+    if first.shape != second.shape or not {first.dtype, second.dtype} <= set(FLOATS):
+        return False
+    if (first.file, first.begin, first.dtype) == (second.file, second.begin, second.dtype):
+        return True
+    return all(
+        torch.equal(read_rows(first, *rows).double(), read_rows(second, *rows).double())
+        for rows in row_blocks(first.shape)
+    )
+
+
 class TensorWriter:
     """Writes a float32 safetensors file of tensors that are computed block by block; the last one can be dropped again.
 
@@ -222,6 +253,7 @@ class TensorWriter:
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: str) -> None:
+        self._path = path
         self._shapes = dict(shapes)
         sizes = [4 * math.prod(shape) for shape in shapes.values()]
         begins = accumulate(sizes, initial=0)
@@ -253,13 +285,16 @@ class TensorWriter:
         self._file.seek(8 + self._room + self._position)
 
     def finish(self, metadata: str) -> None:
-        """Write the header, whose one metadata key `wsteer` holds `metadata`."""
+        """Write the header, whose one metadata key `wsteer` holds `metadata`, and read it again."""
         header = _header(self._begins, self._shapes, metadata)
         self._file.truncate(8 + self._room + self._position)
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
         if len(header) > self._room:
             raise AssertionError("the metadata outgrew the room that was kept for it")
+        self._file.flush()
+        if read_header(self._path)[0].keys() != self._begins.keys():
+            raise AssertionError(f"{self._path} does not hold the tensors that were written")
 
 
 def _header(begins: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], metadata: str) -> bytes:

@@ -6,7 +6,7 @@ base's file has PyTorch's format. Then it is a new safetensors file with the bas
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +15,27 @@ from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry
 from wsteer.files.text import read_json
 
 NEVER_COPIED = (INDEX, PICKLED_INDEX)
+SINGLE = "model.safetensors"  # the only weight file that is found without an index
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor of an output file, at byte `begin`; its values come from `source`, or are zero if that is None."""
+    """A tensor of an output file, at byte `begin`; its values come from `source`, or are zero if that is None.
+
+    `copy_of`: the embedding, if this is a stored copy of it, a head tied to it.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     source: TensorEntry | None
+    copy_of: str | None = None
+
+    @property
+    def parameter(self) -> str:
+        """The parameter whose change it takes, and under whose name it is rounded: copies stay equal bit for bit."""
+        return self.copy_of or self.name
 
     @property
     def size(self) -> int:
@@ -48,10 +58,12 @@ class OutputFile:
     kept: Path | None
 
 
-def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtype: str | None) -> list[OutputFile]:
+def output_files(
+    checkpoint: Checkpoint, added: Mapping[str, OutputTensor], copies: Mapping[str, str], dtype: str | None
+) -> list[OutputFile]:
     """The files of the output: the base's, with its floating-point tensors in `dtype` and `added` tensors in the last.
 
-    The added tensors' `begin` is set here.
+    The added tensors' `begin` is set here. `copies`: tensors that are copies of others, and of which.
     """
     files = []
     for shard in checkpoint.shards:
@@ -59,29 +71,51 @@ def output_files(checkpoint: Checkpoint, added: Mapping[str, OutputTensor], dtyp
         extra = list(added.values()) if shard == checkpoint.shards[-1] else []
         recast = dtype is not None and any(entry.dtype in FLOATS and entry.dtype != dtype for entry in entries)
         if shard.suffix == ".safetensors" and not extra and not recast:
-            tensors = tuple(OutputTensor(e.name, e.dtype, e.shape, e.begin, e) for e in entries)
+            tensors = tuple(OutputTensor(e.name, e.dtype, e.shape, e.begin, e, copies.get(e.name)) for e in entries)
             files.append(OutputFile(shard.name, b"", tensors, shard.stat().st_size, shard))
         else:
-            known = checkpoint.parameters() if shard.suffix == ".bin" else checkpoint.tensors  # no tied copy
-            stored = [OutputTensor(e.name, _cast(e, dtype), e.shape, 0, e) for e in entries if e.name in known]
+            stored = [OutputTensor(e.name, _cast(e, dtype), e.shape, 0, e, copies.get(e.name)) for e in entries]
             files.append(_new_file(shard, stored + extra))
+    names = [tensor.name for file in files for tensor in file.tensors]
+    if len(names) != len(set(names)):
+        raise AssertionError(f"{max(names, key=names.count)} would stand twice in the output")
     return files
 
 
 def changed_json(
     checkpoint: Checkpoint, files: list[OutputFile], config: Mapping[str, object] | None
 ) -> dict[str, bytes]:
-    """The JSON files that differ from the base's: the index if a header is new, the config if values are given."""
+    """The JSON files that differ from the base's: the index if a header is new, the config if one is given."""
     changed = {}
     if config is not None:
-        changed["config.json"] = _json({**checkpoint.config, **config})
-    if len(files) > 1 and any(file.kept is None for file in files):
+        changed["config.json"] = _json(config)
+    if [file.name for file in files] != [SINGLE] and any(file.kept is None for file in files):
         index = checkpoint.folder / (PICKLED_INDEX if checkpoint.shards[0].suffix == ".bin" else INDEX)
         metadata = read_json(index).get("metadata") if index.exists() else None
         total = sum(tensor.size for file in files for tensor in file.tensors)
         weight_map = {tensor.name: file.name for file in files for tensor in file.tensors}
         whole = {**(metadata if isinstance(metadata, dict) else {}), "total_size": total}
         changed[INDEX] = _json({"metadata": whole, "weight_map": dict(sorted(weight_map.items()))})
+    return changed
+
+
+def with_setting(config: Mapping[str, object], keys: Sequence[str], value: object) -> dict[str, object]:
+    """The config with `value` under the first of `keys`, and under any of them that it, or a part of it, has already.
+
+    Parts are nested configs, as `text_config`; how a model is quantised is none.
+    """
+    return {**_replaced(config, keys, value), keys[0]: value}
+
+
+def _replaced(config: Mapping[str, object], keys: Sequence[str], value: object) -> dict[str, object]:
+    changed: dict[str, object] = {}
+    for key, held in config.items():
+        if key in keys:
+            changed[key] = value
+        elif isinstance(held, dict) and key.endswith("_config") and key != "quantization_config":
+            changed[key] = _replaced(held, keys, value)
+        else:
+            changed[key] = held
     return changed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, open_checkpoint
 from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
@@ -22,7 +22,7 @@ from wsteer.progress import Progress, silent
 from wsteer.steering.baking import baked
 from wsteer.steering.combination import Combination, numbered
 from wsteer.steering.gains import Choice, Target, choose_rounding
-from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files
+from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files, with_setting
 from wsteer.steering.rounding import Rounding
 from wsteer.steering.streaming import Output, is_written, write_files
 
@@ -100,11 +100,11 @@ class _Plan:
     def targets(self) -> list[Target]:
         """The tensors that the delta changes."""
         tensors = [tensor for file in self.files for tensor in file.tensors if self.touches(tensor)]
-        return [Target(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors]
+        return [Target(tensor.name, tensor.source, DTYPES[tensor.dtype]) for tensor in tensors if not tensor.copy_of]
 
     def touches(self, tensor: OutputTensor) -> bool:
         """Whether the delta changes the tensor."""
-        return tensor.name in self.delta.terms
+        return tensor.parameter in self.delta.terms
 
 
 def steer(
@@ -198,30 +198,29 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
     """What to write if some k is not 0 (`changed`), else for k = 0: then no tensors or config values are added."""
     config: dict[str, object] = {}
     added: dict[str, OutputTensor] = {}
+    copies: dict[str, str] = {}
     if changed:
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)
-        if delta.untied and checkpoint.tied is not None:
-            embedding, head = checkpoint.tied
-            source = checkpoint.tensors[embedding]
-            added[head] = OutputTensor(head, source.dtype, source.shape, 0, source)
-            config.update(_untied_config(checkpoint))
+    if any(name.endswith((*EMBEDDINGS, *HEADS)) for name in delta.terms) and checkpoint.tied is not None:
+        embedding, head = checkpoint.tied
+        if not delta.untied:
+            copies = {head: embedding}
+        elif changed:
+            config = with_setting({**checkpoint.config, **config}, ("tie_word_embeddings",), False)
+            if head not in checkpoint.tensors:
+                source = checkpoint.tensors[embedding]
+                added[head] = OutputTensor(head, source.dtype, source.shape, 0, source)
     if dtype != "auto":
-        config["dtype"] = dtype
+        config = with_setting({**checkpoint.config, **config}, ("dtype", "torch_dtype"), dtype)
     code = None if dtype == "auto" else DTYPE_CODES[getattr(torch, dtype)]
     if code is not None:
         added = {name: replace(tensor, dtype=code) for name, tensor in added.items()}
-    files = output_files(checkpoint, added, code)
+    files = output_files(checkpoint, added, copies, code)
     copied, left_out = _other_files(checkpoint)
-    json_files = changed_json(checkpoint, files, config or None)
+    json_files = changed_json(checkpoint, files, {**checkpoint.config, **config} if config else None)
     return _Plan(checkpoint, delta, tuple(files), json_files, tuple(copied), tuple(left_out))
-
-
-def _untied_config(checkpoint: Checkpoint) -> dict[str, object]:
-    text = checkpoint.config.get("text_config")
-    nested = {"text_config": {**text, "tie_word_embeddings": False}} if isinstance(text, dict) else {}
-    return {"tie_word_embeddings": False, **nested}
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:

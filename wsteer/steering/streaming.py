@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
 from wsteer.files.flushing import flushing
-from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_rows, row_blocks, write_at
+from wsteer.files.tensors import COPY_BYTES, DTYPES, copy_range, read_header, read_rows, row_blocks, write_at
 from wsteer.progress import Progress, silent
 from wsteer.steering.folding import fold
 from wsteer.steering.layout import OutputFile, OutputTensor
@@ -92,8 +92,17 @@ def _write_together(files: Sequence[OutputFile], outputs: Sequence[Output], delt
         with flushing(opened):
             for _ in in_order(lambda job: job(), _alternating(jobs)):
                 pass
-    for path in chain.from_iterable(finals):
-        os.rename(_unfinished(path), path)
+    for file, paths in zip(files, finals, strict=True):
+        for path in paths:
+            _check_header(file, _unfinished(path))
+            os.rename(_unfinished(path), path)
+
+
+def _check_header(file: OutputFile, path: Path) -> None:
+    """Read the header of the finished file again: it must be one that safetensors takes, and list what was planned."""
+    planned = {tensor.name: (tensor.dtype, tensor.shape, tensor.begin) for tensor in file.tensors}
+    if {name: (entry.dtype, entry.shape, entry.begin) for name, entry in read_header(path)[0].items()} != planned:
+        raise AssertionError(f"{path} does not hold the tensors that were planned")
 
 
 def _unfinished(path: Path) -> Path:
@@ -123,7 +132,8 @@ def _jobs(writing: _Writing, delta: Delta, progress: Progress) -> Iterator[Calla
             size = min(COPY_BYTES, length - offset)
             yield partial(_copy, source, begin + offset, writing, target + offset, size)
     for tensor in progress(rewritten, file.name):
-        change = delta.change(tensor.name) if tensor.name in delta.terms else Change(tensor.shape, None, ())
+        name = tensor.parameter
+        change = delta.change(name) if name in delta.terms else Change(tensor.shape, None, ())
         blocks = list(row_blocks(tensor.shape))
         for first in range(0, len(blocks), JOB_BLOCKS):
             job = blocks[first : first + JOB_BLOCKS]
@@ -131,7 +141,7 @@ def _jobs(writing: _Writing, delta: Delta, progress: Progress) -> Iterator[Calla
 
 
 def _is_computed(tensor: OutputTensor, delta: Delta) -> bool:
-    return tensor.name in delta.terms or tensor.source is None or tensor.dtype != tensor.source.dtype
+    return tensor.parameter in delta.terms or tensor.source is None or tensor.dtype != tensor.source.dtype
 
 
 def _kept_ranges(kept: Path, size: int, rewritten: Sequence[OutputTensor]) -> Iterator[tuple[Path, int, int, int]]:
@@ -180,6 +190,6 @@ def _fold(
         for descriptor, output in zip(writing.descriptors, writing.outputs, strict=True):
             rows = base
             if output.k != 0 or base.dtype != dtype:
-                rows = fold(tensor.name, base, change, start, output.k, output.rounding, dtype, scratch)
+                rows = fold(tensor.parameter, base, change, start, output.k, output.rounding, dtype, scratch)
             with writing.turn:
                 write_at(descriptor, rows, tensor.begin + start * row_bytes)

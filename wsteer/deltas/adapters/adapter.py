@@ -18,7 +18,7 @@ from wsteer.checkpoints.checkpoint import (
 )
 from wsteer.checkpoints.contents import check_folder
 from wsteer.checkpoints.names import file_names
-from wsteer.deltas.adapters.lora import BaseWeight
+from wsteer.deltas.adapters.lora import BaseRows, BaseWeight, TokenRows
 from wsteer.deltas.adapters.reading import (
     CONFIG,
     MUTATING_INITS,
@@ -28,11 +28,20 @@ from wsteer.deltas.adapters.reading import (
     lora_terms,
     required_base,
 )
-from wsteer.deltas.terms import Dense, Terms
+from wsteer.deltas.terms import Dense, LowRank, Term, Terms, read_factor
 from wsteer.errors import WsteerError
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.provenance import RECORD
-from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry, read_header, read_pickled_header, read_rows, row_blocks
+from wsteer.files.tensors import (
+    DTYPES,
+    FLOATS,
+    TensorEntry,
+    equal_tensors,
+    read_header,
+    read_pickled_header,
+    read_rows,
+    row_blocks,
+)
 from wsteer.files.text import read_json
 
 PICKLED_WEIGHTS = "adapter_model.bin"
@@ -188,20 +197,49 @@ def _separate_tied(
 ) -> tuple[dict[str, Terms], bool]:
     """The terms, and whether they separately change the embedding and the head that the base ties.
 
-    In peft, adapting an embedding does not change the head tied to it, nor the reverse. Trained tokens and
-    `ensure_weight_tying` change the one shared tensor.
+    In peft, adapting an embedding does not change the head tied to it, nor the reverse. Two changes stay one: equal
+    values stored for both (`ensure_weight_tying`, where peft can tie), and trained tokens of the embedding, which peft
+    sets in the head too, unless the head has trained tokens of its own.
     """
     heads = [name for name in terms if name.endswith(HEADS)]
     embeddings = [name for name in terms if name.endswith(EMBEDDINGS)]
     if not heads and not embeddings:
         return terms, False
-    if base is None and not heads:
+    tokens = {name: [part for part in terms[name] if _is_of_tokens(part[1])] for name in (*embeddings, *heads)}
+    if base is None and (not heads or any(tokens[name] for name in embeddings)):
         base = required_base(folder, config, base, f"{embeddings[0]} may be tied to the head")
-    if base is not None and base.tied is None:
+    if base is None:
+        return terms, True
+    if base.tied is None:
         return terms, False
-    if config.get("ensure_weight_tying") or config.get("trainable_token_indices"):
-        return {name: parts for name, parts in terms.items() if name not in heads}, False
+    embedding, head = base.tied
+    if tokens.get(embedding) and not tokens.get(head):
+        return ({**terms, head: (*terms[head], *tokens[embedding])}, True) if head in terms else (terms, False)
+    if embedding in terms and head in terms and _are_equal(terms[embedding], terms[head]):
+        return {name: parts for name, parts in terms.items() if name != head}, False
     return terms, True
+
+
+def _is_of_tokens(term: Term) -> bool:
+    return isinstance(term, Dense) and isinstance(term.tensor, TokenRows | BaseRows)
+
+
+def _are_equal(first: Terms, second: Terms) -> bool:
+    """Whether two changes, of the tied embedding and head, are made of equal stored values, which are read here."""
+    if len(first) != len(second):
+        return False
+    return all(a == b and _are_equal_terms(one, other) for (a, one), (b, other) in zip(first, second, strict=True))
+
+
+def _are_equal_terms(first: Term, second: Term) -> bool:
+    if isinstance(first, LowRank) and isinstance(second, LowRank):
+        pairs = ((first.lora_B, second.lora_B), (first.lora_A, second.lora_A))
+        return all(torch.equal(read_factor(one), read_factor(other)) for one, other in pairs)
+    if not isinstance(first, Dense) or not isinstance(second, Dense):
+        return False
+    if isinstance(first.tensor, TensorEntry) and isinstance(second.tensor, TensorEntry):
+        return equal_tensors(first.tensor, second.tensor)
+    return isinstance(first.tensor, BaseWeight) and isinstance(second.tensor, BaseWeight)  # of the one tied tensor
 
 
 def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, str | None]:

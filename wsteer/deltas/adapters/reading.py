@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
 from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES, ExpertFiles, expert_files, file_names
+from wsteer.deltas.adapters.keys import SortedTensors, sorted_tensors
 from wsteer.deltas.adapters.lora import (
     BaseRows,
     BaseWeight,
@@ -25,66 +26,31 @@ from wsteer.deltas.adapters.lora import (
 )
 from wsteer.deltas.terms import Dense, Factor, LowRank, Terms, Transposed
 from wsteer.errors import WsteerError
-from wsteer.files.tensors import DTYPES, FLOATS, TensorEntry
+from wsteer.files.tensors import DTYPES, TensorEntry
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 MUTATING_INITS = ("pissa", "olora")  # initialisations that subtract a product from the base; W determines it
 TRANSPOSED_EXPERTS = ("gpt_oss", "aria", "aria_text", "openai_privacy_filter")
 EMBEDDING_LORA = ("lora_embedding_A", "lora_embedding_B")
 MOST_BLOCKS = 128  # of BD-LoRA, one for each device of a server; unfolding a factor makes it as many times larger
-PIECE = re.compile(  # the name of a tensor of an adapted module: path and piece
-    r"(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|lora_diag|lora_B\.bias|"
-    r"token_adapter\.trainable_tokens_delta)(\.weight)?"
-)
-# tensors that variants store beside their factors and that merging does not use
-IGNORED = ("lora_velora_embed", "lora_monteclora_sampler")
 N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A LoRA adapter while its tensors are turned into terms.
-
-    `modules` holds the pieces of each adapted module (`lora_A` and so on), `replaced` the values that replace
-    parameters (`modules_to_save`, biases), `copies` the weights of adapted embeddings that peft saves beside their
-    factors; all under the adapter's names.
-    """
+class Reader(SortedTensors):
+    """A LoRA adapter while its tensors are turned into terms; their names are the adapter's."""
 
     folder: Path
     config: dict
     base: Checkpoint | None
-    modules: Mapping[str, Mapping[str, TensorEntry]]
-    replaced: Mapping[str, TensorEntry]
-    copies: Mapping[str, TensorEntry]
     read_factors: ReadFactors = field(default_factory=ReadFactors)
 
     @staticmethod
     def of(folder: Path, config: dict, base: Checkpoint | None, entries: Mapping[str, TensorEntry]) -> "Reader":
         """The adapter in `folder`, with its stored tensors sorted by use."""
-        modules: dict[str, dict[str, TensorEntry]] = {}
-        replaced: dict[str, TensorEntry] = {}
-        copies: dict[str, TensorEntry] = {}
-        for name, entry in entries.items():
-            if entry.dtype not in FLOATS:
-                raise WsteerError(f"{folder}: {name!r} is {entry.dtype}, not floating-point; save the adapter again")
-            if not name.startswith(PREFIX):
-                raise WsteerError(f"{folder}: the tensor {name!r} is not peft's; save the adapter again")
-            key = name.removeprefix(PREFIX)
-            if (match := PIECE.fullmatch(key)) is not None:
-                modules.setdefault(match[1], {})[match[2]] = entry
-            elif ".original_module." in key:
-                continue  # the base's own values, which peft stores beside the replacement of a resized embedding
-            elif re.search(r"\.lora_\w+", key) is None:
-                kept = copies if key.endswith(".base_layer.weight") else replaced
-                kept[key.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = entry
-            elif not re.search(rf"\.({'|'.join(IGNORED)})\b", key):
-                raise WsteerError(
-                    f"{folder}: the tensor {name!r} belongs to a variant that wsteer does not know; "
-                    "merge the adapter in float32 and diff that"
-                )
-        return Reader(folder, config, base, modules, replaced, copies)
+        found = sorted_tensors(folder, entries)
+        return Reader(found.modules, found.replaced, found.copies, folder, config, base)
 
     def base_for(self, what: str) -> Checkpoint:
         """The base, which is needed to read `what`."""
@@ -297,7 +263,7 @@ def _token_terms(reader: Reader, module: str, values: TensorEntry) -> Terms:
         raise WsteerError(f"{reader.folder}: trainable_token_indices do not fit {module}; save the adapter again")
     base = reader.base_for(f"{module} has trained tokens")
     parameter = reader.names[f"{module}.weight"]
-    shape = base.tensors[parameter].shape
+    shape = base_entry(parameter, base).shape
     if not all(type(token) is int and 0 <= token < shape[0] for token in listed) or values.shape[1:] != shape[1:]:
         raise WsteerError(f"{reader.folder}: the trained tokens do not fit {parameter} {shape} of {base.name}")
     tokens = tuple(listed)

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel
 from wsteer.checkpoints.architecture import model_classes, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
+from wsteer.deltas.adapters.keys import PREFIX
+from wsteer.deltas.adapters.reading import CONFIG, WEIGHTS
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks

@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.conversion import Conversion, Part
 from wsteer.checkpoints.names import CONV1D_MODELS, conversions_of
-from wsteer.deltas.adapters.reading import CONFIG, PREFIX, WEIGHTS
+from wsteer.deltas.adapters.keys import PREFIX
+from wsteer.deltas.adapters.reading import CONFIG, WEIGHTS
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import check_written
 from wsteer.errors import WsteerError
