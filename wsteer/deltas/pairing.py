@@ -28,7 +28,8 @@ def weights_difference(
     unties = (first.tied is None) != (second.tied is None)
     if unties:
         pairs |= _heads(first, first_path, second, second_path)
-    doubtful = [name for name, pair in pairs.items() if _misfit(pair) or name.endswith(".inv_freq")]
+    weights = [name for name in pairs if not name.endswith((*EMBEDDINGS, *HEADS))]
+    doubtful = [name for name in weights if _misfit(pairs[name]) or name.endswith(".inv_freq")]
     if doubtful:
         ignored = _ignored(second, doubtful)
         pairs = {name: pair for name, pair in pairs.items() if name not in ignored}
