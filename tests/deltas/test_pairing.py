@@ -1,6 +1,7 @@
 """Two checkpoints are subtracted by what their tensors mean: prefixes, buffers, copies of heads, grown vocabularies."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,10 @@ def test_a_tensor_that_one_side_lacks_is_named(tmp_path: Path, pair: tuple) -> N
     for sides in ((tuned, base), (base, tuned)):
         with pytest.raises(WsteerError, match=rf"tuned lacks '{gone}', which .*base has; the two must be of one model"):
             wsteer.diff(*sides, tmp_path / "d.safetensors")
+    output, chosen = tmp_path / "d.safetensors", Selection(exclude=re.escape(gone))
+    for sign, sides in ((1, (tuned, base)), (-1, (base, tuned))):
+        wsteer.diff(*sides, output, selection=chosen, force=True)
+        check(output, {name: sign * change for name, change in expected.items() if name != gone})
 
 
 def test_a_checkpoint_and_an_adapter_of_a_tied_base(tmp_path: Path) -> None:
