@@ -91,7 +91,7 @@ def test_a_header_is_taken_exactly_where_safetensors_takes_it(tmp_path: Path, ca
         with safe_open(path, "pt") as file:
             taken = set(file.keys())
     except SafetensorError:
-        with pytest.raises(WsteerError, match="write or download it again|metadata holds more than texts"):
+        with pytest.raises(WsteerError, match=r"write or download it again|metadata holds more than texts"):
             read_header(path)
     else:
         assert set(read_header(path)[0]) == taken
@@ -101,7 +101,7 @@ def test_equal_tensors_have_equal_values_whatever_their_dtypes(tmp_path: Path) -
     value = torch.randn(40_000, 16).bfloat16()  # several blocks of rows
     other = value.clone()
     other[-1, -1] += 1
-    stored = {"a": value, "b": value.float(), "c": other, "d": value.reshape(-1), "e": torch.ones(2).int()}
+    stored = {"a": value, "b": value.float(), "c": other, "d": value.flatten().clone(), "e": torch.ones(2).int()}
     save_file(stored, tmp_path / "x.safetensors")
     entries, _ = read_header(tmp_path / "x.safetensors")
     assert [name for name in stored if equal_tensors(entries["a"], entries[name])] == ["a", "b"]

@@ -14,6 +14,7 @@ from tests.helpers.checkpoint_contents import same_weights, stored_tensors
 from tests.helpers.tied import TOKENS, embedding_name, ends_of, in_shards, loaded, pickled, save_tied, store_head
 from wsteer.deltas.delta import Delta
 from wsteer.steering import layout
+from wsteer.steering.export import export
 
 HEAD = "lm_head.weight"
 LAYOUTS = ("one file", "head in the first shard", "head in the last shard", "pickled")
@@ -127,9 +128,8 @@ def test_other_forms_of_a_base_with_a_stored_copy(tmp_path: Path, form: str) -> 
     wsteer.steer(base, tmp_path / "d.safetensors", k=2, output=tmp_path / "out")
     with torch.no_grad():
         expected = loaded(tmp_path / "out")(TOKENS).logits
-    wsteer.export(
-        base, tmp_path / "d.safetensors", form, 2, output=tmp_path / ("e.safetensors" if form == "delta" else "e")
-    )
+    output = tmp_path / ("e.safetensors" if form == "delta" else "e")
+    export(base, tmp_path / "d.safetensors", 2, output, form=form)
     if form == "delta":
         wsteer.steer(base, tmp_path / "e.safetensors", k=1, output=tmp_path / "again")
         model = loaded(tmp_path / "again")

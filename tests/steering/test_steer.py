@@ -133,7 +133,7 @@ def test_a_change_of_a_tied_head_that_does_not_untie_it_is_refused(tmp_path: Pat
     Delta.of_tensors({"lm_head.weight": torch.ones(head.shape)}).save(tmp_path / "d.safetensors")
     for stored in ({}, {"lm_head.weight": head}):
         save_file({**weights, **stored}, base / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(WsteerError, match="lm_head.weight is tied to the embedding in base"):
+        with pytest.raises(WsteerError, match=r"lm_head\.weight is tied to the embedding in base"):
             wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
 
 

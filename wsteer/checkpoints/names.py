@@ -37,14 +37,14 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     names = list(names)
     known = base.known_names
     fewest: list[str] | None = None
-    with bounded(f"finding what {where} changes in {base.name}"):
-        for way in _ways(names, base, known):
+    for way in _ways(names, base, known):
+        with bounded(f"finding what {where} changes in {base.name}"):
             found = {name: name if name in known else way(name) for name in names}
             unmatched = [name for name, match in found.items() if match is None]
-            if not unmatched:
-                return _each_once({name: match for name, match in found.items() if match is not None}, where)
-            if fewest is None or len(unmatched) < len(fewest):
-                fewest = unmatched
+        if not unmatched:
+            return _each_once({name: match for name, match in found.items() if match is not None}, where)
+        if fewest is None or len(unmatched) < len(fewest):
+            fewest = unmatched
     raise WsteerError(_lacking(fewest or names, base, where))
 
 
@@ -123,7 +123,7 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
             if steps := conversion.opaque.get(parameter):
                 hint = f"transformers makes it from the files by {steps}, which wsteer does not follow"
             elif conversion.of_parameter.get(parameter):
-                hint = "transformers makes it of several tensors of the files; merge it with peft and diff the result"
+                hint = "transformers makes it of parts of other tensors; merge it with peft in float32 and diff that"
     return f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}"
 
 
@@ -147,13 +147,25 @@ def conversions_of(base: Checkpoint) -> tuple["Conversion", ...]:
 def parts_of(parameter: str, base: Checkpoint) -> "list[Part]":
     """The tensors of the base's files that become one parameter in memory, such as all experts of a block.
 
-    Empty if there is none; the name may be an older one, or lack the prefix of the whole model.
+    Empty if there is none, or if the files have the name; it may be an older one, or lack the prefix of the model.
     """
+    if parameter in base.known_names:
+        return []
     for conversion in conversions_of(base):
         for name in (parameter, conversion.renamed(parameter)[0]):
             if found := conversion.of_parameter.get(name):
                 return found
     return []
+
+
+def scattered_names(names: Iterable[str], base: Checkpoint) -> "dict[str, list[Part]]":
+    """Those of the parameters in memory that are made of rows of several tensors of the files, or of a part of one."""
+    found = {name: parts_of(name, base) for name in names}
+    return {
+        name: parts
+        for name, parts in found.items()
+        if parts and not any(part.is_whole or part.swapped or len(part.index) > 1 for part in parts)
+    }
 
 
 @dataclass(frozen=True)

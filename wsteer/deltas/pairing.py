@@ -1,14 +1,14 @@
 """Two checkpoints subtracted by what their tensors mean: other prefixes, buffers that loading ignores, tied heads."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, base_entry
 from wsteer.checkpoints.names import conversions_of, file_names, module_name
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.terms import Dense, simplified
+from wsteer.deltas.terms import Dense, Terms, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import FLOATS, TensorEntry
 
@@ -22,29 +22,38 @@ def weights_difference(
 
     Tensors that hold no floating-point numbers are left out. The delta unties the head if one side ties it and the
     other has its own. Raises WsteerError if a side lacks a tensor, or has it in another shape or as integers, unless
-    `selection` leaves it out; then it is still in the delta, for the selection to remove.
+    `selection` leaves it out; then the delta names it all the same, for the selection to remove.
     """
-    names = _paired_names(first, first_path, second, second_path)
+    names, alone = _paired_names(first, first_path, second, second_path, selection)
     pairs = {name: (first.tensors[own], second.tensors[name]) for name, own in names.items()}
     unties = (first.tied is None) != (second.tied is None)
     if unties:
         pairs |= _heads(first, first_path, second, second_path)
-    doubtful = [name for name, pair in pairs.items() if _misfit(pair) or name.endswith(".inv_freq")]
+    weights = [name for name in pairs if not name.endswith((*EMBEDDINGS, *HEADS))]
+    doubtful = [name for name in weights if _misfit(pairs[name]) or name.endswith(".inv_freq")]
     if doubtful:
         ignored = _ignored(second, doubtful)
         pairs = {name: pair for name, pair in pairs.items() if name not in ignored}
+    misfits = {name: pair for name, pair in pairs.items() if _misfit(pair)}
+    for name in sorted(_wanted({name: pair[0] for name, pair in misfits.items()}, selection)):
+        raise WsteerError(_why(name, misfits[name], first_path, second_path, misfits))
     terms = {
         name: simplified(((1.0, Dense(one)), (-1.0, Dense(other))))
         for name, (one, other) in pairs.items()
-        if one.dtype in FLOATS or _misfit((one, other))
+        if one.dtype in FLOATS or name in misfits
     }
-    terms = {name: left for name, left in terms.items() if left}  # nothing is left of a checkpoint minus itself
-    delta = Delta("combination", terms, untied=unties and any(name.endswith(HEADS) for name in terms))
-    misfits = {name for name in terms if _misfit(pairs[name])}
-    wanted = selection.of_side(delta, second).terms.keys() & misfits if misfits else ()
-    for name in sorted(wanted):
-        raise WsteerError(_why(name, pairs[name], first_path, second_path, misfits))
-    return delta
+    terms = {name: left for name, left in terms.items() if left} | {  # nothing is left of a checkpoint minus itself
+        name: ((1.0, Dense(entry)),) for name, entry in alone.items()
+    }
+    return Delta("combination", terms, untied=unties and any(name.endswith(HEADS) for name in terms))
+
+
+def _wanted(entries: Mapping[str, TensorEntry], selection: Selection) -> set[str]:
+    """The names that the selection takes; its strength by layer does not matter."""
+    terms: dict[str, Terms] = {name: ((1.0, Dense(entry)),) for name, entry in entries.items()}
+    if not terms:
+        return set()
+    return set(replace(selection, layer_scale=None).of_side(Delta("combination", terms), None).terms)
 
 
 def on_base(delta: Delta, base: Checkpoint, path: str) -> Delta:
@@ -55,23 +64,32 @@ def on_base(delta: Delta, base: Checkpoint, path: str) -> Delta:
     return replace(delta, terms=terms, untied=delta.untied or unties)
 
 
-def _paired_names(first: Checkpoint, first_path: str, second: Checkpoint, second_path: str) -> dict[str, str]:
-    """Each parameter of the second checkpoint and its name in the first; a head that one side ties is left out."""
+def _paired_names(
+    first: Checkpoint, first_path: str, second: Checkpoint, second_path: str, selection: Selection
+) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    """Each parameter of the second checkpoint and its name in the first, and what one side alone has.
+
+    A head that one side ties is left out. Raises WsteerError for what one side alone has, if the selection takes it.
+    """
     mine, theirs = first.parameters(), second.parameters()
     if (first.tied is None) != (second.tied is None):
         mine, theirs = ({name: each[name] for name in each if not name.endswith(HEADS)} for each in (mine, theirs))
     if (found := _matched(mine, theirs, second)) is not None:
-        return found
+        return found, {}
     ignored = _ignored(first, mine), _ignored(second, theirs)
     mine = {name: entry for name, entry in mine.items() if name not in ignored[0]}
     theirs = {name: entry for name, entry in theirs.items() if name not in ignored[1]}
     if (found := _matched(mine, theirs, second)) is not None:
-        return found
-    sides = ((mine, first_path, theirs, second_path), (theirs, second_path, mine, first_path))
-    for has, has_path, lacks, lacks_path in sides:
-        for name in sorted(has.keys() - lacks):
+        return found, {}
+    for has, has_path, lacks, lacks_path in (
+        (mine, first_path, theirs, second_path),
+        (theirs, second_path, mine, first_path),
+    ):
+        lacking = {name: has[name] for name in has if name not in lacks}
+        for name in sorted(_wanted(lacking, selection)):
             raise WsteerError(f"{lacks_path} lacks {name!r}, which {has_path} has; the two must be of one model")
-    raise AssertionError("names that are equal match")
+    alone = {name: (mine | theirs)[name] for name in sorted(mine.keys() ^ theirs)}
+    return {name: name for name in sorted(mine.keys() & theirs)}, alone
 
 
 def _matched(mine: Iterable[str], theirs: Iterable[str], second: Checkpoint) -> dict[str, str] | None:

@@ -107,8 +107,9 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
         return _other_method(folder, config, base, weights)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
+    reader = Reader.of(folder, config, base, entries)
+    reader.names  # noqa: B018  found before the limit of time: transformers may have to be asked
     with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
-        reader = Reader.of(folder, config, base, entries)
         if config.get("use_dora") and not any("lora_magnitude_vector" in pieces for pieces in reader.modules.values()):
             raise WsteerError(f"{folder} uses DoRA but holds no magnitude vectors; save the adapter again")
         terms, copies = lora_terms(reader)

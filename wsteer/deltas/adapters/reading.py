@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
-from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES, ExpertFiles, expert_files, file_names
+from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES, ExpertFiles, expert_files, file_names, scattered_names
 from wsteer.deltas.adapters.keys import SortedTensors, sorted_tensors
 from wsteer.deltas.adapters.lora import (
     BaseRows,
@@ -23,6 +23,7 @@ from wsteer.deltas.adapters.lora import (
     InitialProduct,
     ReadFactors,
     TokenRows,
+    rows_of_terms,
 )
 from wsteer.deltas.terms import Dense, Factor, LowRank, Terms, Transposed
 from wsteer.errors import WsteerError
@@ -34,6 +35,9 @@ MUTATING_INITS = ("pissa", "olora")  # initialisations that subtract a product f
 TRANSPOSED_EXPERTS = ("gpt_oss", "aria", "aria_text", "openai_privacy_filter")
 EMBEDDING_LORA = ("lora_embedding_A", "lora_embedding_B")
 MOST_BLOCKS = 128  # of BD-LoRA, one for each device of a server; unfolding a factor makes it as many times larger
+if TYPE_CHECKING:
+    from wsteer.checkpoints.conversion import Part
+
 N = TypeVar("N", int, float)
 
 
@@ -45,6 +49,8 @@ class Reader(SortedTensors):
     config: dict
     base: Checkpoint | None
     read_factors: ReadFactors = field(default_factory=ReadFactors)
+    # weights in memory that are made of rows of several tensors of the files, or of a part of one
+    scattered: "dict[str, list[Part]]" = field(default_factory=dict)
 
     @staticmethod
     def of(folder: Path, config: dict, base: Checkpoint | None, entries: Mapping[str, TensorEntry]) -> "Reader":
@@ -83,7 +89,12 @@ class Reader(SortedTensors):
         wanted += [name for name in (*self.replaced, *self.copies) if not (self.base and expert_files(name, self.base))]
         if self.base is None:
             return {name: name for name in wanted}
-        return file_names(wanted, self.base, self.folder)
+        try:
+            return file_names(wanted, self.base, self.folder)
+        except WsteerError:
+            self.scattered.update(scattered_names(wanted, self.base))
+            whole = [name for name in wanted if name not in self.scattered]
+            return {**file_names(whole, self.base, self.folder), **{name: name for name in self.scattered}}
 
 
 def _ending(parameter: str) -> str:
@@ -118,6 +129,11 @@ def lora_terms(reader: Reader) -> tuple[dict[str, Terms], dict[str, TensorEntry]
     for parameter, entry in reader.replaced.items():
         for name, added in _replacement_terms(reader, parameter, entry):
             terms[name] = terms.get(name, ()) + added
+    for weight, parts in reader.scattered.items():
+        whole = terms.pop(weight)
+        for part in parts:
+            height = reader.base_for(weight).tensors[part.tensor].shape[0]
+            terms[part.tensor] = terms.get(part.tensor, ()) + rows_of_terms(whole, part, height, reader.folder)
     return terms, {reader.names[name]: entry for name, entry in reader.copies.items()}
 
 
