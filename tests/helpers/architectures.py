@@ -107,6 +107,8 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3NextForCausalLM",
         {**SIZES, **EXPERTS, **LINEAR_ATTENTION, "shared_expert_intermediate_size": 32},
     ),
+    "hrm_text": ("HrmTextForCausalLM", SIZES),
+    "lara_mini": ("lara_mini", SIZES),
     "lfm2": ("Lfm2ForCausalLM", {**SIZES, "layer_types": ["conv", "full_attention"]}),
     "mamba": ("MambaForCausalLM", {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 300, "state_size": 8}),
 }
@@ -180,6 +182,16 @@ TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3VLForConditionalGeneration",
         {
             "text_config": _text(head_dim=16, rope_scaling={"rope_type": "default", "mrope_section": [2, 3, 3]}),
+            "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0]},
+            **IDS,
+        },
+    ),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoeForConditionalGeneration",
+        {
+            "text_config": _text(
+                head_dim=16, rope_scaling={"rope_type": "default", "mrope_section": [2, 3, 3]}, **EXPERTS
+            ),
             "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0]},
             **IDS,
         },

@@ -226,7 +226,10 @@ def _asked_path(base: Checkpoint) -> str | None:
     from wsteer.checkpoints.conversion import decoder_path  # noqa: PLC0415  imports transformers
 
     for conversion in conversions_of(base):
-        inside = f"{decoder_path(conversion.model)}.0."
+        try:
+            inside = f"{decoder_path(conversion.model)}.0."
+        except WsteerError:  # blocks of two kinds, or run several times
+            continue
         for parameter, parts in conversion.of_parameter.items():
             if parameter.startswith(inside) and (match := NUMBERED.match(parts[0].tensor)):
                 return match[1]

@@ -59,7 +59,7 @@ def export(
     if form == "adapter":
         from wsteer.deltas.adapters import writing  # noqa: PLC0415  imports transformers
 
-        factors = writing.module_factors(delta, checkpoint)
+        factors = writing.parameter_factors(delta, checkpoint)
         size = writing.adapter_bytes(factors)
     check_free_space(path, len(combination.ks) * size)
     sources = [source_entry("delta", each) for each in combination.paths]

@@ -23,7 +23,8 @@ def quick_on_cpu(model: PreTrainedModel, dtype: str, longest: int) -> Iterator[N
         return
     config = model.config.get_text_config()
     precision, attention = torch.get_float32_matmul_precision(), config._attn_implementation
-    short = config.num_attention_heads * longest <= getattr(config, "intermediate_size", 0)
+    heads, width = (getattr(config, key, None) or 0 for key in ("num_attention_heads", "intermediate_size"))
+    short = 0 < heads * longest <= width
     torch.set_float32_matmul_precision("medium")
     if short and attention == "sdpa":
         model.set_attn_implementation("eager")

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from wsteer.checkpoints.checkpoint import INDEX, hub_name
 from wsteer.checkpoints.conversion import decoder_path
@@ -100,12 +101,28 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
 
 
 def _default_targets(loaded: LoadedModel) -> str | list[str]:
-    """All linear layers but the head; beside towers, which text does not train, those of the language model."""
-    if not loaded.checkpoint.towers:
-        return "all-linear"
-    path = decoder_path(loaded.model)
-    modules = loaded.model.get_submodule(path).named_modules(prefix=path)
-    return [name for name, module in modules if isinstance(module, nn.Linear)]
+    """What peft calls all-linear, without layers that it cannot adapt, and without towers, which text does not train."""
+    path = decoder_path(loaded.model) if loaded.checkpoint.towers else ""
+    linear = [
+        (name, module)
+        for name, module in loaded.model.get_submodule(path).named_modules(prefix=path)
+        if isinstance(module, nn.Linear | Conv1D) and module is not loaded.model.get_output_embeddings()
+    ]
+    # a Mamba block reads the weights of these past the layers, so that an adapter on them would be left out; peft
+    # refuses them
+    mamba = any("mamba" in type(module).__name__.lower() for module in loaded.model.modules())
+    read_past = ("out_proj", "conv1d") if mamba else ()
+    kept = [name for name, module in linear if not name.endswith(read_past) and _gives_one_tensor(module)]
+    return "all-linear" if len(kept) == len(linear) and not path else kept
+
+
+def _gives_one_tensor(module: nn.Module) -> bool:
+    """Whether a layer gives one tensor, as peft expects: a router that is a linear layer may give more."""
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    weight = module.get_parameter("weight")
+    with torch.no_grad():
+        return isinstance(module(torch.zeros(1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype)), Tensor)
 
 
 def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:

@@ -1,8 +1,8 @@
 """Low-rank changes written as a PEFT LoRA adapter that PEFT and vLLM load."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,17 +25,39 @@ SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's values of --max-
 
 
 @dataclass(frozen=True)
-class ModuleFactors:
-    """One module of the adapter: lora_B [out, r] and lora_A [r, in], as peft's layer uses them."""
+class ParameterFactors:
+    """The factors of one parameter in memory as peft stores them: lora_B [out, experts·r], lora_A [experts·r, in].
+
+    Expert e of a parameter that stacks experts has rows e·r to (e+1)·r of A, and of B every experts-th column from e on
+    (peft's ParamWrapper). `key` is the path under which peft stores them.
+    """
 
     lora_B: Tensor
     lora_A: Tensor
+    key: str
+    experts: int = 1
     embedding: bool = False  # its factors are stored transposed
-    by_name: bool = False  # no layer that peft knows, but a parameter that it adapts by name, as of a router
+    by_name: bool = False  # of no layer that peft knows: it adapts the parameter by name, as of experts and routers
+
+    @property
+    def rank(self) -> int:
+        """The rank r."""
+        return self.lora_A.shape[0] // self.experts
+
+    def padded(self, rank: int) -> tuple[Tensor, Tensor]:
+        """(lora_B, lora_A) with zeros up to this rank."""
+        missing = rank - self.rank
+        of_B = self.lora_B.reshape(self.lora_B.shape[0], self.rank, self.experts)
+        of_A = self.lora_A.reshape(self.experts, self.rank, self.lora_A.shape[1])
+        padded_B = torch.nn.functional.pad(of_B, (0, 0, 0, missing)).flatten(1)
+        return padded_B, torch.nn.functional.pad(of_A, (0, 0, 0, missing)).flatten(0, 1)
 
 
-def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, ModuleFactors]:
-    """The factors by module of the model in memory; what LoRA cannot express is refused.
+Factors = tuple[Tensor, Tensor]
+
+
+def parameter_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, ParameterFactors]:
+    """The factors by parameter of the model in memory; what LoRA cannot express is refused.
 
     The model is of the class that the checkpoint's config names, which peft's users and servers load.
     """
@@ -43,7 +65,7 @@ def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, ModuleFact
     if not conversions:
         raise WsteerError(f"transformers cannot build {checkpoint.name}, so that no adapter for it can be loaded")
     conversion = conversions[-1]
-    found: dict[str, list[ModuleFactors]] = defaultdict(list)
+    found: dict[str, dict[int, list[Factors]]] = defaultdict(lambda: defaultdict(list))
     for name in delta.terms:
         if not delta.is_low_rank(name):
             raise WsteerError(
@@ -51,78 +73,101 @@ def module_factors(delta: Delta, checkpoint: Checkpoint) -> dict[str, ModuleFact
                 "--rank R --exclude 'norm|bias', or steer a checkpoint"
             )
         parts = conversion.of_tensor.get(name) or [Part(name, conversion.renamed(name)[0])]
-        for module, factors in _of_modules(conversion, parts, *delta.factors(name)):
-            found[module].append(factors)
+        for part in parts:
+            expert, factors = _of_part(conversion, part, *delta.factors(name))
+            found[part.parameter][expert].append(factors)
     if checkpoint.tied is not None and not delta.untied:
         embedding, head = checkpoint.tied
         if embedding in delta.terms:  # an adapter changes each module separately, even tied ones
-            parts = [Part(head, conversion.renamed(head)[0])]
-            found.update({module: [each] for module, each in _of_modules(conversion, parts, *delta.factors(embedding))})
-    return {module: _sum(factors) for module, factors in found.items()}
+            part = Part(head, conversion.renamed(head)[0])
+            found[part.parameter] = {0: [_of_part(conversion, part, *delta.factors(embedding))[1]]}
+    return {name: _peft_factors(conversion, name, by_expert, found) for name, by_expert in found.items()}
 
 
-def _of_modules(
-    conversion: Conversion, parts: Sequence[Part], lora_B: Tensor, lora_A: Tensor
-) -> Iterator[tuple[str, ModuleFactors]]:
-    """The factors of each module that holds a part of the file's tensor whose change is lora_B @ lora_A."""
-    for part in parts:
-        path, _, leaf = part.parameter.rpartition(".")
-        if part.parameter not in conversion.shapes:
-            raise WsteerError(f"{part.tensor}: the model in memory has no {part.parameter}; steer a checkpoint")
-        module = conversion.model.get_submodule(path)
+def _of_part(conversion: Conversion, part: Part, lora_B: Tensor, lora_A: Tensor) -> tuple[int, Factors]:
+    """The expert (0 where there are none) and the factors of a part of a file's tensor that lora_B @ lora_A changes."""
+    path = part.parameter.rpartition(".")[0]
+    if part.parameter not in conversion.shapes:
+        raise WsteerError(f"{part.tensor}: the model in memory has no {part.parameter}; steer a checkpoint")
+    module = conversion.model.get_submodule(path)
+    if part.swapped or isinstance(module, CONVOLUTIONS):
         kind = type(module).__name__
-        if part.index and isinstance(part.index[0], int):
-            raise WsteerError(f"{part.tensor}: PEFT cannot adapt the experts one by one; steer a checkpoint")
-        known = isinstance(module, (nn.Linear, nn.Embedding, Conv1D))
-        if leaf != "weight" or part.swapped or isinstance(module, CONVOLUTIONS):
-            raise WsteerError(f"{part.tensor}: PEFT has no such LoRA for {path}, a {kind}; steer a checkpoint")
-        own_B = lora_B if part.rows is None else lora_B[part.rows[0] : part.rows[1]]
-        if part.index:  # rows of a larger weight in memory
-            own_B = torch.zeros(conversion.shapes[part.parameter][0], lora_B.shape[1])
-            own_B[part.index] = lora_B
-        if isinstance(module, Conv1D):  # its weight is stored as [in, out]
-            yield path, ModuleFactors(lora_A.T, own_B.T)
+        raise WsteerError(f"{part.tensor}: PEFT has no such LoRA for {path}, a {kind}; steer a checkpoint")
+    expert, rows = 0, slice(None)
+    for index in part.index:
+        if isinstance(index, int):
+            expert = index
         else:
-            yield path, ModuleFactors(own_B, lora_A, isinstance(module, nn.Embedding), by_name=not known)
+            rows = index
+    own_B = lora_B if part.rows is None else lora_B[part.rows[0] : part.rows[1]]
+    if rows != slice(None):  # rows of a larger weight in memory
+        whole = torch.zeros(conversion.shapes[part.parameter][-2], lora_B.shape[1])
+        whole[rows] = own_B
+        own_B = whole
+    return expert, ((lora_A.T, own_B.T) if isinstance(module, Conv1D) else (own_B, lora_A))  # Conv1D: [in, out]
 
 
-def _sum(factors: Sequence[ModuleFactors]) -> ModuleFactors:
-    """The factors of the sum of products, concatenated along the rank."""
-    if len(factors) == 1:
-        return factors[0]
-    lora_B = torch.cat([each.lora_B for each in factors], dim=1)
-    return replace(factors[0], lora_B=lora_B, lora_A=torch.cat([each.lora_A for each in factors]))
+def _peft_factors(
+    conversion: Conversion, name: str, by_expert: Mapping[int, Sequence[Factors]], adapted: Collection[str]
+) -> ParameterFactors:
+    path, _, leaf = name.rpartition(".")
+    module, shape = conversion.model.get_submodule(path), conversion.shapes[name]
+    experts = shape[0] if len(shape) == 3 else 1
+    sums = {expert: _sum(factors) for expert, factors in by_expert.items()}
+    rank = max(lora_A.shape[0] for _, lora_A in sums.values())
+    of_B, of_A = torch.zeros(shape[-2], rank, experts), torch.zeros(experts, rank, shape[-1])
+    if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and leaf == "weight":
+        return ParameterFactors(*sums[0], path, embedding=isinstance(module, nn.Embedding))
+    for expert, (lora_B, lora_A) in sums.items():
+        of_B[:, : lora_B.shape[1], expert], of_A[expert, : lora_A.shape[0]] = lora_B, lora_A
+    # peft wraps a module once for each parameter that it adapts of it, in their order: the first is the innermost
+    later = [each for each, _ in module.named_parameters(recurse=False)]
+    wrapped = [each for each in later[later.index(leaf) + 1 :] if f"{path}.{each}" in adapted]
+    key = path + ".base_layer" * len(wrapped)
+    return ParameterFactors(of_B.flatten(1), of_A.flatten(0, 1), key, experts, by_name=True)
 
 
-def served_rank(factors: Mapping[str, ModuleFactors]) -> int:
+def _sum(factors: Sequence[Factors]) -> Factors:
+    """The factors of the sum of products: concatenated along the rank, those with one lora_A added."""
+    together: list[Factors] = []
+    for lora_B, lora_A in factors:
+        for place, (other_B, other_A) in enumerate(together):
+            if torch.equal(lora_A, other_A):
+                together[place] = (other_B + lora_B, other_A)
+                break
+        else:
+            together.append((lora_B, lora_A))
+    return torch.cat([lora_B for lora_B, _ in together], dim=1), torch.cat([lora_A for _, lora_A in together])
+
+
+def served_rank(factors: Mapping[str, ParameterFactors]) -> int:
     """The least rank that vLLM accepts and that holds all factors; the largest factor's own if vLLM accepts none."""
-    largest = max(each.lora_A.shape[0] for each in factors.values())
+    largest = max(each.rank for each in factors.values())
     return next((rank for rank in SERVED_RANKS if rank >= largest), largest)
 
 
-def adapter_bytes(factors: Mapping[str, ModuleFactors]) -> int:
+def adapter_bytes(factors: Mapping[str, ParameterFactors]) -> int:
     """The bytes of an adapter's float32 weights: all factors are padded to one rank."""
-    sides = sum(each.lora_B.shape[0] + each.lora_A.shape[1] for each in factors.values())
+    sides = sum(each.experts * (each.lora_B.shape[0] + each.lora_A.shape[1]) for each in factors.values())
     return 4 * served_rank(factors) * sides
 
 
 def write_adapter(
-    folder: Path, factors: Mapping[str, ModuleFactors], k: float, checkpoint: Checkpoint, name: str
+    folder: Path, factors: Mapping[str, ParameterFactors], k: float, checkpoint: Checkpoint, name: str
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors: LoRA with scaling 1, factors padded to one rank."""
     rank = served_rank(factors)
     tensors: dict[str, Tensor] = {}
-    for module, each in factors.items():
-        missing = rank - each.lora_A.shape[0]
-        padded_B = torch.nn.functional.pad(check_written(module, k * each.lora_B), (0, missing))
-        padded_A = torch.nn.functional.pad(each.lora_A, (0, 0, 0, missing))
+    for parameter, each in factors.items():
+        lora_B, lora_A = each.padded(rank)
+        lora_B = check_written(parameter, k * lora_B)
         if each.embedding:
             # an embedding's factors are stored transposed: A [r, vocabulary], B [hidden, r]
-            tensors[f"{PREFIX}{module}.lora_embedding_A"] = padded_B.T.contiguous()
-            tensors[f"{PREFIX}{module}.lora_embedding_B"] = padded_A.T.contiguous()
+            tensors[f"{PREFIX}{each.key}.lora_embedding_A"] = lora_B.T.contiguous()
+            tensors[f"{PREFIX}{each.key}.lora_embedding_B"] = lora_A.T.contiguous()
         else:
-            tensors[f"{PREFIX}{module}.lora_A.weight"] = padded_A.contiguous()
-            tensors[f"{PREFIX}{module}.lora_B.weight"] = padded_B.contiguous()
+            tensors[f"{PREFIX}{each.key}.lora_A.weight"] = lora_A.contiguous()
+            tensors[f"{PREFIX}{each.key}.lora_B.weight"] = lora_B.contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -138,7 +183,7 @@ def write_adapter(
         "use_dora": False,
         "fan_in_fan_out": checkpoint.config.get("model_type") in CONV1D_MODELS,  # peft sets it by layer
         "init_lora_weights": True,
-        "target_modules": sorted(module for module, each in factors.items() if not each.by_name),
-        "target_parameters": sorted(f"{module}.weight" for module, each in factors.items() if each.by_name) or None,
+        "target_modules": sorted(each.key for each in factors.values() if not each.by_name),
+        "target_parameters": sorted(parameter for parameter, each in factors.items() if each.by_name) or None,
     }
     write_json(folder / CONFIG, config)
