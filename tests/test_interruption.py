@@ -213,7 +213,7 @@ def test_a_file_that_is_not_whole_is_not_taken_for_written(
     tmp_path: Path, case: tuple[Path, Path], harm: Callable[[Path], object]
 ) -> None:
     base, w = case
-    plan = output_files(open_checkpoint(base), {}, "F32")[0]
+    plan = output_files(open_checkpoint(base), {}, {}, "F32")[0]
     wsteer.steer(base, w, k=1, output=tmp_path / "out", dtype="float32")
     written = tmp_path / "out" / plan.name
     assert streaming.is_written(plan, written)

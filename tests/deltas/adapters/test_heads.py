@@ -114,6 +114,22 @@ def test_the_steered_checkpoint_has_the_logits_of_the_adapter(
         torch.testing.assert_close(loaded(tmp_path / "out")(TOKENS).logits, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("case", ["tokens", "other tokens of both", "both saved", "LoRA on E"])
+def test_a_head_of_its_own_that_the_config_ties_takes_the_tokens_as_in_peft(
+    tmp_path: Path, case: str, model_type: str
+) -> None:
+    """transformers does not tie it, since its values differ from the embedding's; peft's trained tokens do."""
+    base = store_head(save_tied(tmp_path / "base", model_type), torch.randn(30, 16), forget=model_type == "gpt2")
+    before = ends_of(loaded(base))
+    after = ends_of(adapted(base, tmp_path / "adapter", CASES[case], model_type).get_base_model())
+    checkpoint = open_checkpoint(base)
+    delta = adapter_delta(read_adapter(tmp_path / "adapter", checkpoint)).bound(checkpoint)
+    for name, old, new in zip((embedding_name(base), "lm_head.weight"), before, after, strict=True):
+        torch.testing.assert_close(old + moved(delta, name, old.shape), new, rtol=0, atol=2e-5)
+
+
 def test_trained_tokens_beside_a_head_need_the_base(tmp_path: Path) -> None:
     """Whether the head takes the tokens too, only the base can tell."""
     base = save_tied(tmp_path / "base", "llama")

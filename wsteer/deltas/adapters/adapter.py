@@ -18,6 +18,7 @@ from wsteer.checkpoints.checkpoint import (
 )
 from wsteer.checkpoints.contents import check_folder
 from wsteer.checkpoints.names import file_names
+from wsteer.checkpoints.ties import ties
 from wsteer.deltas.adapters.lora import BaseRows, BaseWeight, TokenRows
 from wsteer.deltas.adapters.reading import (
     CONFIG,
@@ -212,13 +213,24 @@ def _separate_tied(
     if base is None:
         return terms, True
     if base.tied is None:
-        return terms, False
+        return {**terms, **_tokens_of_own_head(base, terms, tokens)}, False
     embedding, head = base.tied
     if tokens.get(embedding) and not tokens.get(head):
         return ({**terms, head: (*terms[head], *tokens[embedding])}, True) if head in terms else (terms, False)
     if embedding in terms and head in terms and _are_equal(terms[embedding], terms[head]):
         return {name: parts for name, parts in terms.items() if name != head}, False
     return terms, True
+
+
+def _tokens_of_own_head(base: Checkpoint, terms: Mapping[str, Terms], tokens: Mapping[str, list]) -> dict[str, Terms]:
+    """The head's change where the config ties it and it is stored with values of its own: peft goes by the config."""
+    head = base.stored_head
+    parts = next((tokens[name] for name in tokens if name != head and tokens[name]), None)
+    if parts is None or head is None or head in terms or not ties(base.config):
+        return {}
+    (_, rows), *_ = parts
+    taken = BaseRows(head, rows.shape, rows.tensor.tokens)
+    return {head: ((1.0, rows), (-1.0, Dense(taken)))}
 
 
 def _is_of_tokens(term: Term) -> bool:
