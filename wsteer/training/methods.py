@@ -101,7 +101,7 @@ def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftMod
 
 
 def _default_targets(loaded: LoadedModel) -> str | list[str]:
-    """What peft calls all-linear, without layers that it cannot adapt, and without towers, which text does not train."""
+    """What peft calls all-linear, without layers that it cannot adapt and without towers, which text does not train."""
     path = decoder_path(loaded.model) if loaded.checkpoint.towers else ""
     linear = [
         (name, module)
