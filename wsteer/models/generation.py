@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
-from wsteer.models.batches import batches, padded
+from wsteer.models.batches import batches, padded, steady
 from wsteer.models.loading import LoadedModel, check_rows
 from wsteer.models.rendering import prompts
 from wsteer.progress import Progress, silent
@@ -79,8 +79,12 @@ def answer(
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
     asked = prompts(loaded.tokenizer, chats)
     check_rows(loaded, asked, more=max_new_tokens)
+    lengths = list(map(len, asked))
+    size = steady(
+        lengths, batch_size, loaded.model.dtype, lambda indices: _first_logits(loaded, [asked[i] for i in indices])
+    )
     answers: dict[int, Answer] = {}
-    for indices in progress(list(batches(map(len, asked), batch_size)), "generate"):
+    for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
         sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
         processors = LogitsProcessorList([scores, *sampling])
@@ -90,26 +94,59 @@ def answer(
     return [answers[index] for index in range(len(chats))]
 
 
-def _generate(
-    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
-) -> list[Answer]:
+def _run(
+    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList, **more: bool
+) -> Any:
+    """What transformers generates after these prompts, as one batch padded on the left."""
     ids, mask = padded(asked, loaded.tokenizer.pad_token_id, left=True)
     device = loaded.model.device
     with torch.inference_mode():
-        output = cast(GenerationMixin, loaded.model).generate(
+        return cast(GenerationMixin, loaded.model).generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             logits_processor=processors,
+            return_dict_in_generate=True,
+            **more,
         )
+
+
+class _OneToken(LogitsProcessor):
+    """Makes every row go on with one token, so that the logits after it can be compared."""
+
+    def __init__(self, token: int):
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self.token] = 0
+        return forced
+
+
+def _first_logits(loaded: LoadedModel, asked: list[list[int]]) -> Tensor:
+    """The logits of the first two tokens after each prompt [rows, 2, vocabulary]; the second reads the cache."""
+    token = next((token for token in asked[0] if token not in _ends(loaded)), 0)
+    made = _run(loaded, asked, 2, LogitsProcessorList([_OneToken(token)]), output_logits=True)
+    return torch.stack(made.logits, dim=1)
+
+
+def _generate(
+    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
+) -> list[Answer]:
+    made = _run(loaded, asked, max_new_tokens, processors).sequences[:, max(map(len, asked)) :].tolist()
     with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
-        return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
+        return [_decoded(loaded, row) for row in made]
+
+
+def _ends(loaded: LoadedModel) -> list[int | None]:
+    """The tokens at which an answer ends."""
+    ends = loaded.model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
 
 
 def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:
-    ends = loaded.model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
+    ends = _ends(loaded)
     length = next((i for i, token in enumerate(row) if token in ends), len(row))
     text = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True)).strip()
     return Answer(text, length, finished=length < len(row))
