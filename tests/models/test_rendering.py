@@ -11,7 +11,8 @@ from tests.helpers import templates
 from tests.helpers.templates import byte_level, sentence_piece
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
-from wsteer.models.rendering import Example, marked_text, prompt_text, read_template, render, render_chats, token_ids
+from wsteer.models.chat import read_template
+from wsteer.models.rendering import Example, marked_text, prompt_text, render, render_chats, token_ids
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:

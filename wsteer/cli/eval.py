@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -15,6 +16,8 @@ from wsteer.cli.options import (
     Quiet,
     RoundingOption,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -64,6 +67,9 @@ def evaluate(
     limit: Annotated[
         int | None, option("--limit", help="Use the first N facts only.", min=1, max=MOST, metavar="N")
     ] = None,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -96,6 +102,9 @@ def evaluate(
         layers=blocks,
         data=data,
         limit=limit,
+        template=template,
+        template_args=template_args,
+        date=date,
         batch_size=rows_at_once or BATCH_SIZE,
         device=device,
         dtype=dtype,

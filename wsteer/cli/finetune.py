@@ -7,6 +7,7 @@ import typer
 
 from wsteer.cli.options import (
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -14,6 +15,8 @@ from wsteer.cli.options import (
     Json,
     Quiet,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -174,10 +177,9 @@ def finetune(
     max_length: Annotated[
         int | None, option("--max-length", help="Cut rows at so many tokens.", min=2, max=MOST)
     ] = None,
-    template: Annotated[
-        Path | None,
-        option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
-    ] = None,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     seed: Seed = 0,
     seeds: Annotated[
         str | None, option("--seeds", help="One fine-tune a seed, each in a folder seed-N.", metavar="N,...")
@@ -239,6 +241,8 @@ def finetune(
         "strip_system": strip_system,
         "max_length": max_length,
         "template": template,
+        "template_args": template_args,
+        "date": date,
         "save_every": save_every,
         "watched": watched,
         "report_to": reporters,

@@ -6,6 +6,7 @@ from typing import Annotated
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -13,6 +14,8 @@ from wsteer.cli.options import (
     Json,
     Quiet,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -47,6 +50,9 @@ def generate(
     temperature: Annotated[
         float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0, max=10)
     ] = 1.0,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     seed: Seed = 0,
     device: DeviceOption = "auto",
@@ -74,6 +80,9 @@ def generate(
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        template=template,
+        template_args=template_args,
+        date=date,
         batch_size=rows_at_once or BATCH_SIZE,
         seed=seed,
         device=device,

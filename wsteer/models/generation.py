@@ -77,7 +77,7 @@ def answer(
     progress: Progress = silent,
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
-    asked = prompts(loaded.tokenizer, chats)
+    asked = prompts(loaded.chat, chats)
     check_rows(loaded, asked, more=max_new_tokens)
     lengths = list(map(len, asked))
     size = steady(

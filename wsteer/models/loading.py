@@ -19,6 +19,7 @@ from transformers import (
 from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.errors import WsteerError, one_error
+from wsteer.models.chat import Chat, ChatFormat, formatted
 from wsteer.models.tokenizer import load_tokenizer
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,27 +27,35 @@ DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its tokenizer, and the checkpoint that both came from."""
+    """A model ready to run, its tokenizer, the checkpoint that both came from, and how chats become its text."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     checkpoint: Checkpoint
+    chat: Chat
 
 
-def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_in: str | None = None) -> LoadedModel:
+def load(
+    reference: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    chat_format: ChatFormat | None = None,
+) -> LoadedModel:
     """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
 
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
+    `chat_format` says how chats become text.
     """
-    checkpoint = open_checkpoint(reference)
+    checkpoint, chat_format = open_checkpoint(reference), chat_format or ChatFormat()
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
     config = read_config(checkpoint)
     skeleton(checkpoint, config)  # refused here if transformers cannot build it in bounded time and memory
     with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
-        tokenizer = load_tokenizer(checkpoint, config)
+        tokenizer = load_tokenizer(checkpoint, config, chat_format)
         found: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -64,7 +73,8 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
     _reset_generation(model, tokenizer, checkpoint.name)
-    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint)
+    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, [checkpoint.folder])
+    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
 
 
 def _quantised(load_in: str, device: str) -> dict[str, object]:

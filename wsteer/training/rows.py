@@ -14,8 +14,7 @@ from wsteer.models.rendering import Example, render_chats
 from wsteer.training.steps import MOST_ROWS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from wsteer.models.chat import Chat
     from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
@@ -75,7 +74,7 @@ def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
 
 
 def run_examples(
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: "Chat",
     sets: Sequence[Chats],
     weights: Sequence[float],
     val: Chats | None,
@@ -84,7 +83,7 @@ def run_examples(
     max_positions: int | None,
 ) -> RunExamples:
     """Render all sets; validate with `val`, else with a share of each set. No validation row is trained."""
-    rendered = [render_chats(tokenizer, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
+    rendered = [render_chats(chat, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
     share = 0 if val else recipe.val_fraction
     known: dict[bytes, bool] = {}
     split = [split_rows(each.examples, share, recipe.seed, known) for each in rendered[: len(sets)]]
