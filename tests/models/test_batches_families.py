@@ -47,6 +47,8 @@ MINIMAX = {
     "num_key_value_heads": 2,
     "num_local_experts": 2,
 }
+# the angles of every row depend on the longest row of the batch
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
 KINDS: dict[str, tuple[str, dict]] = {
     "llama": ("Llama", SIZES),
     "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS}),
@@ -58,12 +60,21 @@ KINDS: dict[str, tuple[str, dict]] = {
     "lfm2": ("Lfm2", {**SIZES, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}),
     "bamba": ("Bamba", {**SIZES, **HYBRID}),
     "qwen3_next": ("Qwen3Next", {**SIZES, **LINEAR, **EXPERTS}),
-    # these read the padding, whatever the mask says
+    # these read the padding, whatever the mask says, or its length
     "rwkv": ("Rwkv", {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, **IDS}),
     "recurrent_gemma": ("RecurrentGemma", {**SIZES, "num_hidden_layers": 3, "lru_width": 32}),
     "minimax": ("MiniMax", {**SIZES, **MINIMAX}),
+    "phi3": (
+        "Phi3",
+        {
+            **SIZES,
+            "max_position_embeddings": 128,
+            "original_max_position_embeddings": 16,
+            "rope_parameters": {**LONG, "original_max_position_embeddings": 16},
+        },
+    ),
 }
-READ_PADDING = ("rwkv", "recurrent_gemma", "minimax")
+READ_PADDING = ("rwkv", "recurrent_gemma", "minimax", "phi3")
 CHATS = [[{"role": "user", "content": "x" * length}] for length in (3, 17, 1, 30)]
 
 

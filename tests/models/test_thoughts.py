@@ -48,6 +48,16 @@ STRIPPED = (
 SEED = (
     "{% set e = '</seed:think>' %}{% if m.reasoning_content %}<seed:think>{{ m.reasoning_content }}{{ e }}{% endif %}"
 )
+ANSWER_OUT = (
+    "{% if '<answer>' in content %}{% set content = content.split('<answer>')[-1].split('</answer>')[0] %}{% endif %}"
+    "{{ content | trim }}"
+)
+# turns without ends, and an empty thought in every answer
+GLM = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>\n<think>"
+    "{{ m.reasoning_content or '' }}</think>\n{{ m['content'] }}{% else %}<|user|>\n{{ m['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 MENTIONED = "Write your thoughts in <think></think> and your answer in <response></response>.\n"
 ODD = "{% if '<<so>>' in content %}{% set content = content.split('<<so>>')[1] %}{% endif %}{{ content }}"
 
@@ -164,6 +174,38 @@ KINDS = {
         {"<seed:think>Hm.</seed:think>Yes.": ("Hm.", "Yes.")},
         {"<seed:think>Hm": ("Hm", "")},
         special=("<seed:think>", "</seed:think>"),
+    ),
+    "a channel's name": Kind(
+        turns(STRIPPED, "{% if not think %}<|channel>thought\n<channel|>{% endif %}"),
+        {
+            "<|channel>thought\nHm.\n<channel|>Yes.": ("Hm.", "Yes."),
+            "<|channel>thought\n<channel|>Yes.": (None, "Yes."),
+        },
+        {"<|channel>thought\nHm": ("Hm", ""), "<|channel>thought": (None, ""), "Yes": None},
+        special=("<|channel>", "<channel|>"),
+        arguments=(("think", True),),
+    ),
+    "a thought that the prompt left empty": Kind(
+        turns(STRIPPED, "{% if not think %}<|channel>thought\n<channel|>{% endif %}"),
+        {"Yes.": None, "<|channel>thought\nHm.\n<channel|>Yes.": ("Hm.", "Yes.")},
+        {"Yes": None},
+        special=("<|channel>", "<channel|>"),
+    ),
+    "an answer taken out": Kind(
+        turns(ANSWER_OUT, "{% if no_thought %}<think>\n\n</think>{% endif %}"),
+        {
+            "<think>\nHm.\n</think>\n<answer>\nYes.\n</answer>": ("Hm.", "Yes."),
+            "<answer>Yes.</answer>": (None, "Yes."),
+            "Yes.": None,
+        },
+        {"<think>Hm": ("Hm", ""), "<think>Hm.</think><answer>Yes": ("Hm.", "Yes")},
+    ),
+    "a thought in the answer's place": Kind(
+        GLM,
+        {"\n<think>Hm.</think>\nYes.": ("Hm.", "Yes."), "\n<think></think>\nYes.": (None, "Yes."), "Yes.": None},
+        {"\n<think>Hm": ("Hm", ""), "\nYes": None},
+        special=("<|user|>", "<|assistant|>"),
+        plain=TAGS,
     ),
     "an odd mark": Kind(turns(ODD), {"Hm.<<so>>Yes.": ("Hm.", "Yes."), "Yes.": None}, {"Hm. <<so>>": ("Hm.", "")}),
 }

@@ -16,6 +16,7 @@ ASKED, THOUGHT, SAID = "A placeholder of the question.", "A placeholder of the t
 FIELDS = ("reasoning_content", "thinking", "reasoning")  # where data sets, and so templates, have an answer's thought
 # what marks may look like: <think>, </seed:think>, <|channel|>, [THINK], ◁think▷; a tokenizer's added tokens are others
 _FORMS = r"<[^<>\s'\"{}]{1,40}>|\[/?[A-Z_]{2,40}\]|◁[^◁▷\s]{1,40}▷"
+_NOTHING = r"(?!)"  # a pattern that matches nothing
 _QUOTED = re.compile(r"'(?:[^'\\\n]|\\.){3,60}'|\"(?:[^\"\\\n]|\\.){3,60}\"")
 # the literals at which a template takes a message's content apart
 _TAKEN_APART = re.compile(
@@ -48,13 +49,12 @@ class Marks:
 
     `thoughts` are the opening and closing marks of thoughts. `blocks` are pairs that it merely mentions, as in a system
     prompt: an answer's first such block is a thought if more follows, and a block after a thought wraps the answer.
-    `answer` is what is written before an answer, such as `<|channel|>final<|message|>`, and `end` after it.
+    `answer` is what is written before an answer, such as `<|channel|>final<|message|>`.
     """
 
     thoughts: tuple[tuple[str, str], ...]
     blocks: tuple[tuple[str, str], ...]
     answer: str
-    end: str
     special: tuple[str, ...]
 
     def split(self, prompt: str, text: str, finished: bool) -> Separated | None:
@@ -63,8 +63,8 @@ class Marks:
             found = list(_loose(self.answer).finditer(text))
             if found:
                 before, after = text[: found[-1].start()], text[found[-1].end() :]
-                stops = [re.escape(stop) for stop in (*self.special, self.end) if stop]
-                return Separated(self._plain(before), re.split("|".join(stops), after, maxsplit=1)[0].strip())
+                stops = "|".join(map(re.escape, [*self.special, *_closers(self.answer)])) or _NOTHING
+                return Separated(self._plain(before), re.split(stops, after, maxsplit=1)[0].strip())
             first, *others = re.findall(_FORMS, self.answer) or [self.answer]
             if others and first in text:  # other channels than the answer's
                 return Separated(self._plain(text), "")
@@ -120,13 +120,13 @@ class Marks:
         if len(header) > 1 and header[0] in text:  # channels: each one's name stands between two marks, and is left out
             body = rf"{re.escape(header[0])}.*?{re.escape(header[-1])}(.*?)(?={self._specials}|$)"
             text = "\n".join(re.findall(body, text, re.DOTALL)) or text
-        for start, close in self.thoughts:
+        for start, close in (*self.thoughts, *self.blocks):
             text = text.replace(start, "").replace(close, "")
         return re.sub(self._specials, "", text).strip() or None
 
     @property
     def _specials(self) -> str:
-        return "|".join(map(re.escape, self.special)) or r"(?!)"
+        return "|".join(map(re.escape, self.special)) or _NOTHING
 
 
 def _loose(mark: str) -> re.Pattern[str]:
@@ -224,18 +224,26 @@ class _Found:
             if left.search(frame) or left.search(self.prompt.rpartition(ASKED)[2])
         ]
         known = {close for _, close in thoughts} | (set(_closers(self.opened)) & mentioned)
-        thoughts += [(self.opened, close) for close in sorted(known) if self.opened]
-        if self.opened and not known and re.fullmatch(r"<\w+>|\[\w+\]", self.opened):
+        for close in sorted(known):
+            if self.opened.endswith(close):  # the prompt has a whole thought, left empty
+                thoughts = [(self.opened.removesuffix(close).strip(), close), *thoughts]
+            elif self.opened and not self.opened.endswith(tuple(known)):
+                thoughts.append((self.opened, close))
+        if not known and re.fullmatch(r"<\w+>|\[\w+\]", self.opened):
             blocks.append((self.opened, _closers(self.opened)[0]))  # the template says nothing of its end
+        for start, close in [pair for pair in thoughts if pair[0]]:  # an empty one may have a name: <|channel>thought
+            empty_block = rf"({re.escape(start)}\w+)(?:\\n|\s)*{re.escape(close)}"
+            thoughts += [(named, close) for named in re.findall(empty_block, self.chat.template)]
         for start, close in thoughts:
             frame = re.sub(rf"(?:{re.escape(start)})?\s*{re.escape(close)}", "", frame)
-        answer = frame.strip() or next((rest for _, _, rest in by_fields if rest), "")
-        end = self.mark.search(self.plain.partition(SAID)[2])
+        # a block's opening, from which on a content is kept, is no end of a thought but the answer's beginning
+        begins = [close for start, close in thoughts if not start and close in dict(blocks)]
+        thoughts = [pair for pair in thoughts if pair[1] not in begins]
+        answer = next(filter(None, [frame.strip(), *(rest for _, _, rest in by_fields), *begins]), "")
         return Marks(
-            thoughts=tuple(dict.fromkeys(thoughts)),
+            thoughts=tuple(sorted(dict.fromkeys(thoughts), key=lambda pair: -len(pair[0]))),
             blocks=tuple(block for block in dict.fromkeys(blocks) if block not in thoughts),
             answer=answer if self.mark.search(answer) else "",
-            end=end.group() if end else "",
             special=self.special,
         )
 
