@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ class Chat:
     def name(self) -> str:
         """The model's name in messages."""
         return str(self.tokenizer.name_or_path)
+
+    @cached_property
+    def end_tokens(self) -> dict[str, int]:
+        """The tokens at which the model stops, by their text."""
+        texts = self.tokenizer.convert_ids_to_tokens(list(self.ends))
+        return {text: token for text, token in zip(texts, self.ends, strict=True) if text}
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The tokenizer's special tokens by their text."""
+        return {token.content: i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     @property
     def recorded(self) -> dict[str, object]:
