@@ -172,7 +172,7 @@ TABLE: list[tuple[str, bool, tuple[str, ...], dict[str, list[str] | str]]] = [
             "two": NO_THOUGHT,
             "last": ["Yes.</s>", "Heat.\n</think>\n\nWarmth.</s>"],
             "both": ["Yes.</s>", "Heat.\n</think>\n\nWarmth.</s>"],
-            "apart": r"--template FILE \(the prompt opens a thought, <think>, and the template leaves out the answer's\)",
+            "apart": r"--template FILE \(the prompt opens a thought, <think>, and the template leaves out",
         },
     ),
     (
@@ -227,9 +227,12 @@ def test_each_kind_of_chat_is_learnt_of_each_kind_of_template_or_refused(
     example = render(chat, messages)
     assert learnt(marked_text(chat.tokenizer, example)) == expected
     # the row goes on from what generation reads, and ends where generation stops
-    prompt = token_ids(chat.tokenizer, prompt_text(chat, messages[:-1]))
-    assert example.tokens[: len(prompt)].tolist() == prompt
-    assert not example.trained[: len(prompt)][-3:].any()
+    prompt = prompt_text(chat, messages[:-1])
+    assert chat.tokenizer.decode(example.tokens).startswith(prompt)
+    if len(messages) == 2:
+        ids = token_ids(chat.tokenizer, prompt)
+        assert example.tokens[: len(ids)].tolist() == ids
+        assert not example.trained[: len(ids)].any()
     assert int(example.tokens[example.trained][-1]) in chat.ends
     assert example.stops
     answer = chat.tokenizer.decode(example.tokens[example.answer])
