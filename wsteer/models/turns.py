@@ -239,24 +239,22 @@ def _end_of_row(chat: Chat, messages: Sequence[Message], after: str) -> tuple[st
     ends = chat.end_tokens
     if (found := _first(ends, after)) is not None:
         return after[:found], ()
-    if (found := _first(chat.special_tokens, after)) is not None:
-        end, more = after[:found], []
-    else:
-        end, more = after, _next_mark(chat, messages, after)
-    if not set(more) & set(ends):
+    found, mark = _first(chat.special_tokens, after), _next_mark(chat, messages, after)
+    more = [mark] if mark in ends or (mark and found is None) else []
+    if mark not in ends:
         own = [text for text, token in ends.items() if token == chat.tokenizer.eos_token_id]
         more += (own or list(ends))[:1]
-    return end, tuple(more)
+    return after[:found], tuple(more)
 
 
-def _next_mark(chat: Chat, messages: Sequence[Message], after: str) -> list[str]:
-    """The special token, if there is one, that the template writes between an answer and a user's next message."""
+def _next_mark(chat: Chat, messages: Sequence[Message], after: str) -> str:
+    """The special token that the template writes between an answer's own end and a user's next message, if any."""
     with contextlib.suppress(WsteerError):  # a template may refuse such a chat
         frames = dict(_frames(chat, [*messages, {"role": "user", "content": ""}]))
         between = frames.get(len(messages) - 1, "").removeprefix(after).lstrip()
         special = [text for text in chat.special_tokens if text != chat.tokenizer.bos_token]
-        return [text for text in sorted(special, key=len) if between.startswith(text)][-1:]
-    return []
+        return max((text for text in special if between.startswith(text)), key=len, default="")
+    return ""
 
 
 def _end_within(chat: Chat, after: str, last: str) -> str:
