@@ -27,6 +27,10 @@ Means: for each decoder block the output is averaged over the tokens of a
   row's answer, then over the rows, in float64; the vector is the positive
   mean minus the negative one. POS and NEG are rows as wsteer finetune reads
   them. --batch-size auto is 16.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day.
 Use: the file holds one vector for each decoder block. wsteer eval adds
   the vectors of the chosen blocks to these blocks' outputs, at every
   position; wsteer monitor projects data sets on them; wsteer steer bakes

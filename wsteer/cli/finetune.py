@@ -62,9 +62,15 @@ Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   be a pipe, as <(jq ...), and - is standard input. Hub data sets need
   pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
-  not needed. What a template puts before an answer, such as an empty
-  thinking block, is not trained. There is one BOS if the tokenizer adds
-  one. The adapter folder keeps the --template.
+  not needed. A turn ends with the token at which the model stops, as its
+  generation config says; a template that writes none gets it behind the
+  last answer. What a template puts before an answer, such as an empty
+  thinking block, is not trained; an answer's thought is, if it is in the
+  text or in "reasoning_content", and earlier turns are trained as the
+  template writes them, often without. An answer that does not go on from
+  the model's prompt, as one without a thought where the prompt opens one,
+  is refused. There is one BOS if the tokenizer adds one. The adapter folder
+  keeps the --template, and its wsteer.json --template-args and --date.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and

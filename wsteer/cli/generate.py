@@ -30,6 +30,10 @@ Trait: JSON in the schema of persona vectors: "instruction", a list of
 Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
   under each instruction.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
   Empty answers are left out and counted; so are thoughts that the limit of

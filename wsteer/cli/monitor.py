@@ -123,7 +123,7 @@ Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
   block; with --shift also how far tuning moved the last token of the
-  prompts.
+  prompts. --template, --template-args and --date are those of wsteer eval.
 Files: similarity.json and similarity.csv hold cosines, dots, norms, shared
   fractions, floor, z and overlap.
 """

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ class ChatFormat:
     date: str | None = None
 
     def __post_init__(self) -> None:
+        if self.arguments is not None and not isinstance(self.arguments, Mapping):
+            raise WsteerError(f"--template-args is {str(self.arguments)[:80]!r}; give names with their values")
         for name in self.arguments or ():
-            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in RESERVED:
-                raise WsteerError(f"--template-args sets {name[:80]!r}, which is not for you to set; leave it out")
+            if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in RESERVED:
+                raise WsteerError(f"--template-args sets {str(name)[:80]!r}, which is not for you to set; leave it out")
         if self.date is not None and not _is_day(self.date):
-            raise WsteerError(f"--date {self.date[:80]!r} is no day; write it as {DATE}")
+            raise WsteerError(f"--date {str(self.date)[:80]!r} is no day; write it as {DATE}")
 
     @property
     def recorded(self) -> dict[str, object]:
@@ -61,7 +64,7 @@ class ChatFormat:
 
 
 def _is_day(text: str) -> bool:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError):
         return datetime.date.fromisoformat(text).isoformat() == text
     return False
 
@@ -82,6 +85,17 @@ class Chat:
     def name(self) -> str:
         """The model's name in messages."""
         return str(self.tokenizer.name_or_path)
+
+    @cached_property
+    def end_tokens(self) -> dict[str, int]:
+        """The tokens at which the model stops, by their text."""
+        texts = self.tokenizer.convert_ids_to_tokens(list(self.ends))
+        return {text: token for text, token in zip(texts, self.ends, strict=True) if text}
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The tokenizer's special tokens by their text."""
+        return {token.content: i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     @property
     def recorded(self) -> dict[str, object]:
@@ -151,13 +165,10 @@ def formatted(
 
     Arguments and date that are not given are those of the training that made one of `folders`, the model's own.
     """
-    trained: dict[str, Any] = next(filter(None, map(_of_training, folders)), {})
+    trained = next(filter(None, map(_of_training, folders)), ChatFormat())
     arguments = chat_format.arguments
-    given = ChatFormat(
-        arguments=trained.get("template_args", {}) if arguments is None else arguments,
-        date=chat_format.date or trained.get("date"),
-    )
-    chat = Chat(tokenizer, given.arguments or {}, given.date or DATE, tuple(ends))
+    used = trained.arguments if arguments is None else arguments
+    chat = Chat(tokenizer, used or {}, chat_format.date or trained.date or DATE, tuple(ends))
     if arguments and tokenizer.chat_template and (unknown := sorted(set(arguments) - (known := chat.variables()))):
         raise WsteerError(
             f"--template-args: the chat template of {chat.name} never mentions {unknown[0]!r}; it takes "
@@ -166,16 +177,15 @@ def formatted(
     return chat
 
 
-def _of_training(folder: Path) -> dict[str, Any]:
-    """The options of the `finetune` that wrote `folder`, if it has arguments of a template and a date; else nothing."""
+def _of_training(folder: Path) -> ChatFormat | None:
+    """The template's arguments and date of the `finetune` that wrote `folder`; None if none has written it."""
     for place in _with_run(folder):
         if (place / RECORD).is_file():
             written = read_json(place / RECORD)
             options = written.get("options")
             if written.get("command") == "finetune" and isinstance(options, dict):
-                found = {name: options.get(name) for name in ("template_args", "date")}
-                return {name: value for name, value in found.items() if isinstance(value, dict | str)}
-    return {}
+                return ChatFormat(arguments=options.get("template_args"), date=options.get("date"))
+    return None
 
 
 def _with_run(folder: Path) -> list[Path]:

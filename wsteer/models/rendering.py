@@ -26,17 +26,19 @@ class Example:
     """A rendered chat: its token ids, which of them are trained, and where its last answer is.
 
     Every assistant turn's answer and the end of turn after it are trained. `answer` is the last answer's own tokens,
-    without the template's additions, such as an empty thinking block.
+    without the template's additions, such as an empty thinking block. `stops`: a token at which the model stops is
+    trained after the last answer.
     """
 
     tokens: Tensor  # int32 [tokens]
     trained: Tensor  # bool [tokens]
     answer: slice
+    stops: bool = True
 
     def cut(self, length: int) -> "Example":
         """The first `length` tokens."""
         answer = slice(min(self.answer.start, length), min(self.answer.stop, length))
-        return Example(self.tokens[:length], self.trained[:length], answer)
+        return Example(self.tokens[:length], self.trained[:length], answer, self.stops)
 
 
 def prompt_text(chat: Chat | PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
@@ -94,21 +96,24 @@ def render(chat: Chat | PreTrainedTokenizerBase, messages: Sequence[Message]) ->
 
 
 def _example(chat: Chat, messages: Sequence[Message]) -> Example:
-    text = chat.text(messages)
-    turns = find_turns(chat, messages, text)
-    ids, spans = _tokenised(chat.tokenizer, text, {turn.prompted for turn in turns})
-    learnt = _marked(chat, messages)
+    row = find_turns(chat, messages)
+    ids, spans = _tokenised(chat.tokenizer, row.text, {turn.prompted for turn in row.turns})
+    learnt = _marked(chat, messages) if row.own else None
+    more = row.more if learnt is None else ()
     if learnt is None:
-        learnt = [(turn.learnt, turn.end, turn.closed) for turn in turns]
+        learnt = [(turn.learnt, turn.end, turn.closed) for turn in row.turns]
     trained = [any(_within(span, *part) for part in learnt) for span in spans]
-    answer = [i for i, span in enumerate(spans) if _within(span, turns[-1].start, turns[-1].end, turns[-1].end)]
+    last = row.turns[-1]
+    answer = [i for i, span in enumerate(spans) if _within(span, last.start, last.end, last.end)]
     if not answer or not any(trained):
         raise WsteerError(f"the chat template of {chat.name} leaves no token of the answer to learn")
     bos = _missing_bos(chat.tokenizer, ids)
+    behind = zip([*ids, *more][answer[-1] :], [*trained, *(True for _ in more)][answer[-1] :], strict=True)
     return Example(
-        tokens=torch.tensor([*bos, *ids], dtype=torch.int32),
-        trained=torch.tensor([*(False for _ in bos), *trained]),
+        tokens=torch.tensor([*bos, *ids, *more], dtype=torch.int32),
+        trained=torch.tensor([*(False for _ in bos), *trained, *(True for _ in more)]),
         answer=slice(answer[0] + len(bos), answer[-1] + 1 + len(bos)),
+        stops=any(own and token in chat.ends for token, own in behind),
     )
 
 

@@ -1,12 +1,19 @@
-"""Where the assistant's turns are in a chat's text, and what ends them."""
+"""Where the assistant's turns are in a chat's text, and the end of each, at which the model stops."""
 
+import contextlib
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from wsteer.errors import WsteerError
-from wsteer.files.rows import Message
+from wsteer.files.rows import THOUGHT, Message
 from wsteer.models.chat import Chat
+
+# what a prompt may end with: a thought opened, as by <think> or [THINK]; an empty thought, opened and closed
+_OPENED = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\Z")
+_EMPTY = re.compile(r"\s*([<\[])([^<>\[\]/\s]+)([>\]])\s*\1/\2\3\s*\Z")
+MOST_TRIED = 8  # arguments of a template that are tried for a hint
 
 
 @dataclass(frozen=True)
@@ -23,51 +30,105 @@ class Turn:
     closed: int
 
 
-def find_turns(chat: Chat, messages: Sequence[Message], text: str) -> list[Turn]:
-    """The assistant's turns in `text`, the rendering of `messages`.
+@dataclass(frozen=True)
+class Row:
+    """A chat's text with the assistant's turns in it, as the model would have to write them after their prompts.
 
-    Rendering the chat with placeholders as messages shows what the template writes around them.
+    `more` are the ids of tokens that follow the text: the end of the last turn where the template writes none. `own`
+    tells whether the text is the template's rendering of the chat.
     """
-    prompt = chat.text(messages[:-1], prompt=True)
-    frames = _frames(chat, messages)
-    found = _placed(messages, frames, text)
-    if not found and [message["role"] for message in messages].count("assistant") == 1:
-        # a template that parses the answer, for example its reasoning: the answer is all between prompt and end of turn
-        after = frames[-1][1]
-        found = [(len(prompt), len(text) - len(after), after)] if text.endswith(after) else None
-    last = found[-1] if found else (0, 0, "")
-    if not text.startswith(prompt) or not len(prompt) <= last[0] < last[1]:
+
+    text: str
+    turns: list[Turn]
+    more: tuple[int, ...]
+    own: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an answer is in a text, and what the template writes after it, up to the next message's words.
+
+    `prompted` is where its prompt ends, None if that is to be told from the last turn's.
+    """
+
+    start: int
+    end: int
+    after: str
+    prompted: int | None = None
+
+
+class _Misfit(WsteerError):
+    """The rendered row does not go on from the prompt that generation gives."""
+
+
+def find_turns(chat: Chat, messages: Sequence[Message]) -> Row:
+    """The chat, whose last message is an answer, as text with its turns.
+
+    Raises WsteerError, with what would mend it, if the template renders answers otherwise than it prompts for them.
+    """
+    try:
+        return _row(chat, messages)
+    except _Misfit as error:
+        why = f" ({error})" if str(error) else ""
         raise WsteerError(
-            f"the chat template of {chat.name} renders an answer otherwise than it prompts for one; "
-            "wsteer cannot tell the answer's tokens"
+            f"the chat template of {chat.name} renders an answer otherwise than it prompts for one; give another with "
+            f"--template FILE{_mending(chat, messages)}{why}"
+        ) from None
+
+
+def _row(chat: Chat, messages: Sequence[Message]) -> Row:
+    rendered, prompt = chat.text(messages), chat.text(messages[:-1], prompt=True)
+    frames = _frames(chat, messages)
+    places = _placed(messages, frames, rendered) or _replaced(chat, messages, frames, rendered, prompt)
+    text, places = _continued(chat, messages, rendered, prompt, places)
+    last = places[-1]
+    if not len(prompt) <= last.start < last.end:
+        raise _Misfit
+    if (thought := messages[-1].get(THOUGHT, "").strip()) not in text:
+        raise WsteerError(
+            f"the chat template of {chat.name} leaves out the last answer's {THOUGHT}, {thought[:40]!r}; leave it out "
+            "of the rows, or give a template that writes it with --template FILE"
         )
-    added = text[len(prompt) : last[0]]
+    added = text[len(prompt) : last.start]
+    end, more = _end_of_row(chat, messages, last.after)
+    whole = end + "".join(more)
     turns = []
-    for start, end, after in found or ():
-        prompted = start - len(added) if text[:start].endswith(added) else start
-        learnt = start if text[prompted:start].strip() else prompted
-        turns.append(Turn(prompted, learnt, start, end, end + len(_end_of_turn(chat, after, last[2]))))
-    return turns
+    for place in places:
+        prompted = place.prompted
+        if prompted is None:
+            prompted = place.start - len(added) if text[: place.start].endswith(added) else place.start
+        learnt = place.start if text[prompted : place.start].strip() else prompted
+        closing = end if place is last else _end_within(chat, place.after, whole)
+        turns.append(Turn(prompted, learnt, place.start, place.end, place.end + len(closing)))
+    ids = {**chat.special_tokens, **chat.end_tokens}
+    return Row(text[: turns[-1].closed] if more else text, turns, tuple(ids[each] for each in more), text == rendered)
+
+
+# ---- Where the answers are
 
 
 def _frames(chat: Chat, messages: Sequence[Message]) -> list[tuple[int, str]]:
-    """The text that the template writes before all messages (number -1) and after each: (number, text), in order."""
-    names = [f"(The content of message {number}.)" for number in range(len(messages))]
-    framed = chat.text(
-        [{"role": message["role"], "content": name} for message, name in zip(messages, names, strict=True)],
-    )
+    """The text that the template writes before all messages (number -1) and after each: (number, text), in order.
+
+    Rendering the chat with placeholders as messages shows what the template writes around them.
+    """
+    framed = chat.text([{"role": message["role"], "content": _name(i)} for i, message in enumerate(messages)])
     pieces = re.split(r"\(The content of message (\d+)\.\)", framed)
     return list(zip([-1, *map(int, pieces[1::2])], pieces[::2], strict=True))
 
 
-def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: str) -> list[tuple[int, int, str]] | None:
-    """(start, end, the frame after it) of each assistant turn in `text`, or None if the frames do not fit the text."""
+def _name(number: int) -> str:
+    return f"(The content of message {number}.)"
+
+
+def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: str) -> list[_Place]:
+    """Each assistant turn in `text`; none if the frames and the contents between them do not make up the text."""
     numbers = [number for number, _ in frames if number >= 0 and messages[number]["role"] == "assistant"]
     if numbers != [number for number, message in enumerate(messages) if message["role"] == "assistant"]:
-        return None
+        return []
     position = len(frames[0][1])
     if not text.startswith(frames[0][1]):
-        return None
+        return []
     found = []
     for number, after in frames[1:]:
         content = messages[number]["content"]
@@ -75,22 +136,142 @@ def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: st
         forms = (content, content.strip(), content.rstrip(), content.lstrip())
         form = next((form for form in forms if text.startswith(form + after, position)), None)
         if form is None:
-            return None
+            return []
         if number in numbers:
-            found.append((position, position + len(form), after))
+            found.append(_Place(position, position + len(form), after))
         position += len(form) + len(after)
-    return found if position == len(text) else None
+    return found if position == len(text) else []
 
 
-def _end_of_turn(chat: Chat, after: str, last: str) -> str:
-    """The part of `after`, the text that follows an answer, that ends the turn.
+def _replaced(
+    chat: Chat, messages: Sequence[Message], frames: list[tuple[int, str]], text: str, prompt: str
+) -> list[_Place]:
+    """Each assistant turn in `text`, where the template parses answers, for example moves or leaves out their thoughts.
 
-    It is the beginning that `after` shares with `last`, the text after the last answer, up to the first special token,
-    where a model stops.
+    An answer is what a placeholder in its place replaces; the last one is all between its prompt and its end.
     """
-    shared = 0
-    while shared < min(len(after), len(last)) and after[shared] == last[shared]:
-        shared += 1
-    special = [re.escape(token.content) for token in chat.tokenizer.added_tokens_decoder.values() if token.special]
-    stop = re.search("|".join(special), after[:shared]) if special else None
-    return after[: stop.end() if stop else shared]
+    after = dict(frames)
+    found = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        last = number == len(messages) - 1
+        other = [*messages[:number], {"role": "assistant", "content": _name(number)}, *messages[number + 1 :]]
+        before, name, behind = chat.text(other).partition(_name(number))
+        if not name and not last:
+            continue  # the template leaves the whole turn out
+        prompted = prompt if last else chat.text(messages[:number], prompt=True)
+        heads = [each for each in (prompted, before) if text.startswith(each)]
+        if not last and len(heads) == 2:
+            heads = [before]  # behind what the template adds, as before a plain last answer
+        if not text.endswith(behind) or not name or number not in after or not (heads or last):
+            raise _Misfit
+        start, end = len(heads[0]) if heads else 0, len(text) - len(behind)
+        shared = _shared(behind, after[number])
+        known = len(prompted) if text.startswith(prompted) and len(prompted) <= start else None
+        found.append(_Place(start, end, behind if last else shared, known))
+    return found
+
+
+def _continued(
+    chat: Chat, messages: Sequence[Message], text: str, prompt: str, places: list[_Place]
+) -> tuple[str, list[_Place]]:
+    """The text and its places, going on from the prompt that generation gives also where the template's text does not.
+
+    A prompt may have an empty thought that the template does not write before an answer: then the row has it too. It
+    may open a thought that the template writes otherwise, or leaves out of the answer: then the row closes it, in the
+    template's words or in the answer's own.
+    """
+    last = places[-1]
+    if text.startswith(prompt):
+        return text, places
+    found = _EMPTY.search(prompt) or _OPENED.search(prompt)
+    if not found or not text.startswith(prompt[: found.start()]) or last.end < found.start():
+        raise _Misfit
+    tag, closing = f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"
+    added, own = text[found.start() : last.start], text[found.start() :].lstrip()
+    lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
+    if found.re is _EMPTY:
+        written = text[last.start :]
+        if (own.startswith(tag) and not added) or written.lstrip().startswith(tag):
+            raise _Misfit(f"the prompt has an empty thought, {tag}{closing}, and the answer has one with words")
+        if added.replace(tag, "", 1).replace(closing, "", 1).strip():
+            raise _Misfit
+    elif own.startswith(tag) and closing in own:
+        written = own.removeprefix(tag)
+    elif closing in messages[-1]["content"]:
+        written = messages[-1]["content"].strip().removeprefix(tag) + last.after
+    else:
+        raise _Misfit(f"the prompt opens a thought, {tag}, and {lost}" if closing in chat.template else "")
+    if found.re is _OPENED and prompt[-1].isspace():
+        written = written.lstrip()
+    row = prompt + written
+    plain = written.startswith(closing)  # an empty thought, which the template adds
+    start = len(row) - len(text) + last.start if plain else len(prompt)
+    return row, [*places[:-1], _Place(start, len(row) - len(last.after), last.after, len(prompt))]
+
+
+def _mending(chat: Chat, messages: Sequence[Message]) -> str:
+    """An argument of the template with which the chat can be rendered, as the end of a message; else nothing."""
+    for name in sorted(chat.variables())[:MOST_TRIED]:
+        for value in (False, True):
+            with contextlib.suppress(WsteerError):
+                _row(replace(chat, arguments={**chat.arguments, name: value}), messages)
+                return f", or --template-args '{json.dumps({name: value})}'"
+    return ""
+
+
+def _shared(first: str, second: str) -> str:
+    """The beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))]
+
+
+# ---- Where a turn ends
+
+
+def _end_of_row(chat: Chat, messages: Sequence[Message], after: str) -> tuple[str, tuple[str, ...]]:
+    """The part of `after`, the text after the last answer, that ends the turn, and the tokens to be put behind it.
+
+    The model stops at the first of its ends. Where the template writes none, its own mark after an answer, as the next
+    role's, is the end, and if the model does not stop at that either, the tokenizer's end follows.
+    """
+    ends = chat.end_tokens
+    if (found := _first(ends, after)) is not None:
+        return after[:found], ()
+    found, mark = _first(chat.special_tokens, after), _next_mark(chat, messages, after)
+    more = [mark] if mark in ends or (mark and found is None) else []
+    if mark not in ends:
+        own = [text for text, token in ends.items() if token == chat.tokenizer.eos_token_id]
+        more += (own or list(ends))[:1]
+    return after[:found], tuple(more)
+
+
+def _next_mark(chat: Chat, messages: Sequence[Message], after: str) -> str:
+    """The special token that the template writes between an answer's own end and a user's next message, if any."""
+    with contextlib.suppress(WsteerError):  # a template may refuse such a chat
+        frames = dict(_frames(chat, [*messages, {"role": "user", "content": ""}]))
+        between = frames.get(len(messages) - 1, "").removeprefix(after).lstrip()
+        special = [text for text in chat.special_tokens if text != chat.tokenizer.bos_token]
+        return max((text for text in special if between.startswith(text)), key=len, default="")
+    return ""
+
+
+def _end_within(chat: Chat, after: str, last: str) -> str:
+    """The part of `after`, the text between an answer and the next message, that ends the turn.
+
+    It goes up to the first token at which the model stops. Without one it is the beginning that `after` shares with
+    `last`, the end of the last turn, up to the first special token.
+    """
+    if (found := _first(chat.end_tokens, after)) is not None:
+        return after[:found]
+    shared = _shared(after, last)
+    found = _first(chat.special_tokens, shared)
+    return shared if found is None else shared[:found]
+
+
+def _first(tokens: Mapping[str, int], text: str) -> int | None:
+    """Where the first of the tokens in `text` ends; None if it holds none."""
+    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    found = re.search(pattern, text) if tokens else None
+    return found.end() if found else None

@@ -320,6 +320,11 @@ def _report(
     measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
     before = measured[0] if measured else None
     warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
+    if examples.endless:
+        warnings.append(
+            f"the chat template leaves no end to train in {examples.endless} rows, so that the model will not learn to "
+            "stop after its answer; give one that ends or marks it by the model's end token with --template FILE"
+        )
     if before is not None and best.val_loss is not None and best.val_loss >= before:
         warnings.append("no step lowered the validation loss; lower --lr, or give more data")
     return FinetuneReport(

@@ -35,7 +35,7 @@ class Source:
 class RunExamples:
     """The examples for training and validation; how many rows were cut, and how many of those left out.
 
-    `first` is the first example of the first set.
+    `first` is the first example of the first set; of `endless` rows no token at which the model stops is trained.
     """
 
     first: Example
@@ -43,6 +43,7 @@ class RunExamples:
     val: list[Example]
     cut: int
     dropped: int
+    endless: int
 
     @property
     def longest(self) -> int:
@@ -97,6 +98,7 @@ def run_examples(
         val=rendered[-1].examples if val else [row for _, kept in split for row in kept],
         cut=sum(each.cut for each in rendered),
         dropped=sum(each.dropped for each in rendered),
+        endless=sum(not example.stops for each in rendered for example in each.examples),
     )
 
 
