@@ -78,7 +78,7 @@ READ_PADDING = ("rwkv", "recurrent_gemma", "minimax", "phi3")
 CHATS = [[{"role": "user", "content": "x" * length}] for length in (3, 17, 1, 30)]
 
 
-def made(folder: Path, kind: str) -> LoadedModel:
+def made(folder: Path, kind: str, dtype: str = "float32") -> LoadedModel:
     """A tiny random model of a family, every parameter of it, so that no bias or state stays at zero."""
     name, sizes = KINDS[kind]
     config = getattr(transformers, f"{name}Config")(**sizes)
@@ -89,7 +89,7 @@ def made(folder: Path, kind: str) -> LoadedModel:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     save_tokenizer(folder)
-    return load(folder, "cpu")
+    return load(folder, "cpu", dtype)
 
 
 def row_counts(loaded: LoadedModel, run: Callable[[], object]) -> list[int]:
@@ -113,6 +113,15 @@ def test_answers_do_not_depend_on_the_batch_in_any_family(tmp_path: Path, kind: 
     # two passes each of the shortest row alone and beside the longest, and then the answers themselves
     assert counts[:4] == [1, 1, 2, 2]
     assert max(counts[4:]) == (1 if kind in READ_PADDING else 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("llama", 4), ("mamba", 4), ("qwen3_next", 4), ("recurrent_gemma", 1), ("minimax", 1)]
+)
+def test_padding_is_found_to_be_read_in_16_bits_too(tmp_path: Path, kind: str, rows: int) -> None:
+    loaded = made(tmp_path, kind, "bfloat16")
+    counts = row_counts(loaded, lambda: answer(loaded, CHATS, 3, batch_size=4))
+    assert counts[-1] == rows
 
 
 @pytest.mark.parametrize("kind", READ_PADDING)

@@ -43,16 +43,20 @@ def span_means(
     beside them would change them. Raises WsteerError if an activation is not finite.
     """
     lengths = [len(span.tokens) for span in spans]
-    size = steady(
-        lengths, batch_size, loaded.model.dtype, lambda indices: _means(loaded, spans, indices).transpose(0, 1)
-    )
+
+    def results(indices: list[int], other_padding: bool) -> Tensor:
+        pad = int(spans[indices[0]].tokens[-1]) if other_padding else None
+        return _means(loaded, spans, indices, pad).transpose(0, 1)
+
+    size = steady(lengths, batch_size, loaded.model.dtype, results)
     for indices in progress(list(batches(lengths, size)), "record"):
         yield indices, _means(loaded, spans, indices)
 
 
-def _means(loaded: LoadedModel, spans: Sequence[Span], indices: Sequence[int]) -> Tensor:
+def _means(loaded: LoadedModel, spans: Sequence[Span], indices: Sequence[int], pad: int | None = None) -> Tensor:
     """The means of every decoder block's output over these spans, run as one batch: float64 [blocks, rows, hidden]."""
-    ids, mask = padded([spans[index].tokens for index in indices], loaded.tokenizer.pad_token_id)
+    pad = loaded.tokenizer.pad_token_id if pad is None else pad
+    ids, mask = padded([spans[index].tokens for index in indices], pad)
     weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: the weights of a mean over the span
     for weight, index in zip(weights, indices, strict=True):
         span = spans[index]

@@ -89,9 +89,11 @@ def answer(
     marks = find_marks(loaded.chat)
     check_rows(loaded, asked, more=max_new_tokens)
     lengths = list(map(len, asked))
-    size = steady(
-        lengths, batch_size, loaded.model.dtype, lambda indices: _first_logits(loaded, [asked[i] for i in indices])
-    )
+
+    def results(indices: list[int], other_padding: bool) -> Tensor:
+        return _first_logits(loaded, [asked[index] for index in indices], other_padding)
+
+    size = steady(lengths, batch_size, loaded.model.dtype, results)
     answers: dict[int, Answer] = {}
     for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
@@ -106,10 +108,15 @@ def answer(
 
 
 def _run(
-    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList, **more: bool
+    loaded: LoadedModel,
+    asked: list[list[int]],
+    max_new_tokens: int,
+    processors: LogitsProcessorList,
+    pad: int | None = None,
+    **more: bool,
 ) -> Any:
     """What transformers generates after these prompts, as one batch padded on the left."""
-    ids, mask = padded(asked, loaded.tokenizer.pad_token_id, left=True)
+    ids, mask = padded(asked, loaded.tokenizer.pad_token_id if pad is None else pad, left=True)
     device = loaded.model.device
     with torch.inference_mode():
         return cast(GenerationMixin, loaded.model).generate(
@@ -135,10 +142,17 @@ class _OneToken(LogitsProcessor):
         return forced
 
 
-def _first_logits(loaded: LoadedModel, asked: list[list[int]]) -> Tensor:
+def _first_logits(loaded: LoadedModel, asked: list[list[int]], other_padding: bool = False) -> Tensor:
     """The logits of the first two tokens after each prompt [rows, 2, vocabulary]; the second reads the cache."""
     token = next((token for token in asked[0] if token not in _ends(loaded)), 0)
-    made = _run(loaded, asked, 2, LogitsProcessorList([_OneToken(token)]), output_logits=True)
+    made = _run(
+        loaded,
+        asked,
+        2,
+        LogitsProcessorList([_OneToken(token)]),
+        pad=token if other_padding else None,
+        output_logits=True,
+    )
     return torch.stack(made.logits, dim=1)
 
 
