@@ -37,9 +37,9 @@ Templates: --template FILE is the chat template of a model that has none, or
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
   Empty answers are left out and counted; so are thoughts that the limit of
-  tokens cut before an answer. Of other answers the thought is left out, by
-  the marks of the model's own chat template. The sampling of a row depends on
-  --seed and the row, not on its batch. A model of a few hundred million
+  tokens cut before an answer. A thought before an answer is left out, by
+  the marks of the model's own chat template. The sampling of a row depends
+  on --seed and the row, not on its batch. A model of a few hundred million
   parameters follows instructions poorly: read some rows before you train on
   them.
 """
