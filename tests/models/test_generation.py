@@ -7,9 +7,11 @@ import torch
 
 from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.tiny import save_model
+from wsteer.activations.recording import Span, span_means
 from wsteer.errors import WsteerError
 from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import load
+from wsteer.progress import silent
 
 
 def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
@@ -61,6 +63,32 @@ def test_scores_that_are_nan_are_an_error_and_no_answer(tmp_path: Path) -> None:
     for temperature in (0.0, 1.0):
         with pytest.raises(WsteerError, match="computes NaN"):
             answer(loaded, CHATS, 8, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (
+            IndexError("index out of range in self"),
+            WsteerError,
+            "transformers cannot run .*: index out of range in self",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "CUDA out of memory"),
+    ],
+)
+def test_what_a_model_raises_is_one_error_but_for_memory(
+    tiny: Path, raised: Exception, expected: type[Exception], message: str
+) -> None:
+    loaded = load(tiny, "cpu")
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    loaded.model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(expected, match=message):
+        answer(loaded, CHATS, 8)
+    with pytest.raises(expected, match=message):
+        list(span_means(loaded, [Span(torch.tensor([1, 2, 3]), 1, 3)], 4, silent))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from wsteer.errors import WsteerError
 from wsteer.models.batches import batches, padded, steady
-from wsteer.models.loading import LoadedModel, decoder_blocks
+from wsteer.models.loading import LoadedModel, decoder_blocks, running
 from wsteer.models.rendering import Example
 from wsteer.progress import Progress
 
@@ -62,7 +62,7 @@ def _means(loaded: LoadedModel, spans: Sequence[Span], indices: Sequence[int], p
         span = spans[index]
         weight[span.start : span.stop] = 1 / (span.stop - span.start)
     device = loaded.model.device
-    with _block_means(loaded.model, weights) as means, torch.inference_mode():
+    with _block_means(loaded.model, weights) as means, running(loaded):
         # the model without its head: the logits are not needed
         loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
     return torch.stack(means)

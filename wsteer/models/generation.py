@@ -12,7 +12,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
 from wsteer.models.batches import batches, padded, steady
-from wsteer.models.loading import LoadedModel, check_rows
+from wsteer.models.loading import LoadedModel, check_rows, running
 from wsteer.models.rendering import prompt_text, token_ids
 from wsteer.models.thoughts import Marks, find_marks
 from wsteer.progress import Progress, silent
@@ -118,7 +118,7 @@ def _run(
     """What transformers generates after these prompts, as one batch padded on the left."""
     ids, mask = padded(asked, loaded.tokenizer.pad_token_id if pad is None else pad, left=True)
     device = loaded.model.device
-    with torch.inference_mode():
+    with running(loaded):
         return cast(GenerationMixin, loaded.model).generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),

@@ -1,7 +1,8 @@
 """Load a model and its tokenizer."""
 
+import contextlib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from transformers import (
 
 from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.errors import WsteerError, one_error
+from wsteer.errors import WsteerError, one_error, out_of_memory, reason
 from wsteer.models.chat import Chat, ChatFormat, formatted
 from wsteer.models.tokenizer import load_tokenizer
 
@@ -86,6 +87,18 @@ def _quantised(load_in: str, device: str) -> dict[str, object]:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     config = {"4bit": four, "8bit": BitsAndBytesConfig(load_in_8bit=True)}[load_in]
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+@contextlib.contextmanager
+def running(loaded: LoadedModel) -> Iterator[None]:
+    """Run the model in the `with` body; turn what transformers raises there into one error, unless memory is short."""
+    try:
+        with torch.inference_mode():
+            yield
+    except Exception as error:  # an architecture may lack what a text model needs
+        if isinstance(error, WsteerError) or out_of_memory(error):
+            raise
+        raise WsteerError(f"transformers cannot run {loaded.checkpoint.name}: {reason(error)}") from error
 
 
 def dtype_name(loaded: LoadedModel) -> str:
