@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import THOUGHT, Message
@@ -12,7 +13,8 @@ from wsteer.models.chat import Chat
 
 # what a prompt may end with: a thought opened, as by <think> or [THINK]; an empty thought, opened and closed
 _OPENED = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\Z")
-_EMPTY = re.compile(r"\s*([<\[])([^<>\[\]/\s]+)([>\]])\s*\1/\2\3\s*\Z")
+_EMPTY = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\1/\2\3\s*\Z")
+LONGEST_TAG = 200  # characters of either
 MOST_TRIED = 8  # arguments of a template that are tried for a hint
 
 
@@ -34,8 +36,8 @@ class Turn:
 class Row:
     """A chat's text with the assistant's turns in it, as the model would have to write them after their prompts.
 
-    `more` are the ids of tokens that follow the text: the end of the last turn where the template writes none. `own`
-    tells whether the text is the template's rendering of the chat.
+    `more` are the ids of tokens that follow the last turn in the text's place: its end where the template writes none.
+    `own` tells whether the text is the template's rendering of the chat.
     """
 
     text: str
@@ -101,7 +103,7 @@ def _row(chat: Chat, messages: Sequence[Message]) -> Row:
         closing = end if place is last else _end_within(chat, place.after, whole)
         turns.append(Turn(prompted, learnt, place.start, place.end, place.end + len(closing)))
     ids = {**chat.special_tokens, **chat.end_tokens}
-    return Row(text[: turns[-1].closed] if more else text, turns, tuple(ids[each] for each in more), text == rendered)
+    return Row(text, turns, tuple(ids[each] for each in more), text == rendered)
 
 
 # ---- Where the answers are
@@ -157,14 +159,15 @@ def _replaced(
             continue
         last = number == len(messages) - 1
         other = [*messages[:number], {"role": "assistant", "content": _name(number)}, *messages[number + 1 :]]
-        before, name, behind = chat.text(other).partition(_name(number))
+        framed = chat.text(other)
+        before, name, behind = framed.partition(_name(number))
         if not name and not last:
             continue  # the template leaves the whole turn out
         prompted = prompt if last else chat.text(messages[:number], prompt=True)
         heads = [each for each in (prompted, before) if text.startswith(each)]
         if not last and len(heads) == 2:
             heads = [before]  # behind what the template adds, as before a plain last answer
-        if not text.endswith(behind) or not name or number not in after or not (heads or last):
+        if not text.endswith(behind) or framed.count(_name(number)) != 1 or number not in after or not (heads or last):
             raise _Misfit
         start, end = len(heads[0]) if heads else 0, len(text) - len(behind)
         shared = _shared(behind, after[number])
@@ -185,11 +188,13 @@ def _continued(
     last = places[-1]
     if text.startswith(prompt):
         return text, places
-    found = _EMPTY.search(prompt) or _OPENED.search(prompt)
-    if not found or not text.startswith(prompt[: found.start()]) or last.end < found.start():
+    window = max(0, len(prompt) - LONGEST_TAG)
+    found = _EMPTY.search(prompt, window) or _OPENED.search(prompt, window)
+    head = prompt[: found.start()].rstrip() if found else ""
+    if not found or not text.startswith(head) or last.end < len(head):
         raise _Misfit
     tag, closing = f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"
-    added, own = text[found.start() : last.start], text[found.start() :].lstrip()
+    added, own = text[len(head) : last.start], text[len(head) :].lstrip()
     lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
     if found.re is _EMPTY:
         written = text[last.start :]
@@ -237,9 +242,9 @@ def _end_of_row(chat: Chat, messages: Sequence[Message], after: str) -> tuple[st
     role's, is the end, and if the model does not stop at that either, the tokenizer's end follows.
     """
     ends = chat.end_tokens
-    if (found := _first(ends, after)) is not None:
+    if (found := _after_first(ends, after)) is not None:
         return after[:found], ()
-    found, mark = _first(chat.special_tokens, after), _next_mark(chat, messages, after)
+    found, mark = _after_first(chat.special_tokens, after), _next_mark(chat, messages, after)
     more = [mark] if mark in ends or (mark and found is None) else []
     if mark not in ends:
         own = [text for text, token in ends.items() if token == chat.tokenizer.eos_token_id]
@@ -263,15 +268,20 @@ def _end_within(chat: Chat, after: str, last: str) -> str:
     It goes up to the first token at which the model stops. Without one it is the beginning that `after` shares with
     `last`, the end of the last turn, up to the first special token.
     """
-    if (found := _first(chat.end_tokens, after)) is not None:
+    if (found := _after_first(chat.end_tokens, after)) is not None:
         return after[:found]
     shared = _shared(after, last)
-    found = _first(chat.special_tokens, shared)
+    found = _after_first(chat.special_tokens, shared)
     return shared if found is None else shared[:found]
 
 
-def _first(tokens: Mapping[str, int], text: str) -> int | None:
+def _after_first(tokens: Mapping[str, int], text: str) -> int | None:
     """Where the first of the tokens in `text` ends; None if it holds none."""
-    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-    found = re.search(pattern, text) if tokens else None
+    found = _pattern(tuple(tokens)).search(text)
     return found.end() if found else None
+
+
+@lru_cache
+def _pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds any of the texts, at one place the longest."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
