@@ -49,6 +49,9 @@ Files: samples.jsonl has every answer; results.json and results.csv have the
   other, with a point for every k. Answers that the rule could not grade
   (abstained) or that ended at the task's limit of tokens (cut) are counted
   beside every share; an abstention never counts for it.
+Thoughts: what a model thinks before it answers, by the marks of its own chat
+  template, is not graded; samples.jsonl has it beside the answer (thought).
+  If the limit comes before the answer, the verdict is cut.
 """
 
 

@@ -36,7 +36,9 @@ Templates: --template FILE is the chat template of a model that has none, or
   machine and day.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
-  Empty answers are left out and counted. The sampling of a row depends on
+  Empty answers are left out and counted; so are thoughts that the limit of
+  tokens cut before an answer. Of other answers the thought is left out, by
+  the marks of the model's own chat template. The sampling of a row depends on
   --seed and the row, not on its batch. A model of a few hundred million
   parameters follows instructions poorly: read some rows before you train on
   them.
@@ -94,10 +96,11 @@ def generate(
         force=force,
         progress=printer.progress,
     )
+    thinking = f", {report.dropped_thinking} of them before they answered (dropped)" if report.dropped_thinking else ""
     lines = [
         f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
         f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
-        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens",
+        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
         report.output,
     ]
     printer.result(report, lines)

@@ -23,7 +23,10 @@ MOST_ANSWERS = 1_000_000  # a side; all are held in memory until they are writte
 
 @dataclass(frozen=True)
 class GenerateReport:
-    """What `generate` wrote: rows per side, questions asked and kept, empty answers dropped, answers cut short."""
+    """What `generate` wrote: rows per side, questions asked and kept, answers dropped, answers cut short.
+
+    Dropped are empty answers, and those of which the limit of tokens left no more than a thought.
+    """
 
     output: str
     rows_pos: int
@@ -31,6 +34,7 @@ class GenerateReport:
     questions: int
     questions_eval: int
     dropped_empty: int
+    dropped_thinking: int
     truncated: int
     mean_tokens_pos: float
     mean_tokens_neg: float
@@ -111,7 +115,8 @@ def generate(
         rows_neg=len(rows["neg"]),
         questions=len(asked),
         questions_eval=len(kept),
-        dropped_empty=sum(not a.text for a in everything),
+        dropped_empty=sum(not a.text and a.reached for a in everything),
+        dropped_thinking=sum(not a.reached for a in everything),
         truncated=sum(not a.finished for a in everything),
         mean_tokens_pos=_mean_tokens(answers["pos"]),
         mean_tokens_neg=_mean_tokens(answers["neg"]),

@@ -8,7 +8,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
-from wsteer.evaluation.results import ConditionResult, EvalReport, mostly_abstained, shares
+from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
@@ -83,7 +83,7 @@ def evaluate(
         graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
         samples += graded
         conditions.append(ConditionResult(k, shares(parsed, graded)))
-    warnings = (*named_apart, *mostly_abstained(conditions))
+    warnings = (*named_apart, *mostly_abstained(conditions), *cut_before_answers(parsed, samples))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
     inputs = [loaded.checkpoint.input_entry("model"), *chat_format.inputs]
@@ -177,7 +177,8 @@ def _answers_at(
             "prompt": name,
             "user": turn,
             "answer": given.text,
-            "verdict": grade(task, name, fact, given.text),
+            "thought": given.thought,
+            "verdict": grade(task, name, fact, given.text) if given.reached else CUT,
             "tokens": given.tokens,
             "finished": given.finished,
         }

@@ -94,8 +94,11 @@ def dtype_name(loaded: LoadedModel) -> str:
 
 
 def max_positions(loaded: LoadedModel) -> int | None:
-    """The most tokens that the model takes, if its config says so."""
-    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    """The most tokens that the model takes, if its config says so; -1 is XLNet's word for no limit."""
+    config = loaded.model.config.get_text_config()
+    # transformers knows most other names of this key (n_positions, context_length) by this one; MPT's it does not
+    named = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return named if named is not None and named > 0 else None
 
 
 def check_rows(loaded: LoadedModel, rows: Iterable[Sequence[int] | Tensor], more: int = 0) -> None:
