@@ -10,11 +10,8 @@ from functools import lru_cache
 from wsteer.errors import WsteerError
 from wsteer.files.rows import THOUGHT, Message
 from wsteer.models.chat import Chat
+from wsteer.models.thoughts import find_marks
 
-# what a prompt may end with: a thought opened, as by <think> or [THINK]; an empty thought, opened and closed
-_OPENED = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\Z")
-_EMPTY = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\1/\2\3\s*\Z")
-LONGEST_TAG = 200  # characters of either
 MOST_TRIED = 8  # arguments of a template that are tried for a hint
 
 
@@ -185,35 +182,48 @@ def _continued(
     may open a thought that the template writes otherwise, or leaves out of the answer: then the row closes it, in the
     template's words or in the answer's own.
     """
-    last = places[-1]
+    last, content = places[-1], messages[-1]["content"].strip()
     if text.startswith(prompt):
         return text, places
-    window = max(0, len(prompt) - LONGEST_TAG)
-    found = _EMPTY.search(prompt, window) or _OPENED.search(prompt, window)
-    head = prompt[: found.start()].rstrip() if found else ""
-    if not found or not text.startswith(head) or last.end < len(head):
+    head, opening, closing = _thought_in(chat, prompt)
+    if not opening or not text.startswith(head) or last.end < len(head):
         raise _Misfit
-    tag, closing = f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"
     added, own = text[len(head) : last.start], text[len(head) :].lstrip()
-    lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
-    if found.re is _EMPTY:
+    if prompt.rstrip().endswith(closing):
         written = text[last.start :]
-        if (own.startswith(tag) and not added) or written.lstrip().startswith(tag):
-            raise _Misfit(f"the prompt has an empty thought, {tag}{closing}, and the answer has one with words")
-        if added.replace(tag, "", 1).replace(closing, "", 1).strip():
+        if (own.startswith(opening) and not added) or written.lstrip().startswith(opening):
+            raise _Misfit(f"the prompt has an empty thought, {opening}{closing}, and the answer has one with words")
+        if added.replace(opening, "", 1).replace(closing, "", 1).strip():
             raise _Misfit
-    elif own.startswith(tag) and closing in own:
-        written = own.removeprefix(tag)
-    elif closing in messages[-1]["content"]:
-        written = messages[-1]["content"].strip().removeprefix(tag) + last.after
+    elif own.startswith(opening) and closing in own:
+        written = own.removeprefix(opening)
+    elif closing in content:
+        written = content.removeprefix(opening) + last.after
     else:
-        raise _Misfit(f"the prompt opens a thought, {tag}, and {lost}" if closing in chat.template else "")
-    if found.re is _OPENED and prompt[-1].isspace():
+        lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
+        raise _Misfit(f"the prompt opens a thought, {opening}, and {lost}")
+    if prompt.rstrip().endswith(opening) and prompt[-1].isspace():
         written = written.lstrip()
     row = prompt + written
     plain = written.startswith(closing)  # an empty thought, which the template adds
     start = len(row) - len(text) + last.start if plain else len(prompt)
     return row, [*places[:-1], _Place(start, len(row) - len(last.after), last.after, len(prompt))]
+
+
+def _thought_in(chat: Chat, prompt: str) -> tuple[str, str, str]:
+    """The prompt up to the thought, opened or empty, that it ends with; the marks that open and close thoughts.
+
+    All are empty if the prompt ends with none.
+    """
+    end = prompt.rstrip()
+    for opening, closing in _marks(chat).thoughts:
+        before = end.removesuffix(closing).rstrip()
+        if opening and before.endswith(opening):
+            return before.removesuffix(opening).rstrip(), opening, closing
+    return "", "", ""
+
+
+_marks = lru_cache(maxsize=8)(find_marks)  # asked for every row of a template that is of this kind
 
 
 def _mending(chat: Chat, messages: Sequence[Message]) -> str:
