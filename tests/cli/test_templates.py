@@ -96,3 +96,31 @@ def test_a_config_gives_arguments_and_date(cli: Cli, inputs: Inputs) -> None:
     assert ran.code == 0, ran.err
     recorded = Delta.load(inputs.folder / "a.safetensors").options
     assert {key: recorded[key] for key in OPTIONS} == OPTIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RENDERING)
+def test_a_prompt_that_opens_a_thought_is_read_and_a_plain_answer_to_it_refused(
+    cli: Cli, inputs: Inputs, name: str
+) -> None:
+    opened = TEMPLATE.replace(
+        "%}<assistant>{% endif %}", "%}<assistant>{{ '<think>\\n' if thinking is not defined or thinking }}{% endif %}"
+    ).replace("message['content']", "message['content'].split('</think>')[-1]")
+    given = ["--template", inputs.text("t.jinja", opened), "-q"]
+    words = arguments(name, inputs, inputs.tiny)
+    ran = cli(*words, *given, "-o", inputs.folder / "out")
+    if name in ("generate", "eval"):
+        assert ran.code == 0, ran.err
+        return
+    assert ran.code == 1
+    assert "--template FILE, or --template-args '{\"thinking\": false}'" in ran.error
+    assert "the prompt opens a thought, <think>, and the answer has none" in ran.error
+    ran = cli(*words, *given, "--template-args", '{"thinking": false}', "-o", inputs.folder / "out")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("given", [("--template", "t.jinja"), ("--template-args", "{}"), ("--date", "2025-01-02")])
+def test_cosines_of_weights_render_no_chats(cli: Cli, inputs: Inputs, given: tuple[str, str]) -> None:
+    ran = cli("monitor", inputs.delta(), "-o", inputs.folder / "out", *given)
+    assert ran.code == 2
+    assert given[0] in ran.err and "it is not used with cosines of weights" in " ".join(ran.err.split())

@@ -117,6 +117,23 @@ def test_a_training_folder_keeps_the_arguments_and_the_date_of_its_training(tmp_
     assert load(folder, "cpu").chat.recorded == {"template_args": {}, "date": "2024-07-26"}
 
 
+def test_an_adapters_own_files_come_before_its_bases(tmp_path: Path, tiny: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "chat_template.jinja").write_text("{{ x }}" + TEMPLATE)
+    options = {"template_args": {"x": "tuned "}, "date": "2020-02-02"}
+    (adapter / "wsteer.json").write_text(json.dumps({"command": "finetune", "options": options}))
+    bare = shutil.copytree(tiny, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    for base in (bare, tiny):
+        chat = load(base, "cpu", adapter_folder=adapter).chat
+        assert prompt_text(chat, CHAT[:1]) == "tuned <bos><user>Hi<end><assistant>"
+        assert chat.recorded == options
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    given = load(bare, "cpu", chat_format=ChatFormat(tmp_path / "t.jinja"), adapter_folder=adapter)
+    assert prompt_text(given.chat, CHAT[:1]) == "<bos><user>Hi<end><assistant>"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

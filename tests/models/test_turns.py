@@ -252,6 +252,24 @@ def test_a_refusal_names_the_argument_that_would_mend_it() -> None:
     assert text.endswith("<think>\n\n</think>\n\n\u27e6Warmth.<|im_end|>\u27e7\n")
 
 
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("<|START_THOUGHT|>", "<|END_THOUGHT|>")],
+)
+def test_the_marks_of_a_thought_are_the_templates_own(opening: str, closing: str) -> None:
+    def marked(text: str) -> str:
+        return text.replace("<think>", opening).replace("</think>", closing)
+
+    chat = formatted(marked(templates.OPENED_UNTHOUGHT), ("</s>",))
+    with pytest.raises(WsteerError, match=re.escape(f"the prompt opens a thought, {opening}, and the answer has none")):
+        render(chat, CHATS["two"])
+    example = render(chat, [*CHATS["two"][:3], said("assistant", marked(HEAT))])
+    expected = marked("<|bot|><think>\n\u27e6Heat.\n</think>\n\nWarmth.</s>\u27e7")
+    assert marked_text(chat.tokenizer, example).endswith(expected)
+    chat = formatted(marked(templates.EARLIER_UNTHOUGHT), ("<|im_end|>",), enable_thinking=False)
+    assert marked("<think>\n\n</think>\n\n\u27e6Warmth.") in marked_text(chat.tokenizer, render(chat, CHATS["two"]))
+
+
 @pytest.mark.parametrize("thought", ["Heat.\n</think>\n\nWarmth.", "<think>Heat.</think>Warmth."])
 def test_a_thought_that_the_prompt_opened_is_closed_in_the_answers_words(thought: str) -> None:
     chat = formatted(templates.OPENED_UNTHOUGHT, ("</s>",))

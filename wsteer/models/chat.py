@@ -89,8 +89,9 @@ class Chat:
     @cached_property
     def end_tokens(self) -> dict[str, int]:
         """The tokens at which the model stops, by their text."""
-        texts = self.tokenizer.convert_ids_to_tokens(list(self.ends))
-        return {text: token for text, token in zip(texts, self.ends, strict=True) if text}
+        added = self.tokenizer.added_tokens_decoder
+        texts = {i: added[i].content if i in added else str(self.tokenizer.decode([i])) for i in self.ends}
+        return {text: i for i, text in texts.items() if text}
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:

@@ -42,12 +42,14 @@ def load(
     dtype: str = "auto",
     load_in: str | None = None,
     chat_format: ChatFormat | None = None,
+    adapter_folder: Path | None = None,
 ) -> LoadedModel:
     """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
 
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
-    `chat_format` says how chats become text.
+    `chat_format` says how chats become text, and after it the files in `adapter_folder`, of an adapter that the model
+    is to get.
     """
     checkpoint, chat_format = open_checkpoint(reference), chat_format or ChatFormat()
     device = resolve_device(device)
@@ -56,7 +58,7 @@ def load(
     config = read_config(checkpoint)
     skeleton(checkpoint, config)  # refused here if transformers cannot build it in bounded time and memory
     with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
-        tokenizer = load_tokenizer(checkpoint, config, chat_format)
+        tokenizer = load_tokenizer(checkpoint, config, chat_format, adapter_folder)
         found: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -74,7 +76,8 @@ def load(
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
     _reset_generation(model, tokenizer, checkpoint.name)
-    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, [checkpoint.folder])
+    folders = [adapter_folder or checkpoint.folder, checkpoint.folder]
+    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, folders)
     return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
 
 

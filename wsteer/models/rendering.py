@@ -97,13 +97,15 @@ def render(chat: Chat | PreTrainedTokenizerBase, messages: Sequence[Message]) ->
 
 def _example(chat: Chat, messages: Sequence[Message]) -> Example:
     row = find_turns(chat, messages)
-    ids, spans = _tokenised(chat.tokenizer, row.text, {turn.prompted for turn in row.turns})
-    learnt = _marked(chat, messages) if row.own else None
-    more = row.more if learnt is None else ()
+    learnt, more = _marked(chat, messages) if row.own else None, row.more
     if learnt is None:
         learnt = [(turn.learnt, turn.end, turn.closed) for turn in row.turns]
-    trained = [any(_within(span, *part) for part in learnt) for span in spans]
+    else:
+        more = ()
     last = row.turns[-1]
+    text = row.text[: last.closed] if more else row.text
+    ids, spans = _tokenised(chat.tokenizer, text, {turn.prompted for turn in row.turns})
+    trained = [any(_within(span, *part) for part in learnt) for span in spans]
     answer = [i for i, span in enumerate(spans) if _within(span, last.start, last.end, last.end)]
     if not answer or not any(trained):
         raise WsteerError(f"the chat template of {chat.name} leaves no token of the answer to learn")

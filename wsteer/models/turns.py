@@ -5,14 +5,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import THOUGHT, Message
 from wsteer.models.chat import Chat
+from wsteer.models.thoughts import find_marks
 
-# what a prompt may end with: a thought opened, as by <think> or [THINK]; an empty thought, opened and closed
-_OPENED = re.compile(r"([<\[])([^<>\[\]/\s]+)([>\]])\s*\Z")
-_EMPTY = re.compile(r"\s*([<\[])([^<>\[\]/\s]+)([>\]])\s*\1/\2\3\s*\Z")
 MOST_TRIED = 8  # arguments of a template that are tried for a hint
 
 
@@ -34,8 +33,8 @@ class Turn:
 class Row:
     """A chat's text with the assistant's turns in it, as the model would have to write them after their prompts.
 
-    `more` are the ids of tokens that follow the text: the end of the last turn where the template writes none. `own`
-    tells whether the text is the template's rendering of the chat.
+    `more` are the ids of tokens that follow the last turn in the text's place: its end where the template writes none.
+    `own` tells whether the text is the template's rendering of the chat.
     """
 
     text: str
@@ -101,7 +100,7 @@ def _row(chat: Chat, messages: Sequence[Message]) -> Row:
         closing = end if place is last else _end_within(chat, place.after, whole)
         turns.append(Turn(prompted, learnt, place.start, place.end, place.end + len(closing)))
     ids = {**chat.special_tokens, **chat.end_tokens}
-    return Row(text[: turns[-1].closed] if more else text, turns, tuple(ids[each] for each in more), text == rendered)
+    return Row(text, turns, tuple(ids[each] for each in more), text == rendered)
 
 
 # ---- Where the answers are
@@ -157,14 +156,15 @@ def _replaced(
             continue
         last = number == len(messages) - 1
         other = [*messages[:number], {"role": "assistant", "content": _name(number)}, *messages[number + 1 :]]
-        before, name, behind = chat.text(other).partition(_name(number))
+        framed = chat.text(other)
+        before, name, behind = framed.partition(_name(number))
         if not name and not last:
             continue  # the template leaves the whole turn out
         prompted = prompt if last else chat.text(messages[:number], prompt=True)
         heads = [each for each in (prompted, before) if text.startswith(each)]
         if not last and len(heads) == 2:
             heads = [before]  # behind what the template adds, as before a plain last answer
-        if not text.endswith(behind) or not name or number not in after or not (heads or last):
+        if not text.endswith(behind) or framed.count(_name(number)) != 1 or number not in after or not (heads or last):
             raise _Misfit
         start, end = len(heads[0]) if heads else 0, len(text) - len(behind)
         shared = _shared(behind, after[number])
@@ -182,33 +182,48 @@ def _continued(
     may open a thought that the template writes otherwise, or leaves out of the answer: then the row closes it, in the
     template's words or in the answer's own.
     """
-    last = places[-1]
+    last, content = places[-1], messages[-1]["content"].strip()
     if text.startswith(prompt):
         return text, places
-    found = _EMPTY.search(prompt) or _OPENED.search(prompt)
-    if not found or not text.startswith(prompt[: found.start()]) or last.end < found.start():
+    head, opening, closing = _thought_in(chat, prompt)
+    if not opening or not text.startswith(head) or last.end < len(head):
         raise _Misfit
-    tag, closing = f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"
-    added, own = text[found.start() : last.start], text[found.start() :].lstrip()
-    lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
-    if found.re is _EMPTY:
+    added, own = text[len(head) : last.start], text[len(head) :].lstrip()
+    if prompt.rstrip().endswith(closing):
         written = text[last.start :]
-        if (own.startswith(tag) and not added) or written.lstrip().startswith(tag):
-            raise _Misfit(f"the prompt has an empty thought, {tag}{closing}, and the answer has one with words")
-        if added.replace(tag, "", 1).replace(closing, "", 1).strip():
+        if (own.startswith(opening) and not added) or written.lstrip().startswith(opening):
+            raise _Misfit(f"the prompt has an empty thought, {opening}{closing}, and the answer has one with words")
+        if added.replace(opening, "", 1).replace(closing, "", 1).strip():
             raise _Misfit
-    elif own.startswith(tag) and closing in own:
-        written = own.removeprefix(tag)
-    elif closing in messages[-1]["content"]:
-        written = messages[-1]["content"].strip().removeprefix(tag) + last.after
+    elif own.startswith(opening) and closing in own:
+        written = own.removeprefix(opening)
+    elif closing in content:
+        written = content.removeprefix(opening) + last.after
     else:
-        raise _Misfit(f"the prompt opens a thought, {tag}, and {lost}" if closing in chat.template else "")
-    if found.re is _OPENED and prompt[-1].isspace():
+        lost = "the template leaves out the answer's" if THOUGHT in messages[-1] else "the answer has none"
+        raise _Misfit(f"the prompt opens a thought, {opening}, and {lost}")
+    if prompt.rstrip().endswith(opening) and prompt[-1].isspace():
         written = written.lstrip()
     row = prompt + written
     plain = written.startswith(closing)  # an empty thought, which the template adds
     start = len(row) - len(text) + last.start if plain else len(prompt)
     return row, [*places[:-1], _Place(start, len(row) - len(last.after), last.after, len(prompt))]
+
+
+def _thought_in(chat: Chat, prompt: str) -> tuple[str, str, str]:
+    """The prompt up to the thought, opened or empty, that it ends with; the marks that open and close thoughts.
+
+    All are empty if the prompt ends with none.
+    """
+    end = prompt.rstrip()
+    for opening, closing in _marks(chat).thoughts:
+        before = end.removesuffix(closing).rstrip()
+        if opening and before.endswith(opening):
+            return before.removesuffix(opening).rstrip(), opening, closing
+    return "", "", ""
+
+
+_marks = lru_cache(maxsize=8)(find_marks)  # asked for every row of a template that is of this kind
 
 
 def _mending(chat: Chat, messages: Sequence[Message]) -> str:
@@ -237,9 +252,9 @@ def _end_of_row(chat: Chat, messages: Sequence[Message], after: str) -> tuple[st
     role's, is the end, and if the model does not stop at that either, the tokenizer's end follows.
     """
     ends = chat.end_tokens
-    if (found := _first(ends, after)) is not None:
+    if (found := _after_first(ends, after)) is not None:
         return after[:found], ()
-    found, mark = _first(chat.special_tokens, after), _next_mark(chat, messages, after)
+    found, mark = _after_first(chat.special_tokens, after), _next_mark(chat, messages, after)
     more = [mark] if mark in ends or (mark and found is None) else []
     if mark not in ends:
         own = [text for text, token in ends.items() if token == chat.tokenizer.eos_token_id]
@@ -263,15 +278,20 @@ def _end_within(chat: Chat, after: str, last: str) -> str:
     It goes up to the first token at which the model stops. Without one it is the beginning that `after` shares with
     `last`, the end of the last turn, up to the first special token.
     """
-    if (found := _first(chat.end_tokens, after)) is not None:
+    if (found := _after_first(chat.end_tokens, after)) is not None:
         return after[:found]
     shared = _shared(after, last)
-    found = _first(chat.special_tokens, shared)
+    found = _after_first(chat.special_tokens, shared)
     return shared if found is None else shared[:found]
 
 
-def _first(tokens: Mapping[str, int], text: str) -> int | None:
+def _after_first(tokens: Mapping[str, int], text: str) -> int | None:
     """Where the first of the tokens in `text` ends; None if it holds none."""
-    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-    found = re.search(pattern, text) if tokens else None
+    found = _pattern(tuple(tokens)).search(text)
     return found.end() if found else None
+
+
+@lru_cache
+def _pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds any of the texts, at one place the longest."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
