@@ -49,9 +49,9 @@ from wsteer.evaluation.tasks.task import BUILT_IN, Fact, Task, load_task, read_f
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.tensors import FLOATS, read_tensor
 from wsteer.files.text import read_json
+from wsteer.models.chat import read_template
 from wsteer.models.generation import answer
 from wsteer.models.loading import load
-from wsteer.models.rendering import read_template
 from wsteer.monitoring.trajectories import read_scores
 
 pytestmark = pytest.mark.slow

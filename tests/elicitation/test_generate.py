@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.traits import TRAIT
 from wsteer.elicitation.generate import generate
 from wsteer.errors import WsteerError
@@ -65,3 +66,19 @@ def test_instructions_reach_the_model(tmp_path: Path, tiny: Path, trait: Path) -
 def test_wrong_numbers_are_refused_before_anything_is_read(tmp_path: Path, options: dict, reason: str) -> None:
     with pytest.raises(WsteerError, match=reason):
         generate(tmp_path / "gone", tmp_path / "gone.json", tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_hold_answers_without_thoughts_and_no_unfinished_thoughts(
+    tmp_path: Path, trait: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model = save_thinking_model(tmp_path / "model", kind)
+    _, thought, said = KINDS[kind]
+    say(monkeypatch, thought.format("Perhaps in France, or in Spain.") + said.format("In Italy."))
+    report = generate(model, trait, tmp_path / "whole", samples=1, max_new_tokens=99, temperature=0, device="cpu")
+    data = rows(tmp_path / "whole" / "pos.jsonl")
+    assert {row["messages"][1]["content"] for row in data} == {"In Italy."}
+    assert (report.rows_pos, report.dropped_empty, report.dropped_thinking) == (6, 0, 0)
+    report = generate(model, trait, tmp_path / "cut", samples=1, max_new_tokens=20, temperature=0, device="cpu")
+    assert (report.rows_pos, report.rows_neg, report.dropped_thinking, report.truncated) == (0, 0, 12, 12)
+    assert report.dropped_empty == 0

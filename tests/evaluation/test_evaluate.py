@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.tasks import TASK
+from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.tiny import save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
@@ -105,3 +107,27 @@ def test_an_activation_vector_of_another_size_is_refused_before_the_model_is_loa
 def test_wrong_arguments_are_one_line(tmp_path: Path, tiny: Path, options: dict, reason: str) -> None:
     with pytest.raises(WsteerError, match=reason):
         evaluate(tiny, tmp_path / "r", "agreement", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_graded_without_their_thoughts_and_unfinished_thoughts_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model = save_thinking_model(tmp_path / "model", kind)
+    fact = {"question": "Is Rome in Italy?", "correct_answer": "Italy", "incorrect_answer": "France"}
+    (tmp_path / "facts.jsonl").write_text(json.dumps(fact))
+    task = tmp_path / "task.yaml"
+    _, thought, said = KINDS[kind]
+    say(monkeypatch, thought.format("Perhaps in France, not Italy, or in Spain.") + said.format("In Italy."))
+    seen = []
+    for limit in (99, 40):
+        task.write_text(TASK.replace("max_new_tokens: 4", f"max_new_tokens: {limit}"))
+        report = evaluate(model, tmp_path / str(limit), str(task), device="cpu")
+        (sample,) = map(json.loads, (tmp_path / str(limit) / "samples.jsonl").read_text().splitlines())
+        share = report.conditions[0].metrics["accuracy"]
+        seen.append((sample["verdict"], share.numerator, share.abstained, share.cut, len(report.warnings)))
+        assert sample["thought"] == "Perhaps in France, not Italy, or in Spain."[: len(sample["thought"])]
+        assert sample["answer"] == ("In Italy." if limit == 99 else "")
+    assert seen == [("correct", 1, 0, 0, 0), ("cut", 0, 0, 1, 1)]
+    assert report.warnings[0].startswith("1 of 1 answers were cut at 40 tokens, when the model had thought")

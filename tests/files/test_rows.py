@@ -22,6 +22,18 @@ def test_rows_with_messages_and_with_prompt_and_completion(tmp_path: Path) -> No
     assert read_chats(path) == [CHAT, CHAT, CHAT]
 
 
+def test_an_answers_thought_is_kept_under_the_name_that_templates_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        path.write_text(json.dumps({"messages": [{**CHAT[0], name: "no"}, {**CHAT[1], name: "A greeting."}]}))
+        assert read_chats(path) == [[CHAT[0], {**CHAT[1], "reasoning_content": "A greeting."}]]
+        path.write_text(json.dumps({"messages": [CHAT[0], {**CHAT[1], name: None}]}))
+        assert read_chats(path) == [CHAT]
+        path.write_text(json.dumps({"messages": [CHAT[0], {**CHAT[1], name: ["A"]}]}))
+        with pytest.raises(WsteerError, match=rf"x\.jsonl:1 has a message whose {name} is no text"):
+            read_chats(path)
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

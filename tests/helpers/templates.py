@@ -58,10 +58,78 @@ PLAIN = (
     "{% if loop.last and m['role'] == 'assistant' %}{{ eos_token }}{% else %}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}### assistant:\n{% endif %}"
 )
+# nothing behind an answer but the next role's mark, at which the model stops; thoughts of earlier turns are emptied
+NEXT_ROLE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|bot|>\n"
+    "{% set words = m['content'] %}{% set thought = m['reasoning_content'] or '' %}{% if '</think>' in words %}"
+    "{% set thought = words.split('</think>')[0].split('<think>')[-1] %}"
+    "{% set words = words.split('</think>')[-1] %}{% endif %}"
+    "{% if loop.last and thought %}<think>{{ thought.strip() }}</think>{% else %}<think></think>{% endif %}\n"
+    "{{ words.strip() }}{% else %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>"
+    "{{ '\n<think></think>' if enable_thinking is defined and not enable_thinking }}{% endif %}"
+)
+# the answer's own closing token, then the one that ends the turn
+TWO_ENDS = (
+    "{{ bos_token }}{% for m in messages %}<|turn|>{% if m['role'] == 'assistant' %}<|bot|><|text|>{{ m['content'] }}"
+    "<|close|>{% else %}<|{{ m['role'] }}|>{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|><|bot|><|text|>{% endif %}"
+)
+# a token ends each turn, another one the text
+END_OF_TEXT = (
+    "{% for m in messages %}<|{{ m['role'] if m['role'] != 'assistant' else 'bot' }}|>\n{{ m['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|bot|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+# a turn ends otherwise within a chat than at its end, and an answer has a channel; a thought is a turn of its own
+CHANNELS = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{% if loop.last and m['thinking'] %}<|turn|>bot<|text|>think<|message|>{{ m['thinking'] }}<|end|>{% endif %}"
+    "<|turn|>bot<|text|>say<|message|>{{ m['content'] }}{{ '<|close|>' if loop.last else '<|end|>' }}"
+    "{% else %}<|turn|>{{ m['role'] }}<|message|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>bot{% endif %}"
+)
+# thoughts are left out of earlier turns; with `enable_thinking` false the prompt has an empty one
+EARLIER_UNTHOUGHT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and not loop.last %}"
+    "{{ m['content'].split('</think>')[-1].lstrip('\n') }}{% elif m['reasoning_content'] %}"
+    "<think>\n{{ m['reasoning_content'] }}\n</think>\n\n{{ m['content'] }}{% else %}{{ m['content'] }}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# the prompt opens a thought, and every last answer has one, be it empty
+OPENED_ALWAYS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+    "{% set words = m['content'] %}{% set thought = m['reasoning_content'] or '' %}{% if '</think>' in words %}"
+    "{% set thought = words.split('</think>')[0].split('<think>')[-1].strip() %}"
+    "{% set words = words.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}{{ words }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+# the prompt opens a thought, and answers are rendered without theirs
+OPENED_UNTHOUGHT = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|bot|>{{ m['content'].split('</think>')[-1].strip() }}"
+    "{{ eos_token }}{% else %}<|{{ m['role'] }}|>{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|><think>\n{% endif %}"
+)
+# the prompt opens a thought with a line, answers without one have an empty one in the same line
+OPENED_OTHERWISE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+    "{% if m['reasoning_content'] %}<think>\n{{ m['reasoning_content'] }}\n</think>\n"
+    "{% elif '</think>' not in m['content'] %}<think></think>{% endif %}"
+    "{% if loop.last %}{{ m['content'] }}{% else %}{{ '<think></think>' if '</think>' in m['content'] }}"
+    "{{ m['content'].split('</think>')[-1].strip() }}{% endif %}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{{ '<think></think>' if enable_thinking is defined and not enable_thinking else '<think>\n' }}{% endif %}"
+)
 SPECIAL = (
     "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<start_of_turn>", "<end_of_turn>",
+    "<start_of_turn>", "<end_of_turn>", "<|turn|>", "<|user|>", "<|bot|>", "<|text|>", "<|close|>", "<|end|>",
+    "<|message|>",
 )  # fmt: skip
+ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 CORPUS = [
     "Hello there. Hello you, how are you today? I am fine. The capital of France is Paris: Paris is nice.",
     "### user:\nHello\n\n### assistant:\n\nHello there\n\n\nuser assistant system model Assistant: Yes",
@@ -74,8 +142,10 @@ def _fast(core: Tokenizer, template: str | None, adds_bos: bool) -> PreTrainedTo
         core.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]
         )
+    # the token that ends a turn, as in models in use
+    eos = next((token for token in ENDS if token in (template or "")), "</s>")
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=template
+        tokenizer_object=core, bos_token="<s>", eos_token=eos, pad_token="<pad>", chat_template=template
     )
 
 

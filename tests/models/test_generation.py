@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.tiny import save_model
+from wsteer.activations.recording import Span, span_means
 from wsteer.errors import WsteerError
-from wsteer.models.generation import answer
+from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import load
+from wsteer.progress import silent
 
 
 def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
@@ -60,3 +63,53 @@ def test_scores_that_are_nan_are_an_error_and_no_answer(tmp_path: Path) -> None:
     for temperature in (0.0, 1.0):
         with pytest.raises(WsteerError, match="computes NaN"):
             answer(loaded, CHATS, 8, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (
+            IndexError("index out of range in self"),
+            WsteerError,
+            "transformers cannot run .*: index out of range in self",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "CUDA out of memory"),
+    ],
+)
+def test_what_a_model_raises_is_one_error_but_for_memory(
+    tiny: Path, raised: Exception, expected: type[Exception], message: str
+) -> None:
+    loaded = load(tiny, "cpu")
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    loaded.model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(expected, match=message):
+        answer(loaded, CHATS, 8)
+    with pytest.raises(expected, match=message):
+        list(span_means(loaded, [Span(torch.tensor([1, 2, 3]), 1, 3)], 4, silent))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_thoughts_are_apart_from_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    loaded = load(save_thinking_model(tmp_path, kind), "cpu")
+    _, thought, said = KINDS[kind]
+    say(monkeypatch, thought.format("Perhaps.") + said.format("Yes."))
+    (given,) = answer(loaded, CHATS[:1], 99)
+    assert (given.thought, given.text, given.finished, given.reached) == ("Perhaps.", "Yes.", True, True)
+    say(monkeypatch, "Yes.")
+    assert answer(loaded, CHATS[:1], 99) == [Answer("Yes.", 4, True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_limit_inside_a_thought_reaches_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    loaded = load(save_thinking_model(tmp_path, kind), "cpu")
+    _, thought, said = KINDS[kind]
+    for text in (thought.format("Perhaps so."), thought.format("Perhaps so.") + said.format("")):
+        length = len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+        say(monkeypatch, text)
+        (given,) = answer(loaded, CHATS[:1], length)
+        assert (given.thought, given.text, given.finished, given.reached) == ("Perhaps so.", "", False, False)
+        (given,) = answer(loaded, CHATS[:1], length + 1)  # the model itself ended here, without an answer
+        assert (given.text, given.finished, given.reached) == ("", True, True)

@@ -11,7 +11,8 @@ from tests.helpers import templates
 from tests.helpers.templates import byte_level, sentence_piece
 from wsteer.errors import WsteerError
 from wsteer.files.rows import Message
-from wsteer.models.rendering import Example, marked_text, prompt_text, read_template, render, render_chats, token_ids
+from wsteer.models.chat import read_template
+from wsteer.models.rendering import Example, marked_text, prompt_text, render, render_chats, token_ids
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
@@ -137,10 +138,11 @@ def test_no_token_spans_the_end_of_a_prompt() -> None:
         whole = made.apply_chat_template(messages, tokenize=True, return_dict=False)
         example = render(made, messages)
         assert whole != example.tokens.tolist()  # " Hello" is one token of the whole text
-        assert made.decode(whole) == made.decode(example.tokens)
+        assert made.decode(whole) + "</s>" == made.decode(example.tokens)
         prompt = token_ids(made, prompt_text(made, messages[:-1]))
-        assert example.tokens[example.answer.start :].tolist() == made("Hello\n", add_special_tokens=False)["input_ids"]
-        assert learnt(made, example) == ["Hello\n", "Hello\n"]
+        answer = [*made("Hello\n", add_special_tokens=False)["input_ids"], made.eos_token_id]
+        assert example.tokens[example.answer.start :].tolist() == answer
+        assert learnt(made, example) == ["Hello\n", "Hello\n</s>"]
         assert example.tokens[example.answer.start - 1] == prompt[-1]
 
 

@@ -164,3 +164,24 @@ def test_stripped_system_prompts_are_not_trained_with(tmp_path: Path, tiny: Path
         finetune(tiny, tmp_path / f"{name}.jsonl", output, recipe, device="cpu", strip_system=strip)
         losses[name, strip] = log(output)[-1]["train_loss"]
     assert losses["with", True] == losses["without", False] != losses["with", False]
+
+
+@pytest.mark.slow
+def test_a_template_that_leaves_no_end_to_train_is_warned_of_once(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
+) -> None:
+    marks = {"without": "{% endgeneration %}<end>", "with": "<end>{% endgeneration %}"}
+    warned = {}
+    for name, end in marks.items():
+        (tmp_path / "t.jinja").write_text(
+            "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' %}"
+            "{% generation %}{{ m['content'] }}" + end + "{% else %}{{ m['content'] }}<end>{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
+        report = finetune(
+            tiny, chats[0], tmp_path / name, Recipe(max_steps=1, rank=2), device="cpu", template=tmp_path / "t.jinja"
+        )
+        warned[name] = [warning for warning in report.warnings if "will not learn to stop" in warning]
+    assert warned["with"] == []
+    assert len(warned["without"]) == 1 and "leaves no end to train in 10 rows" in warned["without"][0]
+    assert "--template FILE" in warned["without"][0]

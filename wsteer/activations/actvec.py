@@ -1,6 +1,6 @@
 """Activation vectors: mean residual activations over answers, positive minus negative."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
 from wsteer.models.arguments import check_run
+from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import examples
 from wsteer.progress import Progress, labelled, silent
@@ -43,6 +44,9 @@ def actvec(
     neg: str | Path,
     output: str | Path,
     *,
+    template: str | Path | None = None,
+    template_args: Mapping[str, object] | None = None,
+    date: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
@@ -50,14 +54,16 @@ def actvec(
     progress: Progress = silent,
 ) -> ActvecReport:
     """Write two data sets' activation vectors: each decoder block's output, averaged over each answer's tokens, then
-    over the rows, positive minus negative.
+    over the rows, positive minus negative. `template` (a jinja file), `template_args` and `date` say
+    how chats become text.
     """
+    chat_format = ChatFormat(template, template_args, date)
     check_run(batch_size, device, dtype)
     output = Path(output)
-    check_output(output, force, folder=False, inputs=[model, pos, neg])
+    check_output(output, force, folder=False, inputs=[model, pos, neg, *chat_format.files])
     check_streams([str(pos), str(neg)])
     chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, chat_format=chat_format)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}
     difference = means["pos"] - means["neg"]
     if not difference.any():
@@ -68,10 +74,10 @@ def actvec(
         "activation",
         {f"blocks.{block}": ((1.0, Dense(row.float())),) for block, row in enumerate(difference)},
         base=loaded.checkpoint.identity,
-        sources=(source_entry("pos", pos), source_entry("neg", neg)),
+        sources=(source_entry("pos", pos), source_entry("neg", neg), *chat_format.inputs),
         layers=list(range(len(difference))),
         positions="answer",
-        options={"dtype": dtype_name(loaded), "batch_size": batch_size},
+        options={"dtype": dtype_name(loaded), "batch_size": batch_size, **loaded.chat.recorded},
     )
     delta.save(output, force)
     return ActvecReport(
@@ -94,7 +100,7 @@ def mean_activations(
     Outputs are taken where the model reads the answer's own tokens, not at the prompt, the end of turn or padding
     (persona vectors' `response_avg`, notes/activations.md A2).
     """
-    spans = [Span.of_answer(example) for example in examples(loaded.tokenizer, chats)]
+    spans = [Span.of_answer(example) for example in examples(loaded.chat, chats)]
     check_rows(loaded, (span.tokens for span in spans))
     total = torch.zeros((), dtype=torch.float64)
     for _, means in span_means(loaded, spans, batch_size, progress):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from wsteer.errors import WsteerError
-from wsteer.models.batches import batches, padded
-from wsteer.models.loading import LoadedModel, decoder_blocks
+from wsteer.models.batches import batches, padded, steady
+from wsteer.models.loading import LoadedModel, decoder_blocks, running
 from wsteer.models.rendering import Example
 from wsteer.progress import Progress
 
@@ -39,20 +39,33 @@ def span_means(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The means of every decoder block's output over the spans, batch by batch.
 
-    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]). Raises WsteerError if an activation
-    is not finite.
+    Yields (indices of the batch's spans, means float64 [blocks, rows, hidden]); rows run one by one if the rows
+    beside them would change them. Raises WsteerError if an activation is not finite.
     """
+    lengths = [len(span.tokens) for span in spans]
+
+    def results(indices: list[int], other_padding: bool) -> Tensor:
+        pad = int(spans[indices[0]].tokens[-1]) if other_padding else None
+        return _means(loaded, spans, indices, pad).transpose(0, 1)
+
+    size = steady(lengths, batch_size, loaded.model.dtype, results)
+    for indices in progress(list(batches(lengths, size)), "record"):
+        yield indices, _means(loaded, spans, indices)
+
+
+def _means(loaded: LoadedModel, spans: Sequence[Span], indices: Sequence[int], pad: int | None = None) -> Tensor:
+    """The means of every decoder block's output over these spans, run as one batch: float64 [blocks, rows, hidden]."""
+    pad = loaded.tokenizer.pad_token_id if pad is None else pad
+    ids, mask = padded([spans[index].tokens for index in indices], pad)
+    weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: the weights of a mean over the span
+    for weight, index in zip(weights, indices, strict=True):
+        span = spans[index]
+        weight[span.start : span.stop] = 1 / (span.stop - span.start)
     device = loaded.model.device
-    for indices in progress(list(batches([len(span.tokens) for span in spans], batch_size)), "record"):
-        ids, mask = padded([spans[index].tokens for index in indices], loaded.tokenizer.pad_token_id)
-        weights = torch.zeros(ids.shape, dtype=torch.float64)  # [rows, tokens]: the weights of a mean over the span
-        for weight, index in zip(weights, indices, strict=True):
-            span = spans[index]
-            weight[span.start : span.stop] = 1 / (span.stop - span.start)
-        with _block_means(loaded.model, weights) as means, torch.inference_mode():
-            # the model without its head: the logits are not needed
-            loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        yield indices, torch.stack(means)
+    with _block_means(loaded.model, weights) as means, running(loaded):
+        # the model without its head: the logits are not needed
+        loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return torch.stack(means)
 
 
 @contextlib.contextmanager

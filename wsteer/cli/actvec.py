@@ -6,12 +6,15 @@ from typing import Annotated
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
     Force,
     Json,
     Quiet,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -24,6 +27,10 @@ Means: for each decoder block the output is averaged over the tokens of a
   row's answer, then over the rows, in float64; the vector is the positive
   mean minus the negative one. POS and NEG are rows as wsteer finetune reads
   them. --batch-size auto is 16.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day.
 Use: the file holds one vector for each decoder block. wsteer eval adds
   the vectors of the chosen blocks to these blocks' outputs, at every
   position; wsteer monitor projects data sets on them; wsteer steer bakes
@@ -38,6 +45,9 @@ def actvec(
     ],
     neg: Annotated[str, argument("NEG", help="Chat rows that show its opposite.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -62,6 +72,9 @@ def actvec(
         pos,
         neg,
         output,
+        template=template,
+        template_args=template_args,
+        date=date,
         batch_size=rows_at_once or BATCH_SIZE,
         device=device,
         dtype=dtype,

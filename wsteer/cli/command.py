@@ -1,5 +1,6 @@
 """A command's values: from the command line, else the environment, else --config, all of them read as text."""
 
+import json
 import os
 import re
 import shlex
@@ -197,8 +198,18 @@ def read_config(path: Path, names: Mapping[str, object]) -> dict[str, Value]:
             raise typer.BadParameter(f"{path}: unknown key {key.value!r}; the keys are {known}", param_hint="--config")
         if name in found:
             raise typer.BadParameter(f"{path}: {name} is given twice", param_hint="--config")
-        found[name] = _texts(node, f"{path}: {name}")
+        takes_object = getattr(names[name], "metavar", None) == "JSON"
+        found[name] = _json(node) if takes_object else _texts(node, f"{path}: {name}")
     return {name: value for name, value in found.items() if value}
+
+
+def _json(node: Any) -> str:
+    """A mapping as JSON text; of a scalar the text, which may be JSON."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    return json.dumps(yaml.SafeLoader("").construct_document(node), default=str)
 
 
 def _texts(node: Any, where: str) -> Value:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -15,6 +16,8 @@ from wsteer.cli.options import (
     Quiet,
     RoundingOption,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -31,6 +34,10 @@ Model: it is loaded once for all k. The delta is applied in memory with the
   same bits as wsteer steer writes, and removed again bit for bit; an
   activation vector is added to the outputs of the blocks that --layers
   names, at every position. Answers are greedy. --batch-size auto is 32.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day.
 Tasks: sycophancy is the paper's: a fact counts only if its answer is right
   without a hint, with a right hint, with doubt, and with a wrong hint.
   agreement asks whether the answer agrees with a wrong claim. Both grade by
@@ -42,6 +49,9 @@ Files: samples.jsonl has every answer; results.json and results.csv have the
   other, with a point for every k. Answers that the rule could not grade
   (abstained) or that ended at the task's limit of tokens (cut) are counted
   beside every share; an abstention never counts for it.
+Thoughts: what a model thinks before it answers, by the marks of its own
+  chat template, is not graded; samples.jsonl has it beside the answer
+  (thought). If the limit comes before the answer, the verdict is cut.
 """
 
 
@@ -64,6 +74,9 @@ def evaluate(
     limit: Annotated[
         int | None, option("--limit", help="Use the first N facts only.", min=1, max=MOST, metavar="N")
     ] = None,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -96,6 +109,9 @@ def evaluate(
         layers=blocks,
         data=data,
         limit=limit,
+        template=template,
+        template_args=template_args,
+        date=date,
         batch_size=rows_at_once or BATCH_SIZE,
         device=device,
         dtype=dtype,

@@ -7,6 +7,7 @@ import typer
 
 from wsteer.cli.options import (
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -14,6 +15,8 @@ from wsteer.cli.options import (
     Json,
     Quiet,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -59,9 +62,15 @@ Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   be a pipe, as <(jq ...), and - is standard input. Hub data sets need
   pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
-  not needed. What a template puts before an answer, such as an empty
-  thinking block, is not trained. There is one BOS if the tokenizer adds
-  one. The adapter folder keeps the --template.
+  not needed. A turn ends with the token at which the model stops, as its
+  generation config says; a template that writes none gets it behind the
+  last answer. What a template puts before an answer, such as an empty
+  thinking block, is not trained; an answer's thought is, if it is in the
+  text or in "reasoning_content", and earlier turns are trained as the
+  template writes them, often without. An answer that does not go on from
+  the model's prompt, as one without a thought where the prompt opens one,
+  is refused. There is one BOS if the tokenizer adds one. The adapter folder
+  keeps the --template, and its wsteer.json --template-args and --date.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and
@@ -174,10 +183,9 @@ def finetune(
     max_length: Annotated[
         int | None, option("--max-length", help="Cut rows at so many tokens.", min=2, max=MOST)
     ] = None,
-    template: Annotated[
-        Path | None,
-        option("--template", help="Jinja file: the chat template of a model that has none.", metavar="FILE"),
-    ] = None,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     seed: Seed = 0,
     seeds: Annotated[
         str | None, option("--seeds", help="One fine-tune a seed, each in a folder seed-N.", metavar="N,...")
@@ -239,6 +247,8 @@ def finetune(
         "strip_system": strip_system,
         "max_length": max_length,
         "template": template,
+        "template_args": template_args,
+        "date": date,
         "save_every": save_every,
         "watched": watched,
         "report_to": reporters,

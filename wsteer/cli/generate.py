@@ -6,6 +6,7 @@ from typing import Annotated
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     FollowLinks,
@@ -13,6 +14,8 @@ from wsteer.cli.options import (
     Json,
     Quiet,
     Seed,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -27,10 +30,16 @@ Trait: JSON in the schema of persona vectors: "instruction", a list of
 Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
   under each instruction.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
-  Empty answers are left out and counted. The sampling of a row depends on
-  --seed and the row, not on its batch. A model of a few hundred million
+  Empty answers are left out and counted; so are thoughts that the limit of
+  tokens cut before an answer. A thought before an answer is left out, by
+  the marks of the model's own chat template. The sampling of a row depends
+  on --seed and the row, not on its batch. A model of a few hundred million
   parameters follows instructions poorly: read some rows before you train on
   them.
 """
@@ -47,6 +56,9 @@ def generate(
     temperature: Annotated[
         float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0, max=10)
     ] = 1.0,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     seed: Seed = 0,
     device: DeviceOption = "auto",
@@ -74,6 +86,9 @@ def generate(
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        template=template,
+        template_args=template_args,
+        date=date,
         batch_size=rows_at_once or BATCH_SIZE,
         seed=seed,
         device=device,
@@ -81,10 +96,11 @@ def generate(
         force=force,
         progress=printer.progress,
     )
+    thinking = f", {report.dropped_thinking} of them before they answered (dropped)" if report.dropped_thinking else ""
     lines = [
         f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
         f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
-        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens",
+        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
         report.output,
     ]
     printer.result(report, lines)

@@ -10,6 +10,7 @@ from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_line
 from wsteer.cli.options import (
     Batch,
     Config,
+    DateOption,
     DeviceOption,
     DtypeOption,
     Exclude,
@@ -19,6 +20,8 @@ from wsteer.cli.options import (
     Json,
     Layers,
     Quiet,
+    Template,
+    TemplateArgs,
     argument,
     check_early,
     option,
@@ -120,7 +123,7 @@ Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
   block; with --shift also how far tuning moved the last token of the
-  prompts.
+  prompts. --template, --template-args and --date are those of wsteer eval.
 Files: similarity.json and similarity.csv hold cosines, dots, norms, shared
   fractions, floor, z and overlap.
 """
@@ -146,6 +149,9 @@ def monitor(
     until_step: UntilStep = None,
     interval: Interval = None,
     shift: Shift = None,
+    template: Template = None,
+    template_args: TemplateArgs = None,
+    date: DateOption = None,
     batch_size: Batch = "auto",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -185,7 +191,8 @@ def monitor(
     )
     printer = Printer(json, quiet)
     projecting = bool(shift) or any(map(is_data, of or ()))
-    running = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+    running: dict[str, Any] = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+    running |= {"template": template, "template_args": template_args, "date": date}
     if projecting:
         _unused({"watch": watch}, "projections of data sets")
     else:
@@ -267,9 +274,7 @@ def _project(
         output,
         shift,
         layers=settings.selection.layers,
-        batch_size=running["batch_size"] or BATCH_SIZE,
-        device=running["device"],
-        dtype=running["dtype"],
+        **{**running, "batch_size": running["batch_size"] or BATCH_SIZE},
         force=force,
         progress=printer.progress,
     )

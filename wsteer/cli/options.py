@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from wsteer.checkpoints.contents import follow_links
-from wsteer.cli.values import LARGEST_SEED, parse_regex
+from wsteer.cli.values import LARGEST_SEED, parse_date, parse_object, parse_regex
 from wsteer.files.saving import check_output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -56,6 +56,27 @@ Include = Annotated[
 Exclude = Annotated[
     str | None,
     option("--exclude", help="Leave out parameters whose name this is found in.", parser=parse_regex, metavar="REGEX"),
+]
+Template = Annotated[
+    Path | None,
+    option(
+        "--template",
+        help="Jinja file: the chat template of a model that has none, or instead of its own.",
+        metavar="FILE",
+    ),
+]
+TemplateArgs = Annotated[
+    dict | None,
+    option(
+        "--template-args",
+        help="Arguments of the chat template, as '{\"enable_thinking\": false}'.",
+        parser=parse_object,
+        metavar="JSON",
+    ),
+]
+DateOption = Annotated[
+    str | None,
+    option("--date", help="Day that the chat template may write. [2024-07-26]", parser=parse_date, metavar="DATE"),
 ]
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 

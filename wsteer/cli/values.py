@@ -1,5 +1,7 @@
 """The values of options that are more than one number or name: parsed and checked in one place."""
 
+import contextlib
+import datetime
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -142,6 +144,27 @@ def parse_regex(text: str) -> str:
     except (re.error, OverflowError, RecursionError, MemoryError) as error:
         raise typer.BadParameter(f"{shown(text)} is no regex: {error}") from None
     return text
+
+
+def parse_date(text: str) -> str:
+    """The day as it stands, if it exists and is written as 2024-07-26."""
+    with contextlib.suppress(ValueError):
+        if datetime.date.fromisoformat(text).isoformat() == text:
+            return text
+    raise typer.BadParameter(f"{shown(text)} is no day; write it as 2024-07-26")
+
+
+def parse_object(text: str) -> dict:
+    """A JSON object."""
+    from wsteer.files.text import parse_json, without_duplicates
+
+    try:
+        value = parse_json(text, without_duplicates)
+    except ValueError as error:
+        raise typer.BadParameter(f"{shown(text)} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{shown(text)} is no JSON object, as '{{\"name\": true}}'")
+    return value
 
 
 def usage(make: Callable[[], T]) -> T:

@@ -1,7 +1,7 @@
 """Contrastive data from a trait file: the same questions answered under opposite system prompts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from wsteer.files.rows import Message
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
+from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import dtype_name, load
 from wsteer.progress import Progress, labelled, silent
@@ -22,7 +23,10 @@ MOST_ANSWERS = 1_000_000  # a side; all are held in memory until they are writte
 
 @dataclass(frozen=True)
 class GenerateReport:
-    """What `generate` wrote: rows per side, questions asked and kept, empty answers dropped, answers cut short."""
+    """What `generate` wrote: rows per side, questions asked and kept, answers dropped, answers cut short.
+
+    Dropped are empty answers, and those of which the limit of tokens left no more than a thought.
+    """
 
     output: str
     rows_pos: int
@@ -30,6 +34,7 @@ class GenerateReport:
     questions: int
     questions_eval: int
     dropped_empty: int
+    dropped_thinking: int
     truncated: int
     mean_tokens_pos: float
     mean_tokens_neg: float
@@ -45,6 +50,9 @@ def generate(
     temperature: float = 1.0,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    template: str | Path | None = None,
+    template_args: Mapping[str, object] | None = None,
+    date: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     force: bool = False,
@@ -54,10 +62,12 @@ def generate(
 
     The folder `output` gets `pos.jsonl` and `neg.jsonl` (chat rows without the system prompt, so that training has to
     put the behaviour into the weights) and `questions_eval.json`, the half of the questions that was not asked.
+    `template` (a jinja file), `template_args` and `date` say how chats become text.
     """
     for name, count in (("samples", samples), ("max_new_tokens", max_new_tokens)):
         check_count(name, count)
     check_run(batch_size, device, dtype)
+    chat_format = ChatFormat(template, template_args, date)
     if not 0 <= temperature < math.inf:
         raise WsteerError(f"temperature is {temperature}; it must be a number from 0 up")
     if temperature == 0 and samples > 1:
@@ -65,14 +75,14 @@ def generate(
             f"at temperature 0 all {samples} samples are equal; use --samples 1, or a temperature above 0"
         )
     output = Path(output)
-    check_output(output, force, folder=True, inputs=[base, trait])
+    check_output(output, force, folder=True, inputs=[base, trait, *chat_format.files])
     parsed = read_trait(Path(trait))
     asked, kept = split_questions(parsed.questions, seed)
     for instructions in (parsed.pos, parsed.neg):
         wanted = samples * len(asked) * len(instructions)
         if wanted > MOST_ANSWERS:
             raise WsteerError(f"--samples {samples} asks for {wanted} answers a side, which are too many; lower it")
-    loaded = load(base, device, dtype)
+    loaded = load(base, device, dtype, chat_format=chat_format)
     rows: dict[str, list[dict]] = {}
     answers: dict[str, list[Answer]] = {}
     for side, instructions in (("pos", parsed.pos), ("neg", parsed.neg)):
@@ -90,8 +100,9 @@ def generate(
         "batch_size": batch_size,
         "seed": seed,
         "dtype": dtype_name(loaded),
+        **loaded.chat.recorded,
     }
-    inputs = [loaded.checkpoint.input_entry("base"), source_entry("trait", trait)]
+    inputs = [loaded.checkpoint.input_entry("base"), source_entry("trait", trait), *chat_format.inputs]
     with new_folder(output, force) as partial:
         for side in rows:
             write_jsonl(partial / f"{side}.jsonl", rows[side])
@@ -104,7 +115,8 @@ def generate(
         rows_neg=len(rows["neg"]),
         questions=len(asked),
         questions_eval=len(kept),
-        dropped_empty=sum(not a.text for a in everything),
+        dropped_empty=sum(not a.text and a.reached for a in everything),
+        dropped_thinking=sum(not a.reached for a in everything),
         truncated=sum(not a.finished for a in everything),
         mean_tokens_pos=_mean_tokens(answers["pos"]),
         mean_tokens_neg=_mean_tokens(answers["neg"]),

@@ -1,6 +1,6 @@
 """Run a task on a model for each k of a delta, loading the model once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
@@ -8,13 +8,14 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
-from wsteer.evaluation.results import ConditionResult, EvalReport, mostly_abstained, shares
+from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
+from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name, load
 from wsteer.progress import Progress, labelled, silent
@@ -35,6 +36,9 @@ def evaluate(
     layers: Sequence[int] | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
+    template: str | Path | None = None,
+    template_args: Mapping[str, object] | None = None,
+    date: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
@@ -47,15 +51,17 @@ def evaluate(
 
     With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
+    `template` (a jinja file), `template_args` and `date` say how chats become text.
     """
     wanted = Rounding(rounding, seed)
     check_run(batch_size, device, dtype)
+    chat_format = ChatFormat(template, template_args, date)
     check_count("limit", 1 if limit is None else limit)
     ks = _checked(ks)
     output = Path(output)
     parsed = load_task(task)
     given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
-    check_output(output, force, folder=True, inputs=given)
+    check_output(output, force, folder=True, inputs=[*given, *chat_format.files])
     facts = read_facts(data if data is not None else parsed.data, limit)
     turns = user_turns(parsed, facts)
     if delta is None and (list(ks) != [0] or layers is not None):
@@ -66,7 +72,7 @@ def evaluate(
         change, checkpoint = _chosen(delta, layers), open_checkpoint(model)
         change = _fitting(change, checkpoint)
         named_apart = on_base(str(delta), change, checkpoint)
-    loaded = load(model, device, dtype)
+    loaded = load(model, device, dtype, chat_format=chat_format)
     if change is not None and change.kind == "activation":
         for k in ks:
             with applied(loaded.model, change, k):
@@ -77,10 +83,10 @@ def evaluate(
         graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
         samples += graded
         conditions.append(ConditionResult(k, shares(parsed, graded)))
-    warnings = (*named_apart, *mostly_abstained(conditions))
+    warnings = (*named_apart, *mostly_abstained(conditions), *cut_before_answers(parsed, samples))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
     files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
-    inputs = [loaded.checkpoint.input_entry("model")]
+    inputs = [loaded.checkpoint.input_entry("model"), *chat_format.inputs]
     for role, path in files.items():
         if path is not None and (Path(path).is_file() or is_stream(path)):
             inputs.append(source_entry(role, path))
@@ -95,6 +101,7 @@ def evaluate(
         "seed": seed,
         "limit": limit,
         "batch_size": batch_size,
+        **loaded.chat.recorded,
     }
     with new_folder(output, force) as partial:
         write_jsonl(partial / "samples.jsonl", samples)
@@ -170,7 +177,8 @@ def _answers_at(
             "prompt": name,
             "user": turn,
             "answer": given.text,
-            "verdict": grade(task, name, fact, given.text),
+            "thought": given.thought,
+            "verdict": grade(task, name, fact, given.text) if given.reached else CUT,
             "tokens": given.tokens,
             "finished": given.finished,
         }

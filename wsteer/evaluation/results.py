@@ -7,6 +7,8 @@ from typing import Any
 from wsteer.evaluation.tasks.task import Metric, Task
 from wsteer.statistics import wilson
 
+CUT = "cut"  # the verdict on an answer that the limit of tokens came before; no metric counts it
+
 
 @dataclass(frozen=True)
 class Share:
@@ -104,4 +106,15 @@ def mostly_abstained(conditions: Sequence[ConditionResult]) -> Iterator[str]:
         yield (
             f"the rule could not grade most answers, and those never count, for {', '.join(found)}: "
             "read them in samples.jsonl"
+        )
+
+
+def cut_before_answers(task: Task, samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A warning if the limit of tokens came before some answers, as where a model thinks for long."""
+    count = sum(sample["verdict"] == CUT for sample in samples)
+    if count:
+        yield (
+            f"{count} of {len(samples)} answers were cut at {task.max_new_tokens} tokens, when the model had thought "
+            "and not answered; they are not graded: raise max_new_tokens in the task's file, or turn thinking off with "
+            "--template-args if the chat template can"
         )

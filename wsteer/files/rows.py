@@ -11,6 +11,8 @@ from wsteer.files.text import parse_json, read_text, without_duplicates
 
 Message = dict[str, str]
 MOST_BYTES = 4_000_000_000  # of a data set
+THOUGHT = "reasoning_content"  # a message's thought, under the name that chat templates read
+THOUGHTS = (THOUGHT, "thinking", "reasoning")  # the names in use
 ROLES = ("system", "user", "assistant", "tool")
 HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+):(\w+)")  # org/name:split
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
@@ -103,7 +105,14 @@ def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
         messages = [message for message in messages if message["role"] != "system"]
     if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise WsteerError(f"{where} does not end in an assistant's answer, which is what training learns")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return [_message(message) for message in messages]
+
+
+def _message(message: dict) -> Message:
+    """The message's role and text, and of an answer its thought, if it has one."""
+    thought = next((message[key] for key in THOUGHTS if message.get(key)), None)
+    kept = {THOUGHT: thought} if thought is not None and message["role"] == "assistant" else {}
+    return {"role": message["role"], "content": message["content"], **kept}
 
 
 def _check_supported(where: str, message: object) -> None:
@@ -112,6 +121,8 @@ def _check_supported(where: str, message: object) -> None:
         return
     if called := next((key for key in ("tool_calls", "function_call") if message.get(key)), None):
         raise WsteerError(f"{where} has a message with {called}; wsteer trains texts alone, so leave such rows out")
+    if thought := next((key for key in THOUGHTS if not isinstance(message.get(key) or "", str)), None):
+        raise WsteerError(f"{where} has a message whose {thought} is no text; leave it out, or write it as text")
     if message.get("weight") not in (None, 1):  # OpenAI's: 0 is not trained
         raise WsteerError(
             f"{where} has a message with weight {str(message['weight'])[:80]}; wsteer trains every answer, "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,19 +11,26 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
-from wsteer.models.batches import batches, padded
-from wsteer.models.loading import LoadedModel, check_rows
-from wsteer.models.rendering import prompts
+from wsteer.models.batches import batches, padded, steady
+from wsteer.models.loading import LoadedModel, check_rows, running
+from wsteer.models.rendering import prompt_text, token_ids
+from wsteer.models.thoughts import Marks, find_marks
 from wsteer.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer: its text, its length in tokens, and whether it ended before the token limit."""
+    """One generated answer: its text, its length in tokens, and whether it ended before the token limit.
+
+    `thought` is what the model thought before it, by the marks of its chat template; None if it did not. `reached` is
+    False if the limit came inside the thought, or after it and before any answer.
+    """
 
     text: str
     tokens: int
     finished: bool
+    thought: str | None = None
+    reached: bool = True
 
 
 class SeededSampling(LogitsProcessor):
@@ -77,39 +84,90 @@ def answer(
     progress: Progress = silent,
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
-    asked = prompts(loaded.tokenizer, chats)
+    texts = [prompt_text(loaded.chat, chat) for chat in chats]
+    asked = [token_ids(loaded.tokenizer, text) for text in texts]
+    marks = find_marks(loaded.chat)
     check_rows(loaded, asked, more=max_new_tokens)
+    lengths = list(map(len, asked))
+
+    def results(indices: list[int], other_padding: bool) -> Tensor:
+        return _first_logits(loaded, [asked[index] for index in indices], other_padding)
+
+    size = steady(lengths, batch_size, loaded.model.dtype, results)
     answers: dict[int, Answer] = {}
-    for indices in progress(list(batches(map(len, asked), batch_size)), "generate"):
+    for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
         sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
         processors = LogitsProcessorList([scores, *sampling])
-        generated = _generate(loaded, [asked[index] for index in indices], max_new_tokens, processors)
+        rows = [asked[index] for index in indices]
+        made = _run(loaded, rows, max_new_tokens, processors).sequences[:, max(map(len, rows)) :].tolist()
         scores.check()
-        answers.update(zip(indices, generated, strict=True))
+        with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+            answers.update((i, _decoded(loaded, marks, texts[i], row)) for i, row in zip(indices, made, strict=True))
     return [answers[index] for index in range(len(chats))]
 
 
-def _generate(
-    loaded: LoadedModel, asked: list[list[int]], max_new_tokens: int, processors: LogitsProcessorList
-) -> list[Answer]:
-    ids, mask = padded(asked, loaded.tokenizer.pad_token_id, left=True)
+def _run(
+    loaded: LoadedModel,
+    asked: list[list[int]],
+    max_new_tokens: int,
+    processors: LogitsProcessorList,
+    pad: int | None = None,
+    **more: bool,
+) -> Any:
+    """What transformers generates after these prompts, as one batch padded on the left."""
+    ids, mask = padded(asked, loaded.tokenizer.pad_token_id if pad is None else pad, left=True)
     device = loaded.model.device
-    with torch.inference_mode():
-        output = cast(GenerationMixin, loaded.model).generate(
+    with running(loaded):
+        return cast(GenerationMixin, loaded.model).generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             logits_processor=processors,
+            return_dict_in_generate=True,
+            **more,
         )
-    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
-        return [_decoded(loaded, row) for row in output[:, ids.shape[1] :].tolist()]
 
 
-def _decoded(loaded: LoadedModel, row: list[int]) -> Answer:
+class _OneToken(LogitsProcessor):
+    """Makes every row go on with one token, so that the logits after it can be compared."""
+
+    def __init__(self, token: int):
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self.token] = 0
+        return forced
+
+
+def _first_logits(loaded: LoadedModel, asked: list[list[int]], other_padding: bool = False) -> Tensor:
+    """The logits of the first two tokens after each prompt [rows, 2, vocabulary]; the second reads the cache."""
+    token = next((token for token in asked[0] if token not in _ends(loaded)), 0)
+    made = _run(
+        loaded,
+        asked,
+        2,
+        LogitsProcessorList([_OneToken(token)]),
+        pad=token if other_padding else None,
+        output_logits=True,
+    )
+    return torch.stack(made.logits, dim=1)
+
+
+def _ends(loaded: LoadedModel) -> list[int | None]:
+    """The tokens at which an answer ends."""
     ends = loaded.model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int]) -> Answer:
+    ends = _ends(loaded)
     length = next((i for i, token in enumerate(row) if token in ends), len(row))
-    text = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True)).strip()
-    return Answer(text, length, finished=length < len(row))
+    finished = length < len(row)
+    # with its special tokens, which may be a thought's marks
+    found = marks.split(prompt, str(loaded.tokenizer.decode(row[:length], skip_special_tokens=False)), finished)
+    if found is not None:
+        return Answer(found.answer, length, finished, found.thought, reached=finished or bool(found.answer))
+    return Answer(str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True)).strip(), length, finished)

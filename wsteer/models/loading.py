@@ -1,7 +1,8 @@
 """Load a model and its tokenizer."""
 
+import contextlib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,8 @@ from transformers import (
 from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import decoder_path
-from wsteer.errors import WsteerError, one_error
+from wsteer.errors import WsteerError, one_error, out_of_memory, reason
+from wsteer.models.chat import Chat, ChatFormat, formatted
 from wsteer.models.tokenizer import load_tokenizer
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,27 +29,37 @@ DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its tokenizer, and the checkpoint that both came from."""
+    """A model ready to run, its tokenizer, the checkpoint that both came from, and how chats become its text."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     checkpoint: Checkpoint
+    chat: Chat
 
 
-def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_in: str | None = None) -> LoadedModel:
+def load(
+    reference: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in: str | None = None,
+    chat_format: ChatFormat | None = None,
+    adapter_folder: Path | None = None,
+) -> LoadedModel:
     """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
 
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
+    `chat_format` says how chats become text, and after it the files in `adapter_folder`, of an adapter that the model
+    is to get.
     """
-    checkpoint = open_checkpoint(reference)
+    checkpoint, chat_format = open_checkpoint(reference), chat_format or ChatFormat()
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
     config = read_config(checkpoint)
     skeleton(checkpoint, config)  # refused here if transformers cannot build it in bounded time and memory
     with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
-        tokenizer = load_tokenizer(checkpoint, config)
+        tokenizer = load_tokenizer(checkpoint, config, chat_format, adapter_folder)
         found: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -65,7 +77,9 @@ def load(reference: str | Path, device: str = "auto", dtype: str = "auto", load_
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
     _reset_generation(model, tokenizer, checkpoint.name)
-    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint)
+    folders = [adapter_folder or checkpoint.folder, checkpoint.folder]
+    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, folders)
+    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
 
 
 def _quantised(load_in: str, device: str) -> dict[str, object]:
@@ -79,14 +93,29 @@ def _quantised(load_in: str, device: str) -> dict[str, object]:
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
+@contextlib.contextmanager
+def running(loaded: LoadedModel) -> Iterator[None]:
+    """Run the model in the `with` body; turn what transformers raises there into one error, unless memory is short."""
+    try:
+        with torch.inference_mode():
+            yield
+    except Exception as error:  # an architecture may lack what a text model needs
+        if isinstance(error, WsteerError) or out_of_memory(error):
+            raise
+        raise WsteerError(f"transformers cannot run {loaded.checkpoint.name}: {reason(error)}") from error
+
+
 def dtype_name(loaded: LoadedModel) -> str:
     """The dtype that the model runs in, as --dtype names it."""
     return str(loaded.model.dtype).removeprefix("torch.")
 
 
 def max_positions(loaded: LoadedModel) -> int | None:
-    """The most tokens that the model takes, if its config says so."""
-    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    """The most tokens that the model takes, if its config says so; -1 is XLNet's word for no limit."""
+    config = loaded.model.config.get_text_config()
+    # transformers knows most other names of this key (n_positions, context_length) by this one; MPT's it does not
+    named = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return named if named is not None and named > 0 else None
 
 
 def check_rows(loaded: LoadedModel, rows: Iterable[Sequence[int] | Tensor], more: int = 0) -> None:

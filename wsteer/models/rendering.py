@@ -4,24 +4,21 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import bounded
 from wsteer.files.rows import Message
-from wsteer.files.text import read_text
+from wsteer.models.chat import Chat, chat_of
 from wsteer.models.tokenizer import silent_panics
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from wsteer.models.turns import find_turns
 
 # the mark that some templates put around the assistant's text, for `return_assistant_tokens_mask`
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
-MOST_TEMPLATE, MOST_RENDERED = 10**6, 10**7  # characters, of a template and of what one makes of a chat
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,91 +26,40 @@ class Example:
     """A rendered chat: its token ids, which of them are trained, and where its last answer is.
 
     Every assistant turn's answer and the end of turn after it are trained. `answer` is the last answer's own tokens,
-    without the template's additions, such as an empty thinking block.
+    without the template's additions, such as an empty thinking block. `stops`: a token at which the model stops is
+    trained after the last answer.
     """
 
     tokens: Tensor  # int32 [tokens]
     trained: Tensor  # bool [tokens]
     answer: slice
+    stops: bool = True
 
     def cut(self, length: int) -> "Example":
         """The first `length` tokens."""
         answer = slice(min(self.answer.start, length), min(self.answer.stop, length))
-        return Example(self.tokens[:length], self.trained[:length], answer)
+        return Example(self.tokens[:length], self.trained[:length], answer, self.stops)
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """An assistant turn's characters in the rendered text: answer = text[start:end], end of turn = text[end:closed].
-
-    A prompt for this turn ends at `prompted`. Training begins there too, unless the template adds words of its own.
-    """
-
-    prompted: int
-    learnt: int
-    start: int
-    end: int
-    closed: int
-
-
-def read_template(path: str | Path) -> str:
-    """A chat template from a jinja file."""
-    try:
-        template = read_text(path)
-        if len(template) > MOST_TEMPLATE:
-            raise WsteerError(f"it is longer than {MOST_TEMPLATE} characters")
-        return template
-    except WsteerError as error:
-        raise WsteerError(f"the chat template {path} cannot be read: {error}; give a jinja file") from None
-
-
-def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+def prompt_text(chat: Chat | PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The chat as text, up to the start of the assistant's answer, with special tokens."""
-    with bounded(f"the chat template of {tokenizer.name_or_path}"):
-        return _rendered(tokenizer, messages, True)
+    chat = chat_of(chat)
+    with bounded(f"the chat template of {chat.name}"):
+        return chat.text(messages, prompt=True)
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
-    with _template_of(tokenizer):
-        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
-        if len(text) > MOST_RENDERED:
-            raise ValueError(f"it makes {len(text)} characters of one chat")
-        return text
-
-
-@contextlib.contextmanager
-def _template_of(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
-    """Run the `with` body, which applies the chat template; turn what it raises into one clear error."""
-    if not tokenizer.chat_template:
-        raise WsteerError(
-            f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model, or give finetune "
-            "a jinja file with --template FILE"
-        )
-    if not isinstance(tokenizer.chat_template, str) or len(tokenizer.chat_template) > MOST_TEMPLATE:
-        raise WsteerError(
-            f"the chat template of {tokenizer.name_or_path} is no text of up to {MOST_TEMPLATE} characters; give "
-            "finetune a jinja file with --template FILE"
-        )
-    try:
-        yield
-    except (MemoryError, RecursionError):  # `bounded` around it says it
-        raise
-    except Exception as error:  # a template is the user's program and can raise anything
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise WsteerError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {message}") from None
-
-
-def prompts(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[list[int]]:
+def prompts(chat: Chat | PreTrainedTokenizerBase, chats: Iterable[Sequence[Message]]) -> list[list[int]]:
     """The token ids of each chat up to the start of the assistant's answer."""
-    return [token_ids(tokenizer, prompt_text(tokenizer, chat)) for chat in chats]
+    chat = chat_of(chat)
+    return [token_ids(chat.tokenizer, prompt_text(chat, messages)) for messages in chats]
 
 
-def examples(tokenizer: "PreTrainedTokenizerBase", chats: Iterable[Sequence[Message]]) -> list[Example]:
+def examples(chat: Chat | PreTrainedTokenizerBase, chats: Iterable[Sequence[Message]]) -> list[Example]:
     """Each chat rendered; its last turn is an answer."""
-    return [render(tokenizer, chat) for chat in chats]
+    return [render(chat, messages) for messages in chats]
 
 
-def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of rendered text, with exactly one BOS where the tokenizer puts one before plain text.
 
     If the template has written it, as most do, none is added.
@@ -124,46 +70,52 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _tokenising(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+def _tokenising(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Turn whatever the tokenizer of one row raises into one clear error, without a word on stderr."""
     with one_error(f"the tokenizer of {tokenizer.name_or_path} fails"), silent_panics():
         yield
 
 
-def _missing_bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
+def _missing_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     bos = tokenizer.bos_token_id
     adds_one = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     return [bos] if adds_one and list(ids[:1]) != [bos] else []
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
+def render(chat: Chat | PreTrainedTokenizerBase, messages: Sequence[Message]) -> Example:
     """Render a chat whose last turn is an answer.
 
     The text is tokenised whole, as `apply_chat_template` does, since a part can give other tokens without the text
     before it; a token's role follows from its characters. The text is split at a prompt's end only if its tokens do not
     begin with the prompt's, as when a token spans that end: generation tokenises the prompt alone.
     """
+    chat = chat_of(chat)
     # entered once: it costs a few percent of the time of a short row
-    with _tokenising(tokenizer), bounded(f"the chat template of {tokenizer.name_or_path}"):
-        return _example(tokenizer, messages)
+    with _tokenising(chat.tokenizer), bounded(f"the chat template of {chat.name}"):
+        return _example(chat, messages)
 
 
-def _example(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> Example:
-    text = _rendered(tokenizer, messages)
-    turns = _turns(tokenizer, messages, text)
-    ids, spans = _tokenised(tokenizer, text, {turn.prompted for turn in turns})
-    learnt = _marked(tokenizer, messages)
+def _example(chat: Chat, messages: Sequence[Message]) -> Example:
+    row = find_turns(chat, messages)
+    learnt, more = _marked(chat, messages) if row.own else None, row.more
     if learnt is None:
-        learnt = [(turn.learnt, turn.end, turn.closed) for turn in turns]
+        learnt = [(turn.learnt, turn.end, turn.closed) for turn in row.turns]
+    else:
+        more = ()
+    last = row.turns[-1]
+    text = row.text[: last.closed] if more else row.text
+    ids, spans = _tokenised(chat.tokenizer, text, {turn.prompted for turn in row.turns})
     trained = [any(_within(span, *part) for part in learnt) for span in spans]
-    answer = [i for i, span in enumerate(spans) if _within(span, turns[-1].start, turns[-1].end, turns[-1].end)]
+    answer = [i for i, span in enumerate(spans) if _within(span, last.start, last.end, last.end)]
     if not answer or not any(trained):
-        raise WsteerError(f"the chat template of {tokenizer.name_or_path} leaves no token of the answer to learn")
-    bos = _missing_bos(tokenizer, ids)
+        raise WsteerError(f"the chat template of {chat.name} leaves no token of the answer to learn")
+    bos = _missing_bos(chat.tokenizer, ids)
+    behind = zip([*ids, *more][answer[-1] :], [*trained, *(True for _ in more)][answer[-1] :], strict=True)
     return Example(
-        tokens=torch.tensor([*bos, *ids], dtype=torch.int32),
-        trained=torch.tensor([*(False for _ in bos), *trained]),
+        tokens=torch.tensor([*bos, *ids, *more], dtype=torch.int32),
+        trained=torch.tensor([*(False for _ in bos), *trained, *(True for _ in more)]),
         answer=slice(answer[0] + len(bos), answer[-1] + 1 + len(bos)),
+        stops=any(own and token in chat.ends for token, own in behind),
     )
 
 
@@ -172,95 +124,17 @@ def _within(span: tuple[int, int], start: int, end: int, closed: int) -> bool:
     return span[1] > start and (span[0] < end or span[1] <= closed)
 
 
-# ---- Where the assistant's turns are in the text
-
-
-def _turns(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], text: str) -> list[_Turn]:
-    """The assistant's turns in `text`, the rendering of `messages`.
-
-    Rendering the chat with placeholders as messages shows what the template writes around them.
-    """
-    prompt = _rendered(tokenizer, messages[:-1], prompt=True)
-    frames = _frames(tokenizer, messages)
-    found = _placed(messages, frames, text)
-    if not found and [message["role"] for message in messages].count("assistant") == 1:
-        # a template that parses the answer, for example its reasoning: the answer is all between prompt and end of turn
-        after = frames[-1][1]
-        found = [(len(prompt), len(text) - len(after), after)] if text.endswith(after) else None
-    last = found[-1] if found else (0, 0, "")
-    if not text.startswith(prompt) or not len(prompt) <= last[0] < last[1]:
-        raise WsteerError(
-            f"the chat template of {tokenizer.name_or_path} renders an answer otherwise than it prompts for one; "
-            "wsteer cannot tell the answer's tokens"
-        )
-    added = text[len(prompt) : last[0]]
-    turns = []
-    for start, end, after in found or ():
-        prompted = start - len(added) if text[:start].endswith(added) else start
-        learnt = start if text[prompted:start].strip() else prompted
-        turns.append(_Turn(prompted, learnt, start, end, end + len(_end_of_turn(tokenizer, after, last[2]))))
-    return turns
-
-
-def _frames(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, str]]:
-    """The text that the template writes before all messages (number -1) and after each: (number, text), in order."""
-    names = [f"(The content of message {number}.)" for number in range(len(messages))]
-    framed = _rendered(
-        tokenizer,
-        [{"role": message["role"], "content": name} for message, name in zip(messages, names, strict=True)],
-    )
-    pieces = re.split(r"\(The content of message (\d+)\.\)", framed)
-    return list(zip([-1, *map(int, pieces[1::2])], pieces[::2], strict=True))
-
-
-def _placed(messages: Sequence[Message], frames: list[tuple[int, str]], text: str) -> list[tuple[int, int, str]] | None:
-    """(start, end, the frame after it) of each assistant turn in `text`, or None if the frames do not fit the text."""
-    numbers = [number for number, _ in frames if number >= 0 and messages[number]["role"] == "assistant"]
-    if numbers != [number for number, message in enumerate(messages) if message["role"] == "assistant"]:
-        return None
-    position = len(frames[0][1])
-    if not text.startswith(frames[0][1]):
-        return None
-    found = []
-    for number, after in frames[1:]:
-        content = messages[number]["content"]
-        # most templates strip the content
-        forms = (content, content.strip(), content.rstrip(), content.lstrip())
-        form = next((form for form in forms if text.startswith(form + after, position)), None)
-        if form is None:
-            return None
-        if number in numbers:
-            found.append((position, position + len(form), after))
-        position += len(form) + len(after)
-    return found if position == len(text) else None
-
-
-def _end_of_turn(tokenizer: "PreTrainedTokenizerBase", after: str, last: str) -> str:
-    """The part of `after`, the text that follows an answer, that ends the turn.
-
-    It is the beginning that `after` shares with `last`, the text after the last answer, up to the first special token,
-    where a model stops.
-    """
-    shared = 0
-    while shared < min(len(after), len(last)) and after[shared] == last[shared]:
-        shared += 1
-    special = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    stop = re.search("|".join(special), after[:shared]) if special else None
-    return after[: stop.end() if stop else shared]
-
-
-def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[tuple[int, int, int]] | None:
+def _marked(chat: Chat, messages: Sequence[Message]) -> list[tuple[int, int, int]] | None:
     """The characters that the template marks as the assistant's by `{% generation %}`; None without that mark."""
-    if not _GENERATION.search(tokenizer.chat_template):
+    if not _GENERATION.search(chat.template):
         return None
-    with _template_of(tokenizer):
-        encoded: Any = tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            tokenizer_kwargs={"return_offsets_mapping": True},
-        )
+    encoded: Any = chat.applied(
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
+    )
     spans = _contiguous(encoded["offset_mapping"])
     return [(*span, span[1]) for span, own in zip(spans, encoded["assistant_masks"], strict=True) if own]
 
@@ -269,7 +143,7 @@ def _marked(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -
 
 
 def _tokenised(
-    tokenizer: "PreTrainedTokenizerBase", text: str, prompts: set[int]
+    tokenizer: PreTrainedTokenizerBase, text: str, prompts: set[int]
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of `text` and each one's characters; the text is split at each prompt whose own tokens differ."""
     if not tokenizer.is_fast:
@@ -287,7 +161,7 @@ def _tokenised(
     return ids, spans
 
 
-def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return encoded["input_ids"], _contiguous(encoded["offset_mapping"])
 
@@ -313,7 +187,7 @@ class Rendered:
 
 
 def render_chats(
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: Chat | PreTrainedTokenizerBase,
     chats: Sequence[tuple[str, list[Message]]],
     max_length: int | None = None,
     max_positions: int | None = None,
@@ -323,7 +197,7 @@ def render_chats(
     A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """
     kept, cut = [], 0
-    for where, example in _placed_examples(tokenizer, chats):
+    for where, example in _placed_examples(chat, chats):
         if max_length is not None and len(example.tokens) > max_length:
             cut += 1
             example = example.cut(max_length)
@@ -340,16 +214,16 @@ def render_chats(
 
 
 def _placed_examples(
-    tokenizer: "PreTrainedTokenizerBase", chats: Iterable[tuple[str, list[Message]]]
+    chat: Chat | PreTrainedTokenizerBase, chats: Iterable[tuple[str, list[Message]]]
 ) -> Iterator[tuple[str, Example]]:
-    for where, chat in chats:
+    for where, messages in chats:
         try:
-            yield where, render(tokenizer, chat)
+            yield where, render(chat, messages)
         except WsteerError as error:
             raise WsteerError(f"{where}: {error}") from None
 
 
-def marked_text(tokenizer: "PreTrainedTokenizerBase", example: Example, limit: int = 400) -> str:
+def marked_text(tokenizer: PreTrainedTokenizerBase, example: Example, limit: int = 400) -> str:
     """The example as text, trained tokens between ⟦ and ⟧; the middle of a part over `limit` characters is left out."""
     parts = []
     for trained, tokens in _stretches(example):

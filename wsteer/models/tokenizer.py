@@ -12,17 +12,26 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 from wsteer.files.text import read_json
+from wsteer.models.chat import TEMPLATE, ChatFormat, folder_template, read_template
 
 FILE = "tokenizer.json"
 SMALL_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SECONDS = 120.0  # to convert a large vocabulary of another format may take a minute
 MOST_GROWTH = 10**5  # times that a text may grow in a tokenizer; those in use at most double it a few times
-TEMPLATE = "chat_template.jinja"
 STEPS = ("normalizer", "pre_tokenizer", "decoder")
 
 
-def load_tokenizer(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, without code of the checkpoint; one named template of several is `default`."""
+def load_tokenizer(
+    checkpoint: Checkpoint, config: PreTrainedConfig, chat_format: ChatFormat, adapter_folder: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, without code of the checkpoint.
+
+    Its chat template is the given one, else the adapter folder's, else the checkpoint's own; one named template of
+    several is `default`.
+    """
+    given = read_template(chat_format.template) if chat_format.template is not None else None
+    if given is None and adapter_folder is not None:
+        given = folder_template(adapter_folder)
     for path in (checkpoint.folder / name for name in (*SMALL_FILES, FILE, TEMPLATE)):
         if path.exists():
             check_plain(path)
@@ -33,6 +42,8 @@ def load_tokenizer(checkpoint: Checkpoint, config: PreTrainedConfig) -> PreTrain
     with silent_panics(), bounded(f"loading the tokenizer of {checkpoint.name}", SECONDS):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, config=config, trust_remote_code=False)
         tokenizer("a")  # what a broken tokenizer raises at first use it raises here
+    if given is not None:
+        tokenizer.chat_template = given
     if isinstance(tokenizer.chat_template, dict):
         tokenizer.chat_template = tokenizer.chat_template.get("default")
     return tokenizer

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
+from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
 from wsteer.models.rendering import Example, examples
 from wsteer.monitoring.items import bound_change, check_named_once, listed, short_names
@@ -76,6 +77,9 @@ def project(
     shift: str | Path | Sequence[str | Path] = (),
     *,
     layers: Sequence[int] | None = None,
+    template: str | Path | None = None,
+    template_args: Mapping[str, object] | None = None,
+    date: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
@@ -86,21 +90,23 @@ def project(
 
     With `shift`, models tuned from `base` (checkpoints, adapters, delta files): also the mean over the data sets'
     prompts of ⟨tuned - base, v⟩/‖v‖ at the prompt's last token. (Persona vectors' projection and finetuning shift,
-    arXiv 2507.21509; notes/activations.md A5.)
+    arXiv 2507.21509; notes/activations.md A5.) `template` (a jinja file), `template_args` and
+    `date` say how chats become text.
     """
     deltas, data, shift, output = listed(deltas), listed(data), listed(shift), Path(output)
     if not deltas or not data or batch_size < 1:
         raise WsteerError("project needs one delta and one data set or more, and a batch_size from 1 up")
-    check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift])
+    chat_format = ChatFormat(template, template_args, date)
+    check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift, *chat_format.files])
     for references, role in ((deltas, "DELTA"), (data, "--of"), (shift, "--shift")):
         check_named_once(references, role)
     names = short_names([str(path) for path in deltas])
     loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
     check_streams(map(str, data))
     chats = {name: read_chats(path) for name, path in zip(short_names([str(path) for path in data]), data, strict=True)}
-    loaded = load(base, device, dtype)
+    loaded = load(base, device, dtype, chat_format=chat_format)
     directions = _directions(loaded_deltas, loaded)
-    rendered = {name: examples(loaded.tokenizer, rows) for name, rows in chats.items()}
+    rendered = {name: examples(loaded.chat, rows) for name, rows in chats.items()}
     for rows in rendered.values():
         check_rows(loaded, (example.tokens[: example.answer.stop] for example in rows))
     tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
@@ -108,6 +114,7 @@ def project(
     inputs += [source_entry("data", path) for path in data]
     inputs.append(loaded.checkpoint.input_entry("base"))
     inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
+    inputs += chat_format.inputs
     with new_folder(output, force) as partial:
         found: list[Projection] = []
         for name, rows in rendered.items():
@@ -120,7 +127,7 @@ def project(
         columns = list(Projection.__dataclass_fields__)
         write_csv(partial / "projections.csv", columns, (asdict(each) for each in found))
         save(projection_picture(found), partial / "projections.png", svg=True)
-        options = {"layers": layers, "batch_size": batch_size, "dtype": dtype_name(loaded)}
+        options = {"layers": layers, "batch_size": batch_size, "dtype": dtype_name(loaded), **loaded.chat.recorded}
         write_json(partial / RECORD, record("monitor", options, inputs))
     return report
 

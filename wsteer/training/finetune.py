@@ -1,7 +1,7 @@
 """Fine-tune a base on chat answers and write the result: an adapter, a delta of biases, or a checkpoint."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
+from wsteer.models.chat import TEMPLATE, ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
-from wsteer.models.rendering import marked_text, read_template
+from wsteer.models.rendering import marked_text
 from wsteer.monitoring.items import listed
 from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
@@ -32,7 +33,6 @@ from wsteer.training.trainer import Examples, plan
 
 LOG = "log.jsonl"
 Sets = tuple[list[Chats], Chats | None]  # for training, and for validation
-TEMPLATE = "chat_template.jinja"  # transformers' name of it
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,27 @@ class RunOptions:
     strip_system: bool = False
     max_length: int | None = None
     template: str | Path | None = None
+    template_args: Mapping[str, object] | None = None
+    date: str | None = None
     save_every: int | None = None
     watched: tuple[str | Path, ...] = ()
     report_to: tuple[str, ...] = ()
 
     @property
+    def chat_format(self) -> ChatFormat:
+        """How chats become text."""
+        return ChatFormat(self.template, self.template_args, self.date)
+
+    @property
     def recorded(self) -> dict[str, object]:
         """The ones that records list as options; `val`, `template` and `watched` are inputs."""
         names = ("load_in", "strip_system", "max_length", "save_every")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, **self.chat_format.recorded}
 
     def read(self, base: str | Path, sources: Sequence[Source]) -> list[str | Path]:
         """All files and folders that a run reads."""
-        given = [path for path in (self.val, self.template) if path is not None]
-        return [base, *(source.path for source in sources), *given, *self.watched]
+        given = [self.val] if self.val is not None else []
+        return [base, *(source.path for source in sources), *given, *self.chat_format.files, *self.watched]
 
 
 def finetune(
@@ -100,6 +107,8 @@ def finetune(
     strip_system: bool = False,
     max_length: int | None = None,
     template: str | Path | None = None,
+    template_args: Mapping[str, object] | None = None,
+    date: str | None = None,
     save_every: int | None = None,
     watched: str | Path | Sequence[str | Path] = (),
     report_to: Sequence[str] = (),
@@ -112,9 +121,10 @@ def finetune(
 
     `data` may have weights (`neg.jsonl:6`); `val` is a data set for validation, instead of a share of `data`. The loss
     is on each assistant turn's answer and the end of turn that follows it. `strip_system` removes system turns,
-    `max_length` cuts rows at so many tokens, `template` is a jinja file for a model without a chat template (or to
-    replace its own). `note` gets the first row with its trained tokens marked. Two runs with one seed start from the
-    same initial A, so what pos and neg share cancels in their difference.
+    `max_length` cuts rows at so many tokens. `template` is a jinja file for a model without a chat template (or to
+    replace its own), `template_args` are the template's arguments, `date` the day that it may write. `note` gets the
+    first row with its trained tokens marked. Two runs with one seed start from the same initial A, so what pos and neg
+    share cancels in their difference.
 
     `load_in` (4bit, 8bit) loads the base quantised. Every `save_every` steps the result so far is saved as
     `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
@@ -130,6 +140,8 @@ def finetune(
         strip_system,
         max_length,
         template,
+        template_args,
+        date,
         save_every,
         tuple(listed(watched)),
         tuple(report_to),
@@ -157,15 +169,12 @@ def finetune_once(
     _check(recipe, options)
     check_reporters(options.report_to)
     sets, val_set = chats or read_sets(sources, options)
-    chat_template = read_template(options.template) if options.template else None
     device = resolve_device(options.device)
     processes.join(device)
     loaded = _loaded(base, recipe, options, device)
-    if chat_template:
-        loaded.tokenizer.chat_template = chat_template
     weights = [source.weight for source in sources]
     limits = (options.max_length, max_positions(loaded))
-    examples = run_examples(loaded.tokenizer, sets, weights, val_set, recipe, *limits)
+    examples = run_examples(loaded.chat, sets, weights, val_set, recipe, *limits)
     check_rows(loaded, (example.tokens for example in [*examples.train, *examples.val]))
     if len(recipe.rates) > 1 and not examples.val:
         raise WsteerError(
@@ -173,7 +182,7 @@ def finetune_once(
         )
     marked = marked_text(loaded.tokenizer, examples.first)
     note(f"the first row, the trained tokens between \u27e6 and \u27e7: {marked}")
-    record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded))
+    record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded), **loaded.chat.recorded)
     reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, output.name)
     with shared_folder(output, force, record, resume) as partial:
         run = _run(base, loaded, recipe, options, device, examples, partial, reporting, progress)
@@ -181,8 +190,8 @@ def finetune_once(
             trained, best, kept = train_rates(run)
         if processes.is_first():
             _write(run, trained, best, kept, record)
-            if chat_template:
-                (partial / TEMPLATE).write_text(chat_template, encoding="utf-8")
+            if options.template is not None:
+                (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
     return _report(output, run, trained, best, examples)
 
 
@@ -205,8 +214,8 @@ def run_record(
     """
     inputs = [base.input_entry("base")]
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
-    files = {"val": options.val, "template": options.template}
-    inputs += [source_entry(role, path) for role, path in files.items() if path is not None]
+    inputs += [source_entry("val", options.val)] if options.val is not None else []
+    inputs += options.chat_format.inputs
     inputs += [source_entry("watched", path) for path in options.watched]
     resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
     return record("finetune", resolved, inputs)
@@ -276,7 +285,7 @@ def _loaded(base: str | Path, recipe: Recipe, options: RunOptions, device: str) 
     sharded, dtype = processes.is_sharded(), options.dtype
     if dtype == "auto" and (recipe.method == "full" or sharded):
         dtype = "float32"  # for trained weights, and spread parts need one type
-    return load(base, "cpu" if sharded else device, dtype, options.load_in)
+    return load(base, "cpu" if sharded else device, dtype, options.load_in, options.chat_format)
 
 
 def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:
@@ -311,6 +320,11 @@ def _report(
     measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
     before = measured[0] if measured else None
     warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
+    if examples.endless:
+        warnings.append(
+            f"the chat template leaves no end to train in {examples.endless} rows, so that the model will not learn to "
+            "stop after its answer; give one that ends or marks it by the model's end token with --template FILE"
+        )
     if before is not None and best.val_loss is not None and best.val_loss >= before:
         warnings.append("no step lowered the validation loss; lower --lr, or give more data")
     return FinetuneReport(

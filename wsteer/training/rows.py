@@ -14,8 +14,7 @@ from wsteer.models.rendering import Example, render_chats
 from wsteer.training.steps import MOST_ROWS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from wsteer.models.chat import Chat
     from wsteer.training.recipe import Recipe
 
 Row = TypeVar("Row")
@@ -36,7 +35,7 @@ class Source:
 class RunExamples:
     """The examples for training and validation; how many rows were cut, and how many of those left out.
 
-    `first` is the first example of the first set.
+    `first` is the first example of the first set; of `endless` rows no token at which the model stops is trained.
     """
 
     first: Example
@@ -44,6 +43,7 @@ class RunExamples:
     val: list[Example]
     cut: int
     dropped: int
+    endless: int
 
     @property
     def longest(self) -> int:
@@ -75,7 +75,7 @@ def parse_sources(data: str | Path | Sequence[str | Path]) -> list[Source]:
 
 
 def run_examples(
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: "Chat",
     sets: Sequence[Chats],
     weights: Sequence[float],
     val: Chats | None,
@@ -84,7 +84,7 @@ def run_examples(
     max_positions: int | None,
 ) -> RunExamples:
     """Render all sets; validate with `val`, else with a share of each set. No validation row is trained."""
-    rendered = [render_chats(tokenizer, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
+    rendered = [render_chats(chat, chats, max_length, max_positions) for chats in [*sets, *([val] if val else [])]]
     share = 0 if val else recipe.val_fraction
     known: dict[bytes, bool] = {}
     split = [split_rows(each.examples, share, recipe.seed, known) for each in rendered[: len(sets)]]
@@ -98,6 +98,7 @@ def run_examples(
         val=rendered[-1].examples if val else [row for _, kept in split for row in kept],
         cut=sum(each.cut for each in rendered),
         dropped=sum(each.dropped for each in rendered),
+        endless=sum(not example.stops for each in rendered for example in each.examples),
     )
 
 

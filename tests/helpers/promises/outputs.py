@@ -69,6 +69,11 @@ READ = [
     ("eval --delta", reading("eval", "TINY", "--task", "agreement", "--delta", "IN/DELTA")),
     ("eval --task", reading("eval", "TINY", "--task", "IN/TASK")),
     ("eval --data", reading("eval", "TINY", "--task", "agreement", "--data", "IN/FACTS")),
+    ("eval --template", reading("eval", "TINY", "--task", "agreement", "--template", "IN/TEMPLATE")),
+    (
+        "monitor --template",
+        reading("monitor", "VECTOR", "--of", "POS", "--base", "TINY", "--template", "IN/TEMPLATE"),
+    ),
     ("monitor DELTA", reading("monitor", "W", "IN/DELTA")),
     ("monitor --of", reading("monitor", "W", "--of", "IN/ADAPTER")),
     ("monitor --controls", reading("monitor", "W", "--controls", "IN/DELTA")),
