@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from tests.helpers.tiny import save_model
 from wsteer.errors import WsteerError
-from wsteer.models.loading import decoder_blocks, load
+from wsteer.models.generation import answer
+from wsteer.models.loading import check_rows, decoder_blocks, load
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -49,3 +51,17 @@ def test_remote_code_is_never_run(tmp_path: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
     with pytest.raises(WsteerError, match="model contains custom code"):
         load(folder, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_token_without_embedding_is_refused_by_name_where_a_row_has_it(tmp_path: Path, kind: str) -> None:
+    folder = save_model(tmp_path / "model", kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<late>"]})  # 262: the model has 0 to 261
+    tokenizer.save_pretrained(folder)
+    loaded = load(folder, "cpu")
+    assert len(answer(loaded, [[{"role": "user", "content": "early"}]], 2)) == 1
+    with pytest.raises(WsteerError, match=r"the token '<late>' \(262\), and the model has embeddings of 262"):
+        answer(loaded, [[{"role": "user", "content": "a <late> one"}]], 2)
+    with pytest.raises(WsteerError, match="<late>"):
+        check_rows(loaded, [[5, 261], [7, 262]])
