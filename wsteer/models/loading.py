@@ -10,14 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from wsteer.checkpoints.architecture import own_code_refused, read_config, skeleton
+from wsteer.checkpoints.architecture import model_classes, own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import decoder_path
 from wsteer.errors import WsteerError, one_error, out_of_memory, reason
@@ -57,10 +56,11 @@ def load(
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
     config = read_config(checkpoint)
-    skeleton(checkpoint, config)  # refused here if transformers cannot build it in bounded time and memory
+    kind: Any = model_classes(checkpoint, config)[0]
+    skeleton(checkpoint, config, kind)  # refused here if transformers cannot build it in bounded time and memory
     with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
         tokenizer = load_tokenizer(checkpoint, config, chat_format, adapter_folder)
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = kind.from_pretrained(
             checkpoint.folder,
             config=config,
             dtype=chosen,
