@@ -126,8 +126,11 @@ class Chain:
         expected = {}
         for name, module in adapted.get_base_model().named_modules():
             if isinstance(module, BaseTunerLayer) and "default" in module.lora_A:
-                change = module.get_delta_weight("default").double()
-                expected[f"{name}.weight"] = module.get_base_layer().weight.double() + change
+                # of a parameter that peft adapts by name, else of a layer
+                leaf = getattr(module, "parameter_name", "weight")
+                weight = module.get_param() if leaf != "weight" else module.get_base_layer().weight
+                key = f"{name.replace('.base_layer', '')}.{leaf}"
+                expected[key] = weight.double() + module.get_delta_weight("default").double()
         wsteer.diff(self.folder / "all", output=self.folder / "all.safetensors", base=self.base)
         wsteer.steer(self.base, self.folder / "all.safetensors", k=1.0, output=self.folder / "everything")
         steered = type(model).from_pretrained(self.folder / "everything", dtype=torch.float32)

@@ -1,9 +1,11 @@
 """transformers' Trainer as wsteer uses it: its own batches, an exact validation loss, saved states to resume from."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -89,6 +91,7 @@ class AnswerTrainer(Trainer):
         )
         self.remove_callback(transformers.PrinterCallback)  # it prints to stdout
         self.plan = plan
+        self.keeps_logits = keeps_logits(model)
         self.train_examples = train
         self.val_examples = val
         self.names = list(trained_parameters(model))
@@ -119,7 +122,7 @@ class AnswerTrainer(Trainer):
         for part in parts[processes.number() :: processes.count()]:
             batch = self._prepare_inputs(self._collated([self.val_examples[index] for index in part]))
             count = batch["labels"].numel()
-            loss = model(**batch).loss
+            loss = cast(Tensor, self.compute_loss(model, batch))
             if count:  # the mean of no tokens is NaN
                 total, tokens = total + loss.item() * count, tokens + count
         total, tokens = processes.summed([total, tokens], self.args.device)
@@ -127,6 +130,21 @@ class AnswerTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The loss as the model computes it from logits of the trained tokens alone, or from all its logits."""
+        if self.keeps_logits:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # a few models compute their loss in their own way, from logits of every token
+        kept, labels = inputs["logits_to_keep"], inputs["labels"]
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = nn.functional.cross_entropy(outputs.logits[kept].float(), labels.long(), reduction="sum")
+        count = labels.numel() if num_items_in_batch is None else num_items_in_batch
+        scale = processes.count() if num_items_in_batch is not None else 1
+        loss = loss * scale / count
+        return (loss, outputs) if return_outputs else loss
 
     def trained_state(self) -> State:
         """A copy of the trained parameters, gathered if they are spread over processes."""
@@ -157,6 +175,12 @@ class AnswerTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with sound_state(checkpoint):
             super()._load_rng_state(checkpoint)
+
+
+def keeps_logits(model: nn.Module) -> bool:
+    """Whether the model, or the one inside of an adapter, computes logits of chosen tokens alone."""
+    inner = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 @contextlib.contextmanager
