@@ -56,6 +56,8 @@ def test_weights_that_change_after_their_header_was_read_are_refused(tmp_path: P
         os.utime(path, ns=(1, 1))
     with pytest.raises(WsteerError, match=r"w\.safetensors changed while it was read; run again"):
         source_entry("delta", path)
+    if change == "longer":  # bytes that belong to no tensor are refused
+        os.truncate(path, path.stat().st_size - 1)
     read_header(path)
     assert digest_of(path) == sha(path.read_bytes())
 

@@ -224,13 +224,14 @@ def test_16_bit_floats_of_the_other_kind_are_rounded_stochastically_too(tmp_path
     assert kept["stochastic"] == kept["auto"] == pytest.approx(1, abs=0.05)
 
 
-def test_untying_reaches_the_text_part_of_a_config(tmp_path: Path) -> None:
-    """Models of images and text keep the setting of their decoder in `text_config`."""
+@pytest.mark.parametrize("said", [{"tie_word_embeddings": True}, {}])
+def test_untying_reaches_the_text_part_of_a_config(tmp_path: Path, said: dict[str, bool]) -> None:
+    """Models of images and text keep the setting of their decoder in `text_config`, where a class may assume it."""
     base = tmp_path / "base"
     base.mkdir()
     embedding = torch.randn(6, 4)
     save_file({"model.language_model.embed_tokens.weight": embedding}, base / "model.safetensors")
-    config = {"tie_word_embeddings": True, "text_config": {"hidden_size": 4, "tie_word_embeddings": True}}
+    config = {"tie_word_embeddings": True, "text_config": {"hidden_size": 4, **said}}
     (base / "config.json").write_text(json.dumps(config))
     factors = {"lm_head.weight": (torch.randn(6, 1), torch.randn(1, 4))}
     replace(Delta.of_factors(factors), untied=True).save(tmp_path / "d.safetensors")

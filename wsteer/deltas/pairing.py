@@ -12,7 +12,7 @@ from wsteer.deltas.terms import Dense, Terms, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import FLOATS, TensorEntry
 
-Pairs = dict[str, tuple[TensorEntry, TensorEntry]]  # by the name in the second checkpoint
+Pair = tuple[TensorEntry, TensorEntry]
 
 
 def weights_difference(
@@ -29,8 +29,7 @@ def weights_difference(
     unties = (first.tied is None) != (second.tied is None)
     if unties:
         pairs |= _heads(first, first_path, second, second_path)
-    weights = [name for name in pairs if not name.endswith((*EMBEDDINGS, *HEADS))]
-    doubtful = [name for name in weights if _misfit(pairs[name]) or name.endswith(".inv_freq")]
+    doubtful = [name for name, pair in pairs.items() if _may_be_ignored(name, pair)]
     if doubtful:
         ignored = _ignored(second, doubtful)
         pairs = {name: pair for name, pair in pairs.items() if name not in ignored}
@@ -106,7 +105,7 @@ def _matched(mine: Iterable[str], theirs: Iterable[str], second: Checkpoint) -> 
     return {name: own for own, name in renamed.items()} if set(renamed.values()) == theirs else None
 
 
-def _heads(first: Checkpoint, first_path: str, second: Checkpoint, second_path: str) -> Pairs:
+def _heads(first: Checkpoint, first_path: str, second: Checkpoint, second_path: str) -> dict[str, Pair]:
     """The pair of the heads where one side ties its head: there it is the embedding."""
     heads = [tie[1] if (tie := each.tied) else each.stored_head for each in (first, second)]
     if None in heads:
@@ -135,14 +134,20 @@ def _ignored(checkpoint: Checkpoint, names: Collection[str]) -> set[str]:
     return {name for name in names if name not in read and around[name] & modules}
 
 
-def _misfit(pair: tuple[TensorEntry, TensorEntry]) -> bool:
+def _may_be_ignored(name: str, pair: Pair) -> bool:
+    """Whether to ask if loading ignores a tensor of both sides: they differ in kind, or it looks like a buffer."""
+    if name.endswith((*EMBEDDINGS, *HEADS)):
+        return False
+    leaf = name.rpartition(".")[2]
+    return _misfit(pair) or leaf in ("inv_freq", "masked_bias") or (leaf == "bias" and len(pair[1].shape) > 1)
+
+
+def _misfit(pair: Pair) -> bool:
     one, other = pair
     return one.shape != other.shape or (one.dtype != other.dtype and not {one.dtype, other.dtype} <= set(FLOATS))
 
 
-def _why(
-    name: str, pair: tuple[TensorEntry, TensorEntry], first_path: str, second_path: str, misfits: Iterable[str]
-) -> str:
+def _why(name: str, pair: Pair, first_path: str, second_path: str, misfits: Iterable[str]) -> str:
     one, other = pair
     if one.dtype != other.dtype and not {one.dtype, other.dtype} <= set(FLOATS):
         return (

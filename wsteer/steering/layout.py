@@ -82,12 +82,10 @@ def output_files(
     return files
 
 
-def changed_json(
-    checkpoint: Checkpoint, files: list[OutputFile], config: Mapping[str, object] | None
-) -> dict[str, bytes]:
-    """The JSON files that differ from the base's: the index if a header is new, the config if one is given."""
+def changed_json(checkpoint: Checkpoint, files: list[OutputFile], config: Mapping[str, object]) -> dict[str, bytes]:
+    """The JSON files that differ from the base's: the index if a header is new, and `config` if it is another."""
     changed = {}
-    if config is not None:
+    if config != checkpoint.config:
         changed["config.json"] = _json(config)
     if [file.name for file in files] != [SINGLE] and any(file.kept is None for file in files):
         index = checkpoint.folder / (PICKLED_INDEX if checkpoint.shards[0].suffix == ".bin" else INDEX)

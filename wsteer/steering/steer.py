@@ -196,7 +196,7 @@ def _passes(plan: _Plan, outputs: Sequence[Output], dtype: str) -> list[tuple[_P
 
 def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _Plan:
     """What to write if some k is not 0 (`changed`), else for k = 0: then no tensors or config values are added."""
-    config: dict[str, object] = {}
+    config = dict(checkpoint.config)  # read even if it stays: beside a broken one the weights are of no use
     added: dict[str, OutputTensor] = {}
     copies: dict[str, str] = {}
     if changed:
@@ -208,19 +208,26 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         if not delta.untied:
             copies = {head: embedding}
         elif changed:
-            config = with_setting({**checkpoint.config, **config}, ("tie_word_embeddings",), False)
+            config = _untied(config)
             if head not in checkpoint.tensors:
                 source = checkpoint.tensors[embedding]
                 added[head] = OutputTensor(head, source.dtype, source.shape, 0, source)
     if dtype != "auto":
-        config = with_setting({**checkpoint.config, **config}, ("dtype", "torch_dtype"), dtype)
+        config = with_setting(config, ("dtype", "torch_dtype"), dtype)
     code = None if dtype == "auto" else DTYPE_CODES[getattr(torch, dtype)]
     if code is not None:
         added = {name: replace(tensor, dtype=code) for name, tensor in added.items()}
     files = output_files(checkpoint, added, copies, code)
     copied, left_out = _other_files(checkpoint)
-    json_files = changed_json(checkpoint, files, {**checkpoint.config, **config} if config else None)
+    json_files = changed_json(checkpoint, files, config)
     return _Plan(checkpoint, delta, tuple(files), json_files, tuple(copied), tuple(left_out))
+
+
+def _untied(config: Mapping[str, object]) -> dict[str, object]:
+    """The config with a head of its own, said in its text part too: some classes tie if either says, or assumes, so."""
+    changed = with_setting(config, ("tie_word_embeddings",), False)
+    text = changed.get("text_config")
+    return {**changed, "text_config": {**text, "tie_word_embeddings": False}} if isinstance(text, dict) else changed
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:

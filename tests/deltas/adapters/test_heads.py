@@ -130,6 +130,17 @@ def test_a_head_of_its_own_that_the_config_ties_takes_the_tokens_as_in_peft(
         torch.testing.assert_close(old + moved(delta, name, old.shape), new, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("case", ["LoRA on the head, tied", "both saved, tied", "both saved"])
+def test_equal_changes_of_both_are_one_without_the_base_too(tmp_path: Path, case: str) -> None:
+    base = save_tied(tmp_path / "base", "llama")
+    adapted(base, tmp_path / "adapter", CASES[case], "llama")
+    base.rename(tmp_path / "elsewhere")
+    adapter = read_adapter(tmp_path / "adapter", None)
+    names = {name for name in adapter.terms if name.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    assert adapter.untied is (case == "both saved")
+    assert len(names) == (2 if case == "both saved" else 1)
+
+
 def test_trained_tokens_beside_a_head_need_the_base(tmp_path: Path) -> None:
     """Whether the head takes the tokens too, only the base can tell."""
     base = save_tied(tmp_path / "base", "llama")

@@ -211,10 +211,13 @@ def _separate_tied(
     if base is None and (not heads or any(tokens[name] for name in embeddings)):
         base = required_base(folder, config, base, f"{embeddings[0]} may be tied to the head")
     if base is None:
-        return terms, True
-    if base.tied is None:
+        if not config.get("ensure_weight_tying") or not embeddings:  # set, and with equal values, the base was tied
+            return terms, True
+        embedding, head = embeddings[0], heads[0]
+    elif base.tied is None:
         return {**terms, **_tokens_of_own_head(base, terms, tokens)}, False
-    embedding, head = base.tied
+    else:
+        embedding, head = base.tied
     if tokens.get(embedding) and not tokens.get(head):
         return ({**terms, head: (*terms[head], *tokens[embedding])}, True) if head in terms else (terms, False)
     if embedding in terms and head in terms and _are_equal(terms[embedding], terms[head]):
