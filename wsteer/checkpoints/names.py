@@ -63,6 +63,20 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     return rewritten
 
 
+def known_names(names: Iterable[str], base: Checkpoint) -> dict[str, str]:
+    """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
+    known = {**base.tensors, **{name: None for name in base.tied or ()}}
+    names = list(names)
+    best: dict[str, str] = {}
+    with bounded(f"finding what {base.name} has"):
+        for way in _rewrites(known):
+            found = {name: match for name in names if (match := _match(name, way, known)) is not None}
+            best = max(best, found, key=len)
+            if len(best) == len(names):
+                break
+    return best
+
+
 def _rewrites(known: Mapping[str, object]) -> list[tuple[str, str]]:
     """Pairs of a prefix to drop and one to add, no change first; the files' names give the prefixes to add."""
     found = {"": None}

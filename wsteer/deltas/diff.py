@@ -10,7 +10,17 @@ from wsteer.checkpoints.names import layer_name, module_name
 from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
-from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders, weights_of
+from wsteer.deltas.inputs import (
+    ChangeInput,
+    Input,
+    WeightsInput,
+    change_of,
+    mean,
+    names_in,
+    open_input,
+    seed_folders,
+    weights_of,
+)
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
@@ -96,9 +106,9 @@ def diff(
     sides = [side for pair in pairs.values() for side in pair.sides]
     deltas = [pair.delta for pair in pairs.values()]
     _common_base(sides, first.base)  # checked over all seeds
-    delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
+    delta = replace(mean(deltas), kind=first.delta.kind, base=first.delta.base)
     of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # for each side, its changes of all seeds
-    changes = [None if (known := _known(each)) is None else _mean(known) for each in of_sides]
+    changes = [None if (known := _known(each)) is None else mean(known) for each in of_sides]
     vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
     placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
     check_free_space(output, delta.stored_bytes)
@@ -135,22 +145,25 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
 
 def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
     """The difference of one pair, under the names of the base's files; the base is read only where it is needed."""
-    sides = _sides(references, base)
+    sides = _sides(references, base, selection)
     identity = _common_base(sides, base)
     names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
     at_hand = base or _own_base(sides)
     if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
-        sides = _sides(references, at_hand)  # again: renamed as in the base, shapes checked
-    changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base) for side in sides]
-    delta = _difference(sides, changes)
+        sides = _sides(references, at_hand, selection)  # again: renamed as in the base, shapes checked
+    if not selection.is_everything:
+        selection.check(set().union(*(names_in(side, at_hand) for side in sides)))
+    changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base, selection) for side in sides]
+    delta = _difference(sides, changes, selection)
     if delta.needing_base() and at_hand is None:
         base = _named_base(delta, sides)
-        sides = _sides(references, base)
-        changes = [change_of(side, base) for side in sides]
-        delta, identity = _difference(sides, changes), _common_base(sides, base)
+        sides = _sides(references, base, selection)
+        changes = [change_of(side, base, selection) for side in sides]
+        delta, identity = _difference(sides, changes, selection), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
-    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=()), base)
-    return _Pair(sides, delta, [change and selection.of_side(change, base) for change in changes], base, names)
+    delta = delta.part(selection.kept(delta.terms))  # activation vectors are still whole
+    changes = [change and change.part(selection.kept(change.terms)) for change in changes]
+    return _Pair(sides, replace(delta, kind=_kind(sides), base=identity, sources=()), changes, base, names)
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
@@ -164,15 +177,8 @@ def _known(changes: Sequence[Delta | None]) -> list[Delta] | None:
     return known if len(known) == len(changes) else None
 
 
-def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Input]:
-    return [open_input(reference, role, base) for role, reference in references.items()]
-
-
-def _mean(deltas: Sequence[Delta]) -> Delta:
-    if len(deltas) == 1:
-        return deltas[0]
-    total = sum((delta for delta in deltas[1:]), start=deltas[0])
-    return (1 / len(deltas)) * total
+def _sides(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> list[Input]:
+    return [open_input(reference, role, base, selection) for role, reference in references.items()]
 
 
 def _kind(sides: Sequence[Input]) -> str:
@@ -193,12 +199,12 @@ def _named_base(delta: Delta, sides: Sequence[Input]) -> Checkpoint:
     raise WsteerError(f"{needed}: name it, unquantised, with --base")
 
 
-def _difference(sides: Sequence[Input], changes: Sequence[Delta | None]) -> Delta:
+def _difference(sides: Sequence[Input], changes: Sequence[Delta | None], selection: Selection) -> Delta:
     weights = [side for side in sides if isinstance(side, WeightsInput)]
     if len(weights) == 2:
         pos, neg = weights  # directly, even if the base is known: it cancels, but its rounding would stay
-        pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path)
-        return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path)
+        pos_weights = weights_of(pos.checkpoint, pos.path, neg.checkpoint, neg.path, selection)
+        return pos_weights - weights_of(neg.checkpoint, neg.path, pos.checkpoint, pos.path, selection)
     if (known := _known(changes)) is not None:
         return known[0] - known[1] if len(known) == 2 else known[0]
     if len(sides) == 1:

@@ -1,16 +1,19 @@
 """Which part of a delta is used: layers, names, and a strength that is linear in depth."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.checkpoints.names import layer_of
+from wsteer.deltas.choosing import check_layers, check_matching, in_layers, matching
 from wsteer.deltas.delta import Delta
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a delta that is used, and a strength that changes linearly with the layer (LiNeS)."""
+    """The part of a delta that is used, and a strength that changes linearly with the layer (LiNeS).
+
+    The part is taken before anything is compared with a base: what is left out need not fit it.
+    """
 
     layers: Sequence[int] | None = None
     include: str | None = None
@@ -22,26 +25,30 @@ class Selection:
         """The options as records list them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.layers is None and self.include is None and self.exclude is None
+
     def of(self, delta: Delta, checkpoint: Checkpoint | None) -> Delta:
         """The selected part of `delta`, scaled by layer; `checkpoint`, its base, gives the number of layers.
 
         Raises WsteerError if a layer or a pattern matches nothing.
         """
-        return self._scaled(delta.select_layers(self.layers).select_names(self.include, self.exclude), checkpoint)
+        self.check(delta.terms)
+        return self.scaled(delta.part(self.kept(delta.terms)), checkpoint)
 
-    def of_side(self, side: Delta, checkpoint: Checkpoint | None) -> Delta:
-        """The same part of one side of a difference, which may lack what the other has: it may be nothing."""
-        names = set(side.terms)
-        if self.layers is not None:
-            names = {name for name in names if layer_of(name) in self.layers}
-        if self.include is not None:
-            names &= side.names(self.include, "--include")
-        if self.exclude is not None:
-            names -= side.names(self.exclude, "--exclude")
-        part = replace(side, terms={name: terms for name, terms in side.terms.items() if name in names})
-        return self._scaled(part, checkpoint) if names else part
+    def kept(self, names: Collection[str]) -> list[str]:
+        """The names of the parameters that are selected; it may be none of them."""
+        return matching(in_layers(names, self.layers), self.include, self.exclude)
 
-    def _scaled(self, part: Delta, checkpoint: Checkpoint | None) -> Delta:
+    def check(self, names: Collection[str]) -> None:
+        """Refuse a layer or a pattern that matches none of the names of all that is selected from."""
+        check_layers(names, self.layers)
+        check_matching(in_layers(names, self.layers), self.include, self.exclude)
+
+    def scaled(self, part: Delta, checkpoint: Checkpoint | None) -> Delta:
+        """The selected `part` with each layer's strength; `checkpoint`, its base, gives the number of layers."""
         if self.layer_scale is None:
             return part
         if checkpoint is None:

@@ -63,6 +63,21 @@ def applied(
             yield
 
 
+@torch.no_grad()
+def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
+    """Add a change of weights of `base`, from which the model was loaded, to the model for good.
+
+    The weights are then those of the checkpoint that `steer` writes with k = 1, in the model's dtype.
+    """
+    if _untie(model, delta):
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+    weights = _weights(model, delta)
+    sources = {name: base_entry(name, base) for name in weights}
+    chosen = _chosen_rounding(delta, sources, 1.0, Rounding("auto"))
+    for name, weight in weights.items():
+        weight.copy_(steered_tensor(name, sources[name], delta.change(name), 1.0, chosen))
+
+
 @contextlib.contextmanager
 def _folded_in(
     model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding
@@ -70,8 +85,7 @@ def _folded_in(
     with _untied(model, delta):
         weights = _weights(model, delta)
         sources = {name: base_entry(name, base) if base else weight.data for name, weight in weights.items()}
-        targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
-        chosen = choose_rounding(delta, targets, [k], rounding)[k].rounding
+        chosen = _chosen_rounding(delta, sources, k, rounding)
         originals: dict[str, Tensor] = {}
         try:
             for name, source in sources.items():
@@ -82,6 +96,13 @@ def _folded_in(
         finally:
             for name, original in reversed(originals.items()):
                 weights[name].copy_(original)
+
+
+def _chosen_rounding(
+    delta: Delta, sources: Mapping[str, TensorEntry | Tensor], k: float, rounding: Rounding
+) -> Rounding:
+    targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
+    return choose_rounding(delta, targets, [k], rounding)[k].rounding
 
 
 def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
@@ -127,15 +148,21 @@ def _weights(model: PreTrainedModel, delta: Delta) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
     """For the `with` body, give the head its own copy of a tied embedding, if the delta changes them separately."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if not delta.untied or head is None or head.weight is not embedding.weight:
-        yield
-        return
-    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    tied = _untie(model, delta)
     try:
         yield
     finally:
-        head.weight = embedding.weight
+        if tied:
+            model.get_output_embeddings().weight = model.get_input_embeddings().weight
+
+
+def _untie(model: PreTrainedModel, delta: Delta) -> bool:
+    """Give the head its own copy of a tied embedding, if the delta changes them separately; whether it did."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not delta.untied or head is None or head.weight is not embedding.weight:
+        return False
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    return True
 
 
 def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Linear]:

@@ -9,6 +9,7 @@ import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.deltas.inputs import open_change
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
@@ -207,7 +208,7 @@ def run_record(
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
     files = {"val": options.val, "template": options.template}
     inputs += [source_entry(role, path) for role, path in files.items() if path is not None]
-    inputs += [source_entry("watched", path) for path in options.watched]
+    inputs += [open_change(path, "watched", base).source for path in options.watched]
     resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
     return record("finetune", resolved, inputs)
 

@@ -1,0 +1,48 @@
+"""A MODEL loaded: a checkpoint, or an adapter's base with the adapter's change, in the bits that `steer` writes."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.tuned import Model, open_model
+from wsteer.errors import WsteerError
+from wsteer.models import loading
+from wsteer.models.loading import LoadedModel
+from wsteer.models.tokenizer import TEMPLATE
+from wsteer.steering.memory import applied, fold_in
+
+
+def load(
+    reference: str | Path | Model, device: str = "auto", dtype: str = "auto", load_in: str | None = None
+) -> LoadedModel:
+    """Load the model that `reference` names, never running code that it ships.
+
+    It is a checkpoint (a folder or a Hub id), or an adapter: its base with its change folded in, as in the checkpoint
+    that `steer` writes of the two with k = 1. An adapter's own chat template is used where the base has none. The
+    options are those of `models.loading.load`.
+    """
+    given = reference if isinstance(reference, Model) else open_model(reference)
+    if given.change is not None and load_in:
+        raise WsteerError(f"--load-in {load_in}: an adapter is not folded into a quantised base; leave it out")
+    loaded = loading.load(given.reference, device, dtype, load_in, given.checkpoint)
+    if given.change is None:
+        return loaded
+    fold_in(loaded.model, given.change.delta, given.checkpoint)
+    own_template = given.change.files[0].parent / TEMPLATE
+    if loaded.tokenizer.chat_template is None and own_template.is_file():
+        loaded.tokenizer.chat_template = own_template.read_text(encoding="utf-8")
+    return replace(loaded, change=given.change)
+
+
+@contextlib.contextmanager
+def changed(loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto", seed: int = 0) -> Iterator[None]:
+    """`applied` to a loaded model, for the `with` body.
+
+    A model with an adapter's change gets the sum of the two, folded into its checkpoint at once, as `steer` does.
+    """
+    if k and loaded.change is not None and delta.kind != "activation":
+        delta, k = loaded.change.delta + k * delta, 1.0
+    with applied(loaded.model, delta, k, loaded.checkpoint, rounding, seed):
+        yield
