@@ -171,7 +171,7 @@ def of_checkpoint_sum(tiny: Path, folder: Path, pos: Path, neg: Path) -> torch.T
 
 
 def test_a_sweep_on_an_adapter_says_what_to_do(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
-    with pytest.raises(WsteerError, match="pos is an adapter, and --sweep .* wsteer steer tiny-llama .*pos --k 1"):
+    with pytest.raises(WsteerError, match=r"pos is an adapter, and --sweep .* wsteer steer .*tiny-llama .*pos --k 1"):
         wsteer.steer(adapters[0], adapters[1], sweep=[1, 2], output=tmp_path / "out")
 
 

@@ -93,7 +93,7 @@ class Combination:
         if self.swept:
             raise WsteerError(
                 f"{base.name} is an adapter, and --sweep would multiply its change too; write its model first: "
-                f"wsteer steer {base.checkpoint.name} {base.change.path} --k 1"
+                f"wsteer steer {base.reference} {base.change.reference} --k 1"
             )
         return replace(self, weights=self.each_k(self.ks[0]), ks=(1.0,))
 

@@ -43,6 +43,10 @@ def changed(loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto",
     A model with an adapter's change gets the sum of the two, folded into its checkpoint at once, as `steer` does.
     """
     if k and loaded.change is not None and delta.kind != "activation":
-        delta, k = loaded.change.delta + k * delta, 1.0
+        own = loaded.change.delta
+        # where the two cancel, the adapter's change is in the model all the same: it is taken out by 0 times it
+        cancelled = {name: tuple((0.0, term) for _, term in terms) for name, terms in own.terms.items()}
+        delta = own + k * delta
+        delta, k = replace(delta, terms={**cancelled, **delta.terms}), 1.0
     with applied(loaded.model, delta, k, loaded.checkpoint, rounding, seed):
         yield
