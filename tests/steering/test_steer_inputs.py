@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -189,6 +189,19 @@ def with_score(base: Path, folder: Path) -> Path:
     return folder
 
 
+def with_score_of_ia3(base: Path, folder: Path) -> Path:
+    """The same, of another method."""
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        IA3Config(target_modules=["q_proj", "v_proj"], feedforward_modules=[], task_type="CAUSAL_LM"),
+    )
+    adapted.save_pretrained(folder)
+    tensors = {name: 1.5 * each for name, each in load_file(folder / "adapter_model.safetensors").items()}
+    tensors["base_model.model.score.weight"] = torch.ones(2, 32)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def with_long_head(base: Path, folder: Path) -> Path:
     """A delta whose head has rows for a larger vocabulary."""
     wsteer.Delta.of_tensors(
@@ -202,7 +215,12 @@ def with_long_rows(base: Path, folder: Path) -> Path:
     return save_model(folder, seed=4, vocab_size=300)
 
 
-MISFITS = [(with_score, "score"), (with_long_head, "lm_head"), (with_long_rows, r"lm_head|embed_tokens")]
+MISFITS = [
+    (with_score, "score"),
+    (with_score_of_ia3, "score"),
+    (with_long_head, "lm_head"),
+    (with_long_rows, r"lm_head|embed_tokens"),
+]
 
 
 @pytest.mark.slow

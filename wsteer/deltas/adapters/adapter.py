@@ -22,6 +22,7 @@ from wsteer.deltas.adapters.lora import BaseWeight
 from wsteer.deltas.adapters.reading import (
     CONFIG,
     MUTATING_INITS,
+    PREFIX,
     WEIGHTS,
     Reader,
     lora_init,
@@ -99,7 +100,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None, selection: Select
     if weights is None:
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
     if config.get("peft_type") != "LORA":
-        return _other_method(folder, config, base, weights)
+        return _other_method(folder, config, base, weights, selection)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
     with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
@@ -119,14 +120,16 @@ def read_adapter(folder: Path, base: Checkpoint | None = None, selection: Select
     return Adapter(folder, _identity(folder, config, base), terms, untied, weights, base, left_out)
 
 
-def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path) -> Adapter:
+def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path, selection: Selection) -> Adapter:
     from wsteer.deltas.adapters.tuners import tuner_changes  # noqa: PLC0415  peft and transformers are imported for these alone
 
     base = required_base(folder, config, base, f"it is a {config.get('peft_type')} adapter")
-    changes = tuner_changes(folder, base)
+    changes = tuner_changes(folder, base, selection)
     names = file_names(changes, base, folder)
     terms: dict[str, Terms] = {names[name]: ((1.0, Dense(change)),) for name, change in changes.items()}
-    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base)
+    stored = [key.removeprefix(PREFIX) for key in read_header(weights)[0]]
+    left_out = frozenset(stored) - set(selection.kept(stored))
+    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base, left_out)
 
 
 def _part(reader: Reader, selection: Selection) -> tuple[Reader, frozenset[str]]:
