@@ -137,6 +137,21 @@ def test_records_hold_the_digests_of_weights_as_diff_gives_them(
     assert [entry["path"] for entry in inputs[2:]] == ["tiny-llama"] and inputs[2]["sha256"]
 
 
+def test_names_of_outputs_tell_what_was_added(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(adapters[0], tmp_path / "run" / "checkpoint-10")
+    shutil.copytree(adapters[0], tmp_path / "pos" / "mine")
+    for cwd, given, name in (
+        ("run", "checkpoint-10", "run-checkpoint-10"),
+        ("run/checkpoint-10", ".", "run-checkpoint-10"),
+        ("pos", "mine/", "mine"),
+        ("pos/mine", "..", "pos"),
+    ):
+        monkeypatch.chdir(tmp_path / cwd)
+        assert wsteer.steer(tiny, given, k=1, dry_run=True).output == f"tiny-llama-{name}-k1"
+
+
 @pytest.mark.parametrize("form", ["delta", "adapter"])
 def test_other_forms_are_made_of_adapters(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path], form: str) -> None:
     out = tmp_path / ("out.safetensors" if form == "delta" else "out")

@@ -1,6 +1,7 @@
 """What a command takes for a MODEL: a checkpoint, or an adapter, which is its base with its change."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +85,15 @@ def _mend(reference: str | Path) -> str:
 
 
 def short_name(reference: str | Path) -> str:
-    """A reference's own name: a folder's, a file's without its suffix, or the last part of a Hub id."""
+    """A reference's own name: a folder's, a file's without its suffix, or the last part of a Hub id.
+
+    A checkpoint of a training run has the run's name too: `pos-checkpoint-24`.
+    """
     path = Path(os.path.expanduser(reference))
     if path.is_file():
         return path.stem
-    if path.is_dir():
-        return path.name if path.name not in ("", "..") else path.resolve().name
-    return path.name.partition("@")[0]
+    if not path.is_dir():
+        return path.name.partition("@")[0]
+    path = path.resolve() if path.name in ("", "..") else path
+    of_run = re.fullmatch(r"checkpoint-\d+", path.name) and path.absolute().parent.name
+    return f"{of_run}-{path.name}" if of_run else path.name
