@@ -71,3 +71,18 @@ def test_a_direction_is_added_to_a_fine_tune(folder: Path, cli: Cli) -> None:
     assert cli("diff", "b", "a", "-o", "w.safetensors").code == 0
     assert cli("steer", "base", "whole-A", "w.safetensors", "--k", 1, "--k", -0.5, "-o", "out").code == 0
     check(folder / "out", weights(folder / "whole-A"), (-0.5, change(folder / "b")), (0.5, change(folder / "a")))
+
+
+@pytest.mark.slow
+def test_a_change_is_taken_from_an_adapters_model(folder: Path, cli: Cli) -> None:
+    """POS - (base + A), of a checkpoint; an adapter trained on that model has its own change."""
+    for pos, expected in (("whole-b", {"b": 1, "A": -1}), ("b", {"b": 1})):
+        ran = cli("diff", pos, "--base", "A", "-o", f"{pos}.safetensors")
+        assert ran.code == 0, ran.err
+        w = wsteer.Delta.load(f"{pos}.safetensors")
+        for name, b in change(folder / "b").items():
+            exact = b * expected["b"] + expected.get("A", 0) * change(folder / "A")[name]
+            torch.testing.assert_close(w.change(name).rows(0, len(b)).double(), exact, rtol=0, atol=2e-6)
+    assert [source["role"] for source in wsteer.Delta.load("whole-b.safetensors").sources] == ["pos", "adapter", "base"]
+    save_adapter(Path("dora"), Path("base"), 5, use_dora=True)
+    assert "--base A is an adapter; write its model first" in cli("diff", "dora", "--base", "A", "-o", "no").error

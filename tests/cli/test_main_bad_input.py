@@ -71,7 +71,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Inputs], list], str]] = {
     "unknown task": (lambda i: ["eval", i.tiny, "--task", "nosuch"], "no task 'nosuch'"),
     "adapter to be tuned further": (lambda i: ["finetune", i.adapters[0], i.chats[0]], "--k 1"),
     "adapter as a base of changes": (
-        lambda i: ["diff", i.adapters[1], "--base", i.adapters[0]],
+        lambda i: ["monitor", i.adapters[1], "--base", i.adapters[0]],
         "pos is an adapter, and a whole model is needed; write it first: wsteer steer BASE",
     ),
     "delta as a model": (

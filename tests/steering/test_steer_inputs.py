@@ -266,3 +266,44 @@ def test_what_is_left_out_need_not_fit(
     ):
         with pytest.raises(WsteerError, match=r"leaves? nothing|has nothing"):
             wsteer.steer(tiny, given, k=1, output=tmp_path / "none", selection=nothing)
+
+
+def with_tower(base: Path, folder: Path) -> Path:
+    """An adapter of a multimodal model, whose tower the language model lacks."""
+    save_adapter(folder, base, seed=1, target_modules=["q_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors |= {name.replace("model.layers", "model.visual.blocks"): each.clone() for name, each in tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def with_biases(base: Path, folder: Path) -> Path:
+    """A delta of biases that the model cannot hold, beside one of weights."""
+    tensors = {f"model.layers.{layer}.mlp.down_proj.bias": torch.ones(32) for layer in range(2)}
+    tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(48, 32)
+    wsteer.Delta.of_tensors(tensors).save(folder.with_suffix(".safetensors"))
+    return folder.with_suffix(".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("made", "refused", "selection"),
+    [
+        (with_tower, "visual", Selection(exclude=r"^model\.visual")),
+        (with_tower, "visual", Selection(include=r"^model\.layers\.\d")),
+        (with_biases, "cannot hold", Selection(exclude="bias$")),
+        (with_biases, "cannot hold", Selection(layers=[2])),
+    ],
+)
+def test_a_tower_and_biases_that_are_left_out_need_not_fit(
+    tmp_path: Path, made: Callable[[Path, Path], Path], refused: str, selection: Selection
+) -> None:
+    base = save_architecture(tmp_path / "base", "qwen3", head_dim=8)
+    given = made(base, tmp_path / "given")
+    with pytest.raises(WsteerError, match=refused):
+        wsteer.steer(base, given, k=1, output=tmp_path / "out")
+    report = wsteer.steer(base, given, k=1, output=tmp_path / "out", selection=selection)
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    q_proj = {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(3)}
+    assert changed == (q_proj if made is with_tower else {"model.layers.2.mlp.up_proj.weight"})
+    assert report.parameters_changed == len(changed)

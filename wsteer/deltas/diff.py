@@ -23,6 +23,7 @@ from wsteer.deltas.inputs import (
 )
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.deltas.tuned import Model, open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import recordable
@@ -100,7 +101,7 @@ def diff(
         raise WsteerError(f"rank {rank} would leave nothing of the delta; give --rank 1 or more")
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
-    given_base = open_checkpoint(base) if base is not None else None
+    given_base = open_model(base) if base is not None else None
     pairs = {seed: _subtracted(sides, given_base, selection) for seed, sides in _references(pos, neg).items()}
     first, *_ = pairs.values()
     sides = [side for pair in pairs.values() for side in pair.sides]
@@ -110,12 +111,13 @@ def diff(
     of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # for each side, its changes of all seeds
     changes = [None if (known := _known(each)) is None else mean(known) for each in of_sides]
     vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
-    placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
+    read = [*sides, *([given_base.change] if given_base and given_base.change else [])]
+    placeholder = replace(delta, sources=_sources(read, first.base, digest="0" * 64))
     check_free_space(output, delta.stored_bytes)
-    with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
+    with new_file(output, force) as partial, beside(lambda: _sources(read, first.base)) as sources:
         # the digests are computed in parallel: the arithmetic reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, progress)
-        check_unchanged(file for side in sides for file in side.files)
+        check_unchanged(file for each in read for file in each.files)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
 
@@ -143,8 +145,12 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
     return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
 
 
-def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
-    """The difference of one pair, under the names of the base's files; the base is read only where it is needed."""
+def _subtracted(references: Mapping[str, str | Path], model: Model | None, selection: Selection) -> _Pair:
+    """The difference of one pair, under the names of the base's files; the base is read only where it is needed.
+
+    If the base is an adapter, a checkpoint's change is what it has beyond the adapter's.
+    """
+    base = model.checkpoint if model else None
     sides = _sides(references, base, selection)
     identity = _common_base(sides, base)
     names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
@@ -154,6 +160,8 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
     if not selection.is_everything:
         selection.check(set().union(*(names_in(side, at_hand) for side in sides)))
     changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base, selection) for side in sides]
+    if model and model.change:
+        changes = [_beyond(model.change, *each, selection) for each in zip(sides, changes, strict=True)]
     delta = _difference(sides, changes, selection)
     if delta.needing_base() and at_hand is None:
         base = _named_base(delta, sides)
@@ -164,6 +172,18 @@ def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, s
     delta = delta.part(selection.kept(delta.terms))  # activation vectors are still whole
     changes = [change and change.part(selection.kept(change.terms)) for change in changes]
     return _Pair(sides, replace(delta, kind=_kind(sides), base=identity, sources=()), changes, base, names)
+
+
+def _beyond(own: ChangeInput, side: Input, change: Delta | None, selection: Selection) -> Delta | None:
+    """A side's change of an adapter's model, whose `own` change is in a checkpoint tuned from it."""
+    if change is None or isinstance(side, WeightsInput):
+        return change and change - own.delta.part(selection.kept(own.delta.terms))
+    if change.needing_base():
+        raise WsteerError(
+            f"{side.path} changes weights as its base's weights tell, and --base {own.path} is an adapter; write its "
+            f"model first: wsteer steer BASE {own.path} --k 1"
+        )
+    return change
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:

@@ -128,14 +128,18 @@ class Combination:
 
 def _opened(reference: str, checkpoint: Checkpoint, selection: Selection) -> ChangeInput:
     """A delta that the checkpoint can hold: activation vectors as biases, all names those of its files."""
-    given = open_change(reference, "delta", checkpoint, selection)
-    delta = as_biases(given.delta)
-    names = set(delta.terms)
-    delta = delta.part(selection.kept(names))
-    added = {name: tensor.shape for name, tensor in baked(delta, checkpoint).added.items()}
-    return replace(
-        given, delta=fitted(delta, checkpoint, added), left_out=given.left_out | (names - delta.terms.keys())
-    )
+    given = open_change(reference, "delta", checkpoint, selection, _baked_biases)
+    if given.delta.kind != "activation":
+        return given
+    whole = as_biases(given.delta)
+    delta = whole.part(selection.kept(whole.terms))
+    fit = fitted(delta, checkpoint, _baked_biases(delta, checkpoint))
+    return replace(given, delta=fit, left_out=frozenset(whole.terms.keys() - delta.terms.keys()))
+
+
+def _baked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shapes of the biases that steering adds to the checkpoint."""
+    return {name: tensor.shape for name, tensor in baked(delta, checkpoint).added.items()}
 
 
 def _sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:

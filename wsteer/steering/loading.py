@@ -20,8 +20,8 @@ def load(
     """Load the model that `reference` names, never running code that it ships.
 
     It is a checkpoint (a folder or a Hub id), or an adapter: its base with its change folded in, as in the checkpoint
-    that `steer` writes of the two with k = 1. An adapter's own chat template is used where the base has none. The
-    options are those of `models.loading.load`.
+    that `steer` writes of the two with k = 1. (To apply a delta to it, give `applied` no `base`.) An adapter's own chat
+    template is used where the base has none. The options are those of `models.loading.load`.
     """
     given = reference if isinstance(reference, Model) else open_model(reference)
     if given.change is not None and load_in:
