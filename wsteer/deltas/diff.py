@@ -23,7 +23,7 @@ from wsteer.deltas.inputs import (
 )
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import Model, open_model
+from wsteer.deltas.tuned import ModelInput, open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import recordable
@@ -145,7 +145,7 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
     return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
 
 
-def _subtracted(references: Mapping[str, str | Path], model: Model | None, selection: Selection) -> _Pair:
+def _subtracted(references: Mapping[str, str | Path], model: ModelInput | None, selection: Selection) -> _Pair:
     """The difference of one pair, under the names of the base's files; the base is read only where it is needed.
 
     If the base is an adapter, a checkpoint's change is what it has beyond the adapter's.

@@ -16,7 +16,7 @@ from wsteer.files.text import read_json
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelInput:
     """A checkpoint by its `reference`, and if an adapter was named, the adapter's change of that checkpoint."""
 
     reference: str
@@ -34,13 +34,13 @@ class Model:
         return [self.checkpoint.folder, *({file.parent for file in self.change.files} if self.change else ())]
 
 
-def open_model(reference: str | Path) -> Model:
+def open_model(reference: str | Path) -> ModelInput:
     """The checkpoint that `reference` names or, if it names an adapter, the adapter's base with the adapter's change.
 
     A folder that also holds a whole model is that model. Raises WsteerError if the base of an adapter is not to be had.
     """
     try:
-        return Model(str(reference), open_checkpoint(reference))
+        return ModelInput(str(reference), open_checkpoint(reference))
     except WsteerError:
         adapter = _adapter_in(reference)
         if adapter is None:
@@ -54,7 +54,7 @@ def open_model(reference: str | Path) -> Model:
         ) from None
     change = open_change(reference, "adapter", base)
     check_bases([(change.path, change.base), (base.name, base.identity)], f"its base has changed; {_mend(reference)}")
-    return Model(base_reference, base, change)
+    return ModelInput(base_reference, base, change)
 
 
 def _adapter_in(reference: str | Path) -> Path | None:

@@ -13,7 +13,7 @@ from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.inputs import ChangeInput, open_change
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import Model, short_name
+from wsteer.deltas.tuned import ModelInput, short_name
 from wsteer.errors import WsteerError
 from wsteer.steering.baking import baked
 
@@ -83,7 +83,7 @@ class Combination:
         """The coefficient of each delta in the output of `k`."""
         return tuple(k * weight for weight in self.weights)
 
-    def on(self, base: Model) -> "Combination":
+    def on(self, base: ModelInput) -> "Combination":
         """The same on this base: on an adapter, whose change is added once, each delta has its own weight.
 
         Raises WsteerError for a sweep on an adapter.
@@ -97,7 +97,7 @@ class Combination:
             )
         return replace(self, weights=self.each_k(self.ks[0]), ks=(1.0,))
 
-    def total(self, base: Model, selection: Selection = EVERYTHING) -> Total:
+    def total(self, base: ModelInput, selection: Selection = EVERYTHING) -> Total:
         """Open the deltas and add them up. A delta of weight 0 must fit as well, but what is not selected need not.
 
         If the base is an adapter, its own change is added, whole and once.
@@ -118,7 +118,7 @@ class Combination:
             raise WsteerError("the deltas cancel each other; there is nothing to steer by")
         return Total(total, tuple(inputs), tuple(warnings))
 
-    def name(self, base: Model) -> str:
+    def name(self, base: ModelInput) -> str:
         """`<base>-<delta>-k<K>`, the default name of an output, for example `SmolLM2-w-k-1.5`."""
         own = self.each_k(self.ks[0])
         ks = self.ks if self.swept else own[:1] if len(set(own)) == 1 else own

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.tuned import Model, open_model
+from wsteer.deltas.tuned import ModelInput, open_model
 from wsteer.errors import WsteerError
 from wsteer.models import loading
 from wsteer.models.loading import LoadedModel
@@ -15,7 +15,7 @@ from wsteer.steering.memory import applied, fold_in
 
 
 def load(
-    reference: str | Path | Model, device: str = "auto", dtype: str = "auto", load_in: str | None = None
+    reference: str | Path | ModelInput, device: str = "auto", dtype: str = "auto", load_in: str | None = None
 ) -> LoadedModel:
     """Load the model that `reference` names, never running code that it ships.
 
@@ -23,7 +23,7 @@ def load(
     that `steer` writes of the two with k = 1. (To apply a delta to it, give `applied` no `base`.) An adapter's own chat
     template is used where the base has none. The options are those of `models.loading.load`.
     """
-    given = reference if isinstance(reference, Model) else open_model(reference)
+    given = reference if isinstance(reference, ModelInput) else open_model(reference)
     if given.change is not None and load_in:
         raise WsteerError(f"--load-in {load_in}: an adapter is not folded into a quantised base; leave it out")
     loaded = loading.load(given.reference, device, dtype, load_in, given.checkpoint)
