@@ -14,6 +14,7 @@ from tests.helpers.command import Cli
 from tests.helpers.merging import adapter_on, save_architecture
 from tests.helpers.tasks import FACT, TASK
 from tests.helpers.tiny import TEMPLATE, save_adapter, save_model, save_tokenizer
+from wsteer.deltas.tuned import open_model
 from wsteer.errors import WsteerError
 from wsteer.steering.loading import changed, load
 
@@ -119,6 +120,22 @@ def test_the_template_of_an_adapter_is_used_where_the_base_has_none(tmp_path: Pa
     assert load(base, "cpu").tokenizer.chat_template is None
 
 
+def test_a_relative_base_is_found_from_where_the_adapter_is(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, seed in (("trained", 1), ("elsewhere", 2)):
+        save_model(tmp_path / place / "models" / "base", seed=seed)
+        folder = Path(shutil.copytree(adapters[0], tmp_path / place / "runs" / "pos"))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        named = {**config, "base_model_name_or_path": "models/base"}
+        (folder / "adapter_config.json").write_text(json.dumps(named))
+    monkeypatch.chdir(tmp_path)
+    found = open_model("trained/runs/pos")
+    assert found.checkpoint.folder == tmp_path / "trained" / "models" / "base"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert open_model("../trained/runs/pos").reference == "models/base"
+
+
 def test_an_adapter_without_its_base_says_how_to_name_it(tmp_path: Path, tiny: Path) -> None:
     base = Path(shutil.copytree(tiny, tmp_path / "base"))
     adapter = save_adapter(tmp_path / "pos", base, seed=1)
@@ -128,8 +145,9 @@ def test_an_adapter_without_its_base_says_how_to_name_it(tmp_path: Path, tiny: P
     ):
         load(adapter, "cpu")
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    with pytest.raises(WsteerError, match="does not name its base"):
-        load(adapter, "cpu")
+    for name in ("x" * 5000, "nul\0", "~nobody/base", "..", ""):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
+        with pytest.raises(WsteerError, match=r"is not to be had|does not name its base"):
+            load(adapter, "cpu")
     with pytest.raises(WsteerError, match="--load-in 8bit: an adapter"):
         load(save_adapter(tmp_path / "sound", tiny, seed=1), "cpu", load_in="8bit")

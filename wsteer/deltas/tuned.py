@@ -1,5 +1,6 @@
 """What a command takes for a MODEL: a checkpoint, or an adapter, which is its base with its change."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -71,11 +72,19 @@ def _adapter_in(reference: str | Path) -> Path | None:
 
 
 def _base_of(adapter: Path, reference: str | Path) -> str:
-    """How the adapter's config names its base."""
+    """How the adapter's config names its base.
+
+    A relative path is one from where the adapter was trained: it is looked for here, then in the folders above it.
+    """
     config = read_json(adapter / CONFIG)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         raise WsteerError(f"{reference} is an adapter that does not name its base; {_mend(reference)}")
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, but any text
+        places = [folder / name for folder in adapter.resolve().parents]
+        above = [str(place) for place in places if (place / "config.json").is_file()]
+        if above and not os.path.exists(os.path.expanduser(name)):
+            return above[0]
     pinned = isinstance(revision, str) and revision and hub_name(name) is not None and "@" not in name
     return f"{name}@{revision}" if pinned else name
 

@@ -49,6 +49,7 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
+    `model` may be an adapter, which is its base plus its change; `delta` is a delta file, an adapter or a checkpoint.
     With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     """
