@@ -44,6 +44,7 @@ class Selection:
 
     def check(self, names: Collection[str]) -> None:
         """Refuse a layer or a pattern that matches none of the names of all that is selected from."""
+        names = sorted(names)  # for the example that a message gives: a set has no order
         check_layers(names, self.layers)
         check_matching(in_layers(names, self.layers), self.include, self.exclude)
 
