@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,6 +79,35 @@ def test_adapters_and_checkpoints_are_monitored_by_their_hub_ids(
     assert found["rows"] == ["run", "run@main"]
     expected = Delta.of_factors(adapter_factors(adapters[0])).cosine(Delta.of_factors(adapter_factors(adapters[1])))
     assert [row[0] for row in found["cosines"]] == pytest.approx([expected] * 2, abs=1e-9)
+
+
+def test_adapters_are_deltas_and_bases_by_their_hub_ids(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    served = {"models/org/tiny": tiny}
+    for name, adapter in zip(("pos", "neg"), adapters, strict=True):
+        folder = Path(shutil.copytree(adapter, tmp_path / "served" / name))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/tiny"}))
+        served[f"models/org/{name}"] = folder
+    with serve(served) as endpoint:
+        commands = [["org/tiny", "org/pos", "org/neg@main", "--k", "1,-1"], ["org/pos", "org/neg", "--k", "-1"]]
+        done = runs(tmp_path, endpoint, *(["steer", *command] for command in commands))
+    assert [ran.code for ran in done] == [0, 0], done
+    names = [ran.out.splitlines()[-1] for ran in done]
+    assert names == ["tiny-pos-neg-k1,-1", "pos-neg-k-1"]
+    one, other = (stored_tensors(tmp_path / name) for name in names)
+    (b, a), (d, c) = (adapter_factors(each)["model.layers.0.mlp.up_proj.weight"] for each in adapters)
+    exact = stored_tensors(tiny)["model.layers.0.mlp.up_proj.weight"].double() + b.double() @ a.double()
+    exact = exact - d.double() @ c.double()
+    for each in (one, other):
+        torch.testing.assert_close(each["model.layers.0.mlp.up_proj.weight"].double(), exact, rtol=0, atol=1e-6)
+    inputs = json.loads((tmp_path / names[1] / "wsteer.json").read_text())["inputs"]
+    assert [(each["role"], each.get("path", each.get("name"))) for each in inputs] == [
+        ("base", "org/tiny"),
+        ("adapter", "org/pos"),
+        ("delta", "org/neg"),
+    ]
 
 
 def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:

@@ -49,7 +49,7 @@ _HOMES = {
     "finetune": "wsteer.training.finetune",
     "generate": "wsteer.elicitation.generate",
     "links_followed": "wsteer.checkpoints.contents",
-    "load": "wsteer.models.loading",
+    "load": "wsteer.steering.loading",
     "monitor": "wsteer.monitoring.monitor",
     "steer": "wsteer.steering.steer",
 }

@@ -1,6 +1,7 @@
 """What a user can get wrong: one line that names it, exit code 1, nothing written."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def cut_model(inputs: Inputs) -> Path:
     return folder
 
 
+def delta_folder(inputs: Inputs) -> Path:
+    """What a run of --method bias leaves."""
+    (inputs.folder / "biases").mkdir()
+    return Path(shutil.move(inputs.delta(), inputs.folder / "biases" / "delta.safetensors")).parent
+
+
 # arguments without -o, and what the one line must name
 BAD_INPUTS: dict[str, tuple[Callable[[Inputs], list], str]] = {
     "missing model": (lambda i: ["finetune", i.folder / "no", i.chats[0]], "no does not exist"),
@@ -62,7 +69,15 @@ BAD_INPUTS: dict[str, tuple[Callable[[Inputs], list], str]] = {
     "truncated model": (lambda i: ["steer", cut_model(i), i.delta(), "--k", 1], "is truncated"),
     "truncated model in eval": (lambda i: ["eval", cut_model(i), "--task", "agreement"], "is truncated"),
     "unknown task": (lambda i: ["eval", i.tiny, "--task", "nosuch"], "no task 'nosuch'"),
-    "adapter as a delta": (lambda i: ["steer", i.tiny, i.adapters[0], "--k", 1], "wsteer diff"),
+    "adapter to be tuned further": (lambda i: ["finetune", i.adapters[0], i.chats[0]], "--k 1"),
+    "adapter as a base of changes": (
+        lambda i: ["monitor", i.adapters[1], "--base", i.adapters[0]],
+        "pos is an adapter, and a whole model is needed; write it first: wsteer steer BASE",
+    ),
+    "delta as a model": (
+        lambda i: ["steer", delta_folder(i), i.delta("v"), "--k", 1],
+        "holds a change of weights (delta.safetensors) and no model",
+    ),
     "folder as a trait": (lambda i: ["generate", i.tiny, i.tiny], "cannot be read"),
     "folder as data": (lambda i: ["finetune", i.tiny, i.tiny], "is a folder"),
     "too many k": (lambda i: ["steer", i.tiny, i.delta(), "--k", "1,2"], "2 values of --k for 1 deltas"),

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import wsteer
 from tests.helpers.tasks import TASK
 from tests.helpers.thinking import KINDS, save_thinking_model, say
-from tests.helpers.tiny import save_model
+from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.evaluate import evaluate
@@ -31,6 +32,39 @@ def test_eval_with_delta_gives_the_text_of_the_steered_checkpoint(
     assert texts(tmp_path / "memory", 1.5) == texts(tmp_path / "disk", 0)
     assert texts(tmp_path / "memory", 0) == texts(tmp_path / "base", 0)  # restored after k = 1.5
     assert texts(tmp_path / "memory", 1.5) != texts(tmp_path / "memory", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_checkpoint", [False, True])
+def test_an_adapter_and_a_checkpoint_are_evaluated_as_their_delta(
+    tmp_path: Path, tiny: Path, as_checkpoint: bool
+) -> None:
+    adapter = save_adapter(tmp_path / "pos", tiny, seed=1, std=0.2)
+    wsteer.steer(tiny, adapter, k=1, output=tmp_path / "out")
+    given = tmp_path / "out" if as_checkpoint else adapter
+    common = {"limit": 6, "device": "cpu"}
+    evaluate(tiny, tmp_path / "delta", "agreement", delta=given, ks=(0, 1), **common)
+    evaluate(adapter, tmp_path / "model", "agreement", delta=given, ks=(0, -1), **common)
+    for name in ("base", "tuned"):
+        evaluate(tiny if name == "base" else tmp_path / "out", tmp_path / name, "agreement", **common)
+    assert texts(tmp_path / "delta", 1) == texts(tmp_path / "model", 0) == texts(tmp_path / "tuned", 0)
+    assert texts(tmp_path / "delta", 0) == texts(tmp_path / "model", -1) == texts(tmp_path / "base", 0)
+    assert texts(tmp_path / "base", 0) != texts(tmp_path / "tuned", 0)
+    inputs = json.loads((tmp_path / "delta" / "wsteer.json").read_text())["inputs"]
+    (entry,) = [entry for entry in inputs if entry["role"] == "delta"]
+    assert entry["path"] == given.name and len(entry["sha256"]) == 64
+
+
+def test_what_layers_leave_out_need_not_fit(tmp_path: Path, tiny: Path) -> None:
+    fits, does_not = "model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.weight"
+    Delta.of_tensors({fits: torch.ones(32, 32), does_not: torch.ones(7, 32), "score.weight": torch.ones(2, 32)}).save(
+        tmp_path / "w.safetensors"
+    )
+    common = {"delta": tmp_path / "w.safetensors", "limit": 1, "device": "cpu"}
+    evaluate(tiny, tmp_path / "r", "agreement", layers=[1], **common)
+    for layers in ([0], [1, 9], None):
+        with pytest.raises(WsteerError, match=r"\(7, 32\)|nothing in \[9\]|score"):
+            evaluate(tiny, tmp_path / "no", "agreement", layers=layers, **common)
 
 
 def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """The Trainer callback: cosines of the running change are those of the whole weights, computed apart."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 import wsteer
+from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import SIZES
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
@@ -171,6 +173,25 @@ def test_experts_in_memory_are_compared_under_the_names_of_the_files(tmp_path: P
     change = {name: after[name].double() - before[name].double() for name in names}
     expected = dense_cosine(change, {name: terms[0][1].tensor for name, terms in w.terms.items()})
     assert callback.history[-1][1]["w"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_adapters_and_checkpoints_are_tracked_as_their_deltas(
+    tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]
+) -> None:
+    wsteer.steer(tiny, adapters[1], k=1, output=tmp_path / "tuned")
+    shutil.copytree(adapters[1], tmp_path / "run" / "checkpoint-2")
+    given = [adapters[0], tmp_path / "run" / "checkpoint-2", tmp_path / "tuned"]
+    model = get_peft_model(loaded(tiny), LoraConfig(r=4, target_modules="all-linear"))
+    callback = SimilarityCallback(given, every=4, base=tiny)
+    train(model, tmp_path / "trained", callback)
+    ((_, cosines),) = callback.history
+    change = merged_change(model, tiny)
+    for adapter, name in ((adapters[0], "pos"), (adapters[1], "checkpoint-2"), (adapters[1], "tuned")):
+        products = {key: b.double() @ a.double() for key, (b, a) in adapter_factors(adapter).items()}
+        assert cosines[name] == pytest.approx(dense_cosine(change, products), abs=2e-6)
+    with pytest.raises(WsteerError, match=r"tuned is a checkpoint: .* needs --base"):
+        SimilarityCallback([tmp_path / "tuned"])
 
 
 def test_what_cannot_be_tracked_is_refused(tmp_path: Path, tiny: Path) -> None:

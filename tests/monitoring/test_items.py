@@ -1,5 +1,6 @@
 """What monitor compares: names of items, and what cannot be compared."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.diff import diff
 from wsteer.deltas.gram import grouped_sums
 from wsteer.deltas.selection import Selection
+from wsteer.errors import WsteerError
 from wsteer.monitoring.gates import Gates
 from wsteer.monitoring.items import distinct, short_names
 from wsteer.monitoring.monitor import Settings, monitor
@@ -81,6 +83,28 @@ def test_exclude_may_be_found_in_one_item_alone(tmp_path: Path) -> None:
         Delta.of_tensors(tensors).save(tmp_path / f"{name}.safetensors")
     paths, without = [tmp_path / f"{name}.safetensors" for name in "ab"], Settings(selection=Selection(exclude="q"))
     assert monitor(paths, tmp_path / "m", settings=without).similarity.shared_columns[0][1] == 1
+
+
+def test_what_is_left_out_need_not_fit_the_base(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]) -> None:
+    folder = Path(shutil.copytree(adapters[0], tmp_path / "pos"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors["base_model.model.score.weight"] = torch.ones(2, 32)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    grown = save_model(tmp_path / "grown", seed=1, vocab_size=300)
+    for item, pattern in ((folder, "score"), (grown, "lm_head|embed")):
+        without = Settings(base=tiny, selection=Selection(exclude=pattern))
+        report = monitor([adapters[0]], tmp_path / f"m-{item.name}", of=[item], settings=without)
+        assert report.cosines[0][0] == (pytest.approx(1) if item is folder else pytest.approx(0, abs=0.1))
+        with pytest.raises(WsteerError, match=f"({pattern})"):
+            monitor([adapters[0]], tmp_path / "no", of=[item], settings=Settings(base=tiny))
+
+
+def test_a_folder_of_seeds_is_compared_as_the_mean(tmp_path: Path, tiny: Path, adapters: tuple[Path, Path]) -> None:
+    for seed, adapter in enumerate(adapters):
+        shutil.copytree(adapter, tmp_path / "pos" / f"seed-{seed}")
+    diff(tmp_path / "pos", output=tmp_path / "mean.safetensors", base=tiny)
+    report = monitor([tmp_path / "mean.safetensors"], tmp_path / "m", of=[tmp_path / "pos"])
+    assert report.cosines == ((pytest.approx(1),),)
 
 
 def delta(inputs: Inputs, name: str, tensor: torch.Tensor, parameter: str = "a") -> Path:

@@ -118,6 +118,24 @@ def test_command_shows_means_with_intervals(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_adapter_as_base_is_read_as_its_steered_checkpoint(
+    tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path]
+) -> None:
+    tuned, shifted = (save_adapter(tmp_path / name, tiny, seed, std=0.2) for seed, name in enumerate(("pos", "neg")))
+    wsteer.steer(tiny, tuned, k=1, output=tmp_path / "whole")
+    found = [
+        project([vector], [chats[0]], base, tmp_path / f"m-{base.name}", [shifted], device="cpu").projections
+        for base in (tuned, tmp_path / "whole")
+    ]
+    for one, other in zip(*found, strict=True):
+        assert (one.model, one.block) == (other.model, other.block)
+        assert one.mean == pytest.approx(other.mean, rel=1e-4, abs=1e-6)
+    assert found[0] != project([vector], [chats[0]], tiny, tmp_path / "m", [shifted], device="cpu").projections
+    roles = [entry["role"] for entry in json.loads((tmp_path / "m-pos" / "wsteer.json").read_text())["inputs"]]
+    assert roles == ["delta", "data", "base", "adapter", "shift"]
+
+
 def test_blocks_stand_in_the_order_of_the_model(tmp_path: Path, chats: tuple[Path, Path]) -> None:
     deep = save_model(tmp_path / "deep", num_hidden_layers=11)
     Delta.of_tensors({f"blocks.{b}": torch.ones(32) for b in (10, 2, 9)}, "activation").save(tmp_path / "a.safetensors")

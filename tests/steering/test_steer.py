@@ -175,7 +175,8 @@ def test_default_output_names_base_delta_and_k(tmp_path: Path, tiny: Path, monke
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_checkpoint", [False, True])
+def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path, by_checkpoint: bool) -> None:
     """A 400 MB tensor is steered with far less memory than that."""
     import subprocess
     import sys
@@ -185,14 +186,20 @@ def test_memory_is_bounded_by_blocks_of_rows(tmp_path: Path) -> None:
     base.mkdir()
     save_file({"w.weight": torch.zeros(rows, 2048).float()}, base / "model.safetensors")
     (base / "config.json").write_text("{}")
-    Delta.of_factors({"w.weight": (torch.ones(rows, 2), torch.ones(2, 2048))}).save(tmp_path / "d.safetensors")
+    given = tmp_path / ("tuned" if by_checkpoint else "d.safetensors")
+    if by_checkpoint:
+        given.mkdir()
+        save_file({"w.weight": torch.full((rows, 2048), 2.0)}, given / "model.safetensors")
+        (given / "config.json").write_text("{}")
+    else:
+        Delta.of_factors({"w.weight": (torch.ones(rows, 2), torch.ones(2, 2048))}).save(given)
     code = (
         "import resource, sys, wsteer, wsteer.steering.steer\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "wsteer.steer(sys.argv[1], sys.argv[2], k=1, output=sys.argv[3])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    arguments = [str(base), str(tmp_path / "d.safetensors"), str(tmp_path / "out")]
+    arguments = [str(base), str(given), str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100_000  # KiB
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["w.weight"], torch.full((rows, 2048), 2.0))

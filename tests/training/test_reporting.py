@@ -23,7 +23,8 @@ def test_logged_cosines_are_those_of_the_checkpoints(
     for name, folder in (("w", "neg"),):
         assert cli("diff", tmp_path / folder, *base, "-o", tmp_path / f"{name}.safetensors", "-q").code == 0
     (2 * Delta.load(tmp_path / "w.safetensors")).save(tmp_path / "double.safetensors")
-    watched = f"{tmp_path / 'w.safetensors'},{tmp_path / 'double.safetensors'}"
+    names = ["w.safetensors", "double.safetensors", *(["neg"] if method != "full" else [])]
+    watched = ",".join(str(tmp_path / name) for name in names)
     ran = cli("finetune", tiny, chats[0], "-o", tmp_path / "pos", *common, "--save-every", 2, "--track", watched)
     assert ran.code == 0, ran.err
     rows = [json.loads(line) for line in (tmp_path / "pos" / "log.jsonl").open()]
@@ -35,6 +36,11 @@ def test_logged_cosines_are_those_of_the_checkpoints(
         diff(tmp_path / "pos" / f"checkpoint-{step}", output=tau, base=tiny if method == "full" else None)
         assert cosine == pytest.approx(w.cosine(Delta.load(tau)), abs=1e-5)
         assert 0 < abs(cosine) < 0.999
+    if method != "full":
+        assert all(row["cosine_neg"] == row["cosine_w"] for row in rows if "cosine_w" in row)
+    inputs = json.loads((tmp_path / "pos" / "wsteer.json").read_text())["inputs"]
+    entries = [entry for entry in inputs if entry["role"] == "watched"]
+    assert [entry["path"] for entry in entries] == names and all(entry["sha256"] for entry in entries)
     assert all(row["cosine_double"] == pytest.approx(row["cosine_w"], abs=1e-9) for row in rows if "cosine_w" in row)
 
 

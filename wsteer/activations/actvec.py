@@ -17,9 +17,10 @@ from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
 from wsteer.models.arguments import check_run
 from wsteer.models.chat import ChatFormat
-from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name
 from wsteer.models.rendering import examples
 from wsteer.progress import Progress, labelled, silent
+from wsteer.steering.loading import load
 
 BATCH_SIZE = 16  # rows that run at once by default
 
@@ -74,7 +75,12 @@ def actvec(
         "activation",
         {f"blocks.{block}": ((1.0, Dense(row.float())),) for block, row in enumerate(difference)},
         base=loaded.checkpoint.identity,
-        sources=(source_entry("pos", pos), source_entry("neg", neg), *chat_format.inputs),
+        sources=(
+            source_entry("pos", pos),
+            source_entry("neg", neg),
+            *loaded.entries("model")[1:],
+            *chat_format.inputs,
+        ),
         layers=list(range(len(difference))),
         positions="answer",
         options={"dtype": dtype_name(loaded), "batch_size": batch_size, **loaded.chat.recorded},

@@ -198,6 +198,10 @@ def find_shards(folder: Path) -> list[Path]:
             return _indexed_shards(folder, index)
         if shards := sorted(folder.glob(pattern)):
             return shards
+    if (folder / "adapter_config.json").exists():
+        raise WsteerError(
+            f"{folder} is an adapter, and a whole model is needed; write it first: wsteer steer BASE {folder} --k 1"
+        )
     raise WsteerError(f"{folder} holds no model.safetensors; save the model with save_pretrained first")
 
 

@@ -48,6 +48,18 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     raise WsteerError(_lacking(fewest or names, base, where))
 
 
+def known_names(names: Iterable[str], base: Checkpoint) -> dict[str, str]:
+    """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
+    names = list(names)
+    best: dict[str, str] = {}
+    for way in _ways(names, base, base.known_names):
+        matches = {name: name if name in base.known_names else way(name) for name in names}
+        best = max(best, {name: match for name, match in matches.items() if match is not None}, key=len)
+        if len(best) == len(names):
+            break
+    return best
+
+
 def _ways(names: Collection[str], base: Checkpoint, known: Collection[str]) -> Iterator[Way]:
     """The ways to find names in the files, the cheap and certain ones first."""
     yield lambda name: None  # as they are

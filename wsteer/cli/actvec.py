@@ -39,7 +39,7 @@ Use: the file holds one vector for each decoder block. wsteer eval adds
 
 
 def actvec(
-    model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    model: Annotated[str, argument("MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
     pos: Annotated[
         str, argument("POS", help="Chat rows that show the behaviour: JSONL, or a Hub dataset org/name:split.")
     ],

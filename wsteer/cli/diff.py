@@ -27,7 +27,7 @@ Seeds: from two folders that wsteer finetune wrote for several seeds, one
   them are reported.
 Part: --rank writes the closest delta of that rank and says how much of the
   energy it keeps. --layers, --include and --exclude take a part; the last
-  two are regexes on parameter names.
+  two are regexes on parameter names. What is left out need not fit.
 Report: energy is the share of the squared norm, by module and by layer;
   --json has it for every layer. A warning says if a pair of 16-bit
   checkpoints cannot resolve the delta.

@@ -33,7 +33,9 @@ EPILOG = """
 Model: it is loaded once for all k. The delta is applied in memory with the
   same bits as wsteer steer writes, and removed again bit for bit; an
   activation vector is added to the outputs of the blocks that --layers
-  names, at every position. Answers are greedy. --batch-size auto is 32.
+  names, at every position. An adapter as MODEL is its base plus its
+  change; as --delta, or a checkpoint there, it is what is added to MODEL.
+  Answers are greedy. --batch-size auto is 32.
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
@@ -56,13 +58,13 @@ Thoughts: what a model thinks before it answers, by the marks of its own
 
 
 def evaluate(
-    model: Annotated[str, argument("MODEL", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    model: Annotated[str, argument("MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
     output: Annotated[Path, option("--output", "-o", help="Results folder to write.", metavar="DIR")],
     task: Annotated[
         str, option("--task", help="Built-in task (sycophancy, agreement) or YAML file.", metavar="NAME|FILE")
     ],
     delta: Annotated[
-        Path | None, option("--delta", help="Delta to apply while the model answers.", metavar="FILE")
+        str | None, option("--delta", help="Delta file, adapter or checkpoint: what to add.", metavar="DELTA")
     ] = None,
     k: Annotated[
         list[str] | None, option("--k", help="Coefficients, as --k=-1,0,1 [default: 0, with --delta 0,1].")

@@ -173,7 +173,11 @@ def finetune(
     ] = None,
     track: Annotated[
         str | None,
-        option("--track", help="Deltas whose cosine with the change is logged as it grows.", metavar="DELTA,..."),
+        option(
+            "--track",
+            help="Deltas or adapters whose cosine with the change is logged as it grows.",
+            metavar="DELTA,...",
+        ),
     ] = None,
     report_to: Annotated[
         str | None, option("--report-to", help="Where losses and cosines go: tensorboard, wandb.", metavar="NAME,...")

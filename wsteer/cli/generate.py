@@ -46,7 +46,7 @@ Rows: pos.jsonl and neg.jsonl hold questions and answers without the
 
 
 def generate(
-    base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
+    base: Annotated[str, argument("BASE", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
     trait: Annotated[Path, argument("TRAIT", help="Trait file: instruction pairs, questions, eval_prompt (JSON).")],
     output: Annotated[Path, option("--output", "-o", help="Data folder to write.", metavar="DIR")],
     samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1, max=MOST)] = 10,

@@ -37,9 +37,12 @@ Output: the base's files, in the base's dtype; the folder loads wherever the
   model. Every touched tensor is folded in float32 and rounded once. k = 0
   gives the base's bytes. A base in .bin files is read without running code,
   and written as safetensors.
-Several: deltas are added, as in wsteer steer BASE w.safetensors
-  v.safetensors --k 1 --k -0.5. With --sweep=-2,-1,1,2 -o DIR the folders
-  DIR/k-2 to DIR/k2 are written in one pass over the base.
+Deltas: an adapter folder is merged exactly, as in wsteer steer BASE pos/
+  --k 1; of a checkpoint its difference from BASE is taken; of a folder of
+  seeds the mean. If BASE is an adapter, it is its base plus its change.
+Several: deltas are added, as in wsteer steer BASE ft/ w.safetensors --k 1
+  --k -0.5. With --sweep=-2,-1,1,2 -o DIR the folders DIR/k-2 to DIR/k2 are
+  written in one pass over the base.
 Rounding: in a 16-bit checkpoint, rounding to nearest can undo a change from
   a small learning rate. The gain is the share of the change that the
   rounding keeps, measured on a sample of rows; auto rounds to nearest
@@ -47,9 +50,9 @@ Rounding: in a 16-bit checkpoint, rounding to nearest can undo a change from
   on --seed, the parameter's name and the entry.
 Forms: --as adapter writes a PEFT LoRA folder with k folded in, of a rank
   that vLLM accepts; --as delta a delta file, for sums and multiples.
-Part: --layers, --include and --exclude steer a part of the model;
-  --layer-scale 0.5:1 sets the strength at the first and the last block,
-  linear between.
+Part: --layers, --include and --exclude steer a part of the model; what is
+  left out of a delta need not fit it. --layer-scale 0.5:1 sets the strength
+  at the first and the last block, linear between.
 Resuming: --resume continues an interrupted run of the same command with
   the weight files that it has finished; --force drops them.
 Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
@@ -60,8 +63,8 @@ Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
 
 
 def steer(
-    base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
-    deltas: Annotated[list[Path], argument("DELTA", help="Delta files.")],
+    base: Annotated[str, argument("BASE", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
+    deltas: Annotated[list[str], argument("DELTA", help="Delta files, adapters, or checkpoints tuned from BASE.")],
     k: Annotated[
         list[str] | None,
         option("--k", help="Coefficient: one for all deltas, or one for each; repeat, or K,K.", metavar="K"),

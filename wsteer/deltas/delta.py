@@ -6,8 +6,7 @@ only collect terms; numbers are computed when a parameter's rows are asked for, 
 
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint, base_entry
 from wsteer.checkpoints.names import BLOCK, file_names, layer_of, likely_path
 from wsteer.deltas.bases import check_alike
+from wsteer.deltas.choosing import check_layers, check_matching, in_layers, matching
 from wsteer.deltas.gram import cosine_from_gram, gram
 from wsteer.deltas.terms import (
     Change,
@@ -32,7 +32,6 @@ from wsteer.deltas.terms import (
     simplified,
 )
 from wsteer.errors import WsteerError
-from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.saving import check_free_space, new_file
 from wsteer.files.tensors import FLOATS, TensorEntry, TensorWriter, read_header, row_blocks
 from wsteer.files.text import parse_json
@@ -142,45 +141,20 @@ class Delta:
         bound = {name: tuple((scale, bind(term)) for scale, term in terms) for name, terms in self.terms.items()}
         return replace(self, terms=bound)
 
-    def layers_of(self) -> dict[str, int | None]:
-        """The decoder block of each parameter, None outside of them; the blocks of towers are not counted."""
-        blocks = self.blocks or likely_path(self.terms)
-        return {name: layer_of(name, blocks) for name in self.terms}
-
-    def select_layers(self, layers: Iterable[int] | None) -> "Delta":
+    def select_layers(self, layers: Sequence[int] | None) -> "Delta":
         """The part of the delta in the given decoder blocks (0-based); None means all of it."""
-        if layers is None:
-            return self
-        wanted = set(layers)
-        by_name = self.layers_of()
-        found = {layer for layer in by_name.values() if layer is not None}
-        if missing := wanted - found:
-            held = f"it changes blocks {min(found)} to {max(found)}" if found else "it changes no block"
-            listed = f"{sorted(missing)[:8]}" + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-            raise WsteerError(f"--layers: the delta has nothing in {listed}; {held}")
-        return replace(self, terms={name: term for name, term in self.terms.items() if by_name[name] in wanted})
+        check_layers(self.terms, layers, self.blocks)
+        return self.part(in_layers(self.terms, layers, self.blocks))
 
     def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
         """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
-        if not self.terms or (include is None and exclude is None):
-            return self
-        example = next(iter(self.terms))
-        kept = set(self.terms) if include is None else self.names(include, "--include")
-        if exclude is not None:
-            left_out = self.names(exclude, "--exclude")
-            if not left_out:
-                raise WsteerError(
-                    f"--exclude {exclude!r} leaves nothing out of the delta, whose names are like {example!r}"
-                )
-            kept -= left_out
-        if not kept:
-            raise WsteerError(f"--include and --exclude leave nothing of the delta, whose names are like {example!r}")
-        return replace(self, terms={name: terms for name, terms in self.terms.items() if name in kept})
+        check_matching(self.terms, include, exclude)
+        return self.part(matching(self.terms, include, exclude))
 
-    def names(self, pattern: str, option: str) -> set[str]:
-        """The parameters in whose name the regex is found; `option` is what an error about the regex names."""
-        with bounded(f"matching {option}", MATCHING):
-            return {name for name in self.terms if _found(pattern, name, option)}
+    def part(self, names: Collection[str]) -> "Delta":
+        """The part of the delta in the parameters of these names."""
+        kept = set(names)
+        return replace(self, terms={name: terms for name, terms in self.terms.items() if name in kept})
 
     def scale_layers(self, first: float, last: float, depth: int) -> "Delta":
         """Each decoder block's change times a strength that is linear in depth, from `first` to `last` (LiNeS).
@@ -189,9 +163,9 @@ class Delta:
         `first`. Changes scaled by 0 are left out.
         """
         scaled = {}
-        by_name = self.layers_of()
+        blocks = self.blocks or likely_path(self.terms)
         for name, terms in self.terms.items():
-            layer = by_name[name]
+            layer = layer_of(name, blocks)
             strength = first if layer is None else first + (last - first) * layer / max(depth - 1, 1)
             if strength != 0:
                 scaled[name] = tuple((strength * scale, term) for scale, term in terms)
@@ -322,13 +296,6 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 "use the model that it was made on"
             )
     return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
-
-
-def _found(pattern: str, name: str, option: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except (re.error, OverflowError) as error:
-        raise WsteerError(f"{option} {pattern!r} is no regular expression: {error}") from None
 
 
 def _check_ties(first: Delta, second: Delta) -> None:

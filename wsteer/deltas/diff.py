@@ -11,10 +11,20 @@ from wsteer.checkpoints.names import block_path, layer_name, likely_path, module
 from wsteer.deltas.bases import base_warnings, check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import cosine_from_gram
-from wsteer.deltas.inputs import ChangeInput, Input, WeightsInput, change_of, open_input, seed_folders
+from wsteer.deltas.inputs import (
+    ChangeInput,
+    Input,
+    WeightsInput,
+    change_of,
+    mean,
+    names_in,
+    open_input,
+    seed_folders,
+)
 from wsteer.deltas.measuring import Measured, write_measured
 from wsteer.deltas.pairing import on_base, weights_difference
 from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.deltas.tuned import ModelInput, open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import recordable
@@ -92,22 +102,23 @@ def diff(
         raise WsteerError(f"rank {rank} would leave nothing of the delta; give --rank 1 or more")
     output = Path(output)
     check_output(output, force, folder=False, inputs=[path for path in (pos, neg, base) if path is not None])
-    given_base = open_checkpoint(base) if base is not None else None
+    given_base = open_model(base) if base is not None else None
     pairs = {seed: _subtracted(sides, given_base, selection) for seed, sides in _references(pos, neg).items()}
     first, *_ = pairs.values()
     sides = [side for pair in pairs.values() for side in pair.sides]
     deltas = [pair.delta for pair in pairs.values()]
     _common_base(sides, first.base)  # checked over all seeds
-    delta = replace(_mean(deltas), kind=first.delta.kind, base=first.delta.base)
+    delta = replace(mean(deltas), kind=first.delta.kind, base=first.delta.base)
     of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # for each side, its changes of all seeds
-    changes = [None if (known := _known(each)) is None else _mean(known) for each in of_sides]
+    changes = [None if (known := _known(each)) is None else mean(known) for each in of_sides]
     vectors = [delta, *(_known(changes) or ()), *(deltas if len(deltas) > 1 else ())]
-    placeholder = replace(delta, sources=_sources(sides, first.base, digest="0" * 64))
+    read = [*sides, *([given_base.change] if given_base and given_base.change else [])]
+    placeholder = replace(delta, sources=_sources(read, first.base, digest="0" * 64))
     check_free_space(output, delta.stored_bytes)
-    with new_file(output, force) as partial, beside(lambda: _sources(sides, first.base)) as sources:
+    with new_file(output, force) as partial, beside(lambda: _sources(read, first.base)) as sources:
         # the digests are computed in parallel: the arithmetic reads the same files
         measured = write_measured(partial, vectors, rank, placeholder, sources, progress)
-        check_unchanged(file for side in sides for file in side.files)
+        check_unchanged(file for each in read for file in each.files)
         _check_direction(measured, pos, neg)
     return _report(delta, output, pairs, changes, measured)
 
@@ -135,25 +146,52 @@ def _references(pos: str | Path, neg: str | Path | None) -> dict[int, dict[str, 
     return {seed: {role: seeds[role][seed] for role in given} for seed in seeds["pos"]}
 
 
-def _subtracted(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> _Pair:
-    """The difference of one pair, under the names of the base's files; the base is read only where it is needed."""
-    sides = _sides(references, base)
+def _subtracted(references: Mapping[str, str | Path], model: ModelInput | None, selection: Selection) -> _Pair:
+    """The difference of one pair, under the names of the base's files; the base is read only where it is needed.
+
+    If the base is an adapter, a checkpoint's change is what it has beyond the adapter's.
+    """
+    base = model.checkpoint if model else None
+    sides = _sides(references, base, selection)
     identity = _common_base(sides, base)
     names = [side.base["name"] for side in sides if isinstance(side, ChangeInput)]
     at_hand = base or _own_base(sides)
     if at_hand and any(isinstance(side, ChangeInput) and side.own_base is None for side in sides):
-        sides = _sides(references, at_hand)  # again: renamed as in the base, shapes checked
+        sides = _sides(references, at_hand, selection)  # again: renamed as in the base, shapes checked
+    if not selection.is_everything:
+        selection.check(set().union(*(names_in(side, at_hand) for side in sides)), at_hand)
     changes = [change_of(side, at_hand if isinstance(side, ChangeInput) else base, selection) for side in sides]
+    if model and model.change:
+        changes = [_beyond(model.change, *each, base, selection) for each in zip(sides, changes, strict=True)]
     delta = _difference(sides, changes, base, selection)
     if delta.needing_base() and at_hand is None:
         base = _named_base(delta, sides)
-        sides = _sides(references, base)
+        sides = _sides(references, base, selection)
         changes = [change_of(side, base, selection) for side in sides]
         delta, identity = _difference(sides, changes, base, selection), _common_base(sides, base)
     delta, changes = _bound(delta, changes, sides, base)
-    blocks = block_path(base or at_hand) if (base or at_hand) and _kind(sides) != "activation" else delta.blocks
-    delta = selection.of(replace(delta, kind=_kind(sides), base=identity, sources=(), blocks=blocks), base)
-    return _Pair(sides, delta, [change and selection.of_side(change, base) for change in changes], base, names)
+    blocks = delta.blocks
+    if _kind(sides) != "activation" and (known := base or at_hand) is not None:
+        blocks = block_path(known)
+    # activation vectors are still whole, and so are checkpoints
+    delta = delta.part(selection.kept(delta.terms, base or at_hand))
+    changes = [change and change.part(selection.kept(change.terms, base or at_hand)) for change in changes]
+    delta = replace(delta, kind=_kind(sides), base=identity, sources=(), blocks=blocks)
+    return _Pair(sides, delta, changes, base, names)
+
+
+def _beyond(
+    own: ChangeInput, side: Input, change: Delta | None, base: Checkpoint | None, selection: Selection
+) -> Delta | None:
+    """A side's change of an adapter's model, whose `own` change is in a checkpoint tuned from it."""
+    if change is None or isinstance(side, WeightsInput):
+        return change and change - own.delta.part(selection.kept(own.delta.terms, base))
+    if change.needing_base():
+        raise WsteerError(
+            f"{side.path} changes weights as its base's weights tell, and --base {own.path} is an adapter; write its "
+            f"model first: wsteer steer BASE {own.path} --k 1"
+        )
+    return change
 
 
 def _own_base(sides: Sequence[Input]) -> Checkpoint | None:
@@ -167,15 +205,8 @@ def _known(changes: Sequence[Delta | None]) -> list[Delta] | None:
     return known if len(known) == len(changes) else None
 
 
-def _sides(references: Mapping[str, str | Path], base: Checkpoint | None) -> list[Input]:
-    return [open_input(reference, role, base) for role, reference in references.items()]
-
-
-def _mean(deltas: Sequence[Delta]) -> Delta:
-    if len(deltas) == 1:
-        return deltas[0]
-    total = sum((delta for delta in deltas[1:]), start=deltas[0])
-    return (1 / len(deltas)) * total
+def _sides(references: Mapping[str, str | Path], base: Checkpoint | None, selection: Selection) -> list[Input]:
+    return [open_input(reference, role, base, selection) for role, reference in references.items()]
 
 
 def _kind(sides: Sequence[Input]) -> str:

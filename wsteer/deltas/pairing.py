@@ -1,14 +1,14 @@
 """Two checkpoints subtracted by what their tensors mean: other prefixes, buffers that loading ignores, tied heads."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, base_entry
 from wsteer.checkpoints.names import conversions_of, file_names, module_name
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.terms import Dense, Terms, simplified
+from wsteer.deltas.terms import Dense, simplified
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import FLOATS, TensorEntry
 
@@ -34,10 +34,10 @@ def weights_difference(
         ignored = _ignored(second, doubtful)
         pairs = {name: pair for name, pair in pairs.items() if name not in ignored}
     misfits = {name: pair for name, pair in pairs.items() if _misfit(pair)}
-    for name in sorted(_wanted({name: pair[0] for name, pair in misfits.items()}, selection)):
+    for name in sorted(selection.kept(misfits, second)):
         raise WsteerError(_why(name, misfits[name], first_path, second_path, misfits))
     terms = {
-        name: simplified(((1.0, Dense(one)), (-1.0, Dense(other))))
+        name: simplified(((-1.0, Dense(other)), (1.0, Dense(one))))
         for name, (one, other) in pairs.items()
         if one.dtype in FLOATS or name in misfits
     }
@@ -45,14 +45,6 @@ def weights_difference(
         name: ((1.0, Dense(entry)),) for name, entry in alone.items()
     }
     return Delta("combination", terms, untied=unties and any(name.endswith(HEADS) for name in terms))
-
-
-def _wanted(entries: Mapping[str, TensorEntry], selection: Selection) -> set[str]:
-    """The names that the selection takes; its strength by layer does not matter."""
-    terms: dict[str, Terms] = {name: ((1.0, Dense(entry)),) for name, entry in entries.items()}
-    if not terms:
-        return set()
-    return set(replace(selection, layer_scale=None).of_side(Delta("combination", terms), None).terms)
 
 
 def on_base(delta: Delta, base: Checkpoint, path: str) -> Delta:
@@ -85,7 +77,7 @@ def _paired_names(
         (theirs, second_path, mine, first_path),
     ):
         lacking = {name: has[name] for name in has if name not in lacks}
-        for name in sorted(_wanted(lacking, selection)):
+        for name in sorted(selection.kept(lacking, second)):
             raise WsteerError(f"{lacks_path} lacks {name!r}, which {has_path} has; the two must be of one model")
     alone = {name: (mine | theirs)[name] for name in sorted(mine.keys() ^ theirs)}
     return {name: name for name in sorted(mine.keys() & theirs)}, alone

@@ -14,8 +14,9 @@ from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import Answer, answer
-from wsteer.models.loading import dtype_name, load
+from wsteer.models.loading import dtype_name
 from wsteer.progress import Progress, labelled, silent
+from wsteer.steering.loading import load
 
 BATCH_SIZE = 32  # rows that run at once by default
 MOST_ANSWERS = 1_000_000  # a side; all are held in memory until they are written
@@ -102,7 +103,7 @@ def generate(
         "dtype": dtype_name(loaded),
         **loaded.chat.recorded,
     }
-    inputs = [loaded.checkpoint.input_entry("base"), source_entry("trait", trait), *chat_format.inputs]
+    inputs = [*loaded.entries("base"), source_entry("trait", trait), *chat_format.inputs]
     with new_folder(output, force) as partial:
         for side in rows:
             write_jsonl(partial / f"{side}.jsonl", rows[side])

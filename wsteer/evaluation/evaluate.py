@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
-from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from wsteer.deltas.delta import Delta, fitted
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.inputs import open_change
+from wsteer.deltas.selection import Selection
+from wsteer.deltas.tuned import open_model, short_name
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
@@ -17,10 +20,11 @@ from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import answer
-from wsteer.models.loading import LoadedModel, dtype_name, load
+from wsteer.models.loading import LoadedModel, dtype_name
 from wsteer.progress import Progress, labelled, silent
 from wsteer.steering.combination import check_k, on_base
-from wsteer.steering.memory import activation_vectors, applied
+from wsteer.steering.loading import changed, load
+from wsteer.steering.memory import activation_vectors
 from wsteer.steering.rounding import Rounding
 
 BATCH_SIZE = 32  # rows that run at once by default
@@ -49,6 +53,7 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
+    `model` may be an adapter, which is its base plus its change; `delta` is a delta file, an adapter or a checkpoint.
     With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     `template` (a jinja file), `template_args` and `date` say how chats become text.
@@ -68,14 +73,14 @@ def evaluate(
         raise WsteerError("--k and --layers need a --delta to scale or to choose from")
     change: Delta | None = None
     named_apart: tuple[str, ...] = ()
+    opened = open_model(model)
     if delta is not None:
-        change, checkpoint = _chosen(delta, layers), open_checkpoint(model)
-        change = _fitting(change, checkpoint)
-        named_apart = on_base(str(delta), change, checkpoint)
-    loaded = load(model, device, dtype, chat_format=chat_format)
+        source, change = _chosen(delta, layers, opened.checkpoint)
+        named_apart = on_base(str(delta), change, opened.checkpoint)
+    loaded = load(opened, device, dtype, chat_format=chat_format)
     if change is not None and change.kind == "activation":
         for k in ks:
-            with applied(loaded.model, change, k):
+            with changed(loaded, change, k):
                 pass  # a k that the model cannot add is refused before any answer
     samples: list[dict] = []
     conditions: list[ConditionResult] = []
@@ -85,8 +90,8 @@ def evaluate(
         conditions.append(ConditionResult(k, shares(parsed, graded)))
     warnings = (*named_apart, *mostly_abstained(conditions), *cut_before_answers(parsed, samples))
     report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
-    files = {"delta": delta, "task": task, "data": data if data is not None else parsed.data}
-    inputs = [loaded.checkpoint.input_entry("model"), *chat_format.inputs]
+    files = {"task": task, "data": data if data is not None else parsed.data}
+    inputs = [*loaded.entries("model"), *chat_format.inputs, *([source] if delta is not None else [])]
     for role, path in files.items():
         if path is not None and (Path(path).is_file() or is_stream(path)):
             inputs.append(source_entry(role, path))
@@ -107,7 +112,7 @@ def evaluate(
         write_jsonl(partial / "samples.jsonl", samples)
         write_json(partial / "results.json", report.as_json())
         write_results(partial / "results.csv", report)
-        write_tradeoff(partial / "tradeoff.png", report, parsed, Path(delta).stem if delta is not None else None)
+        write_tradeoff(partial / "tradeoff.png", report, parsed, short_name(delta) if delta is not None else None)
         write_json(partial / RECORD, record("eval", options, inputs))
     return report
 
@@ -122,24 +127,28 @@ def _checked(ks: float | Sequence[float]) -> tuple[float, ...]:
     return ks
 
 
-def _chosen(path: str | Path, layers: Sequence[int] | None) -> Delta:
-    """The part of the delta in these decoder blocks; of several activation vectors the blocks must be named."""
-    delta = Delta.load(path)
-    if delta.kind == "activation" and layers is None and len(delta.terms) > 1:
+def _chosen(
+    reference: str | Path, layers: Sequence[int] | None, checkpoint: Checkpoint
+) -> tuple[Mapping[str, object], Delta]:
+    """The delta's entry in records, and its part in these decoder blocks, under the names of the model's files.
+
+    It is checked against headers and config.json before the model is loaded. Of several activation vectors the blocks
+    must be named.
+    """
+    selection = Selection(layers)
+    given = open_change(reference, "delta", checkpoint, selection, _hooked_biases)
+    delta = given.delta
+    if delta.kind != "activation":
+        selection.check({*delta.terms, *given.left_out}, checkpoint)
+        return given.source, delta
+    if layers is None and len(delta.terms) > 1:
         raise WsteerError(
-            f"{path} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
+            f"{reference} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
             "blocks before it add: choose where to add one with --layers, as --layers 12"
         )
-    return delta.select_layers(layers)
-
-
-def _fitting(delta: Delta, checkpoint: Checkpoint) -> Delta:
-    """The delta under the files' names, checked against headers and config.json before the model is loaded."""
-    if delta.kind != "activation":
-        return fitted(delta, checkpoint, _hooked_biases(delta, checkpoint))
-    sizes = read_config(checkpoint).get_text_config()
+    delta, sizes = delta.select_layers(layers), read_config(checkpoint).get_text_config()
     activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
-    return delta
+    return given.source, delta
 
 
 def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -168,7 +177,7 @@ def _answers_at(
     if delta is None or k == 0:
         answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
     else:
-        with applied(loaded.model, delta, k, loaded.checkpoint, rounding.mode, rounding.seed):
+        with changed(loaded, delta, k, rounding.mode, rounding.seed):
             answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
     return [
         {

@@ -19,6 +19,7 @@ from transformers import (
 from wsteer.checkpoints.architecture import model_classes, own_code_refused, read_config, skeleton
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import decoder_path
+from wsteer.deltas.inputs import ChangeInput
 from wsteer.errors import WsteerError, one_error, out_of_memory, reason
 from wsteer.models.chat import Chat, ChatFormat, formatted
 from wsteer.models.tokenizer import load_tokenizer
@@ -28,12 +29,20 @@ DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its tokenizer, the checkpoint that both came from, and how chats become its text."""
+    """A model ready to run, its tokenizer, the checkpoint that both came from, and how chats become its text.
+
+    `change` is the adapter's change of the checkpoint that the model's weights have, if an adapter was loaded.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     checkpoint: Checkpoint
     chat: Chat
+    change: ChangeInput | None = None
+
+    def entries(self, role: str) -> list[dict[str, object]]:
+        """Its entries as an input in this role in a record: the checkpoint, then the adapter with its digest."""
+        return [self.checkpoint.input_entry(role), *([self.change.source] if self.change else ())]
 
 
 def load(
@@ -43,15 +52,18 @@ def load(
     load_in: str | None = None,
     chat_format: ChatFormat | None = None,
     adapter_folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> LoadedModel:
     """Load the checkpoint that `reference` names (a folder or a Hub id), never running code that it ships.
+
+    `checkpoint` is the same, if it has been opened. Adapters are loaded by `steering.loading.load`.
 
     `device` auto is CUDA, else Apple's MPS, else the CPU; `dtype` auto is float32 on the CPU, where 16 bits are slower
     and less exact, and the checkpoint's own dtype elsewhere. `load_in` 4bit or 8bit quantises the linear layers.
     `chat_format` says how chats become text, and after it the files in `adapter_folder`, of an adapter that the model
     is to get.
     """
-    checkpoint, chat_format = open_checkpoint(reference), chat_format or ChatFormat()
+    checkpoint, chat_format = checkpoint or open_checkpoint(reference), chat_format or ChatFormat()
     device = resolve_device(device)
     chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}

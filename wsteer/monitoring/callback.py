@@ -17,7 +17,7 @@ from wsteer.deltas.adapters.adapter import read_adapter
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.gram import grouped_sums
-from wsteer.deltas.inputs import adapter_delta
+from wsteer.deltas.inputs import adapter_delta, open_change
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
 from wsteer.monitoring.items import check_named_once, listed, short_names
@@ -29,9 +29,9 @@ RUNNING = "the running change of weights"
 class SimilarityCallback(TrainerCallback):
     """Logs the cosine of the current change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
 
-    `deltas`: delta files (one, or several), or deltas by name. `every`: steps between measurements; by default they are
-    made at every log of the Trainer. `base`: the checkpoint that training started from. Plain LoRA does not need it.
-    Full fine-tuning without it keeps a copy of the initial weights.
+    `deltas`: delta files, adapters or (with `base`) checkpoints, one or several; or deltas by name. `every`: steps
+    between measurements; by default they are made at every log of the Trainer. `base`: the checkpoint that training
+    started from. Plain LoRA does not need it. Full fine-tuning without it keeps a copy of the initial weights.
 
     The cosines are those of `wsteer monitor`, over the parameters that both change. They are in the Trainer's
     `log_history` and in `history` as (step, {name: cosine}). With `attach`, instead of `callbacks=[...]`, they are also
@@ -51,17 +51,19 @@ class SimilarityCallback(TrainerCallback):
             raise WsteerError("SimilarityCallback needs one delta or more to compare with")
         if every is not None and every < 1:
             raise WsteerError(f"every={every}: a number of steps from 1 up is needed")
+        base = open_checkpoint(base) if isinstance(base, str | Path) else base
         if not isinstance(deltas, Mapping):
             deltas = listed(deltas)
             check_named_once(deltas, "delta")
             names = short_names([str(path) for path in deltas])
-            deltas = {name: Delta.load(path) for name, path in zip(names, deltas, strict=True)}
+            opened = [open_change(path, "watched", base) for path in deltas]
+            deltas = {name: each.delta for name, each in zip(names, opened, strict=True)}
         for name, delta in deltas.items():
             if delta.kind == "activation":
                 raise WsteerError(f"{name} is an activation vector, no change of weights; track one that diff wrote")
         self.deltas = dict(deltas)
         self.every = every
-        self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
+        self.base = base
         if self.base is not None:
             trained = (self.base.name, self.base.identity)
             for name, delta in self.deltas.items():

@@ -2,15 +2,16 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.bases import Named, base_warnings, check_bases
 from wsteer.deltas.biases import as_biases
+from wsteer.deltas.choosing import found_in
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import ChangeInput, Input, change_of, holds_result, open_input
+from wsteer.deltas.inputs import ChangeInput, holds_result, open_change
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.opening import is_stream
@@ -27,7 +28,7 @@ class Item:
     """
 
     name: str
-    input: Input
+    input: ChangeInput
     delta: Delta
     run: str | None = None
     step: int | None = None
@@ -90,7 +91,11 @@ def is_data(reference: str | Path) -> bool:
 
 
 def open_items(
-    references: Sequence[str | Path], role: str, names: Mapping[str, str], base: Checkpoint | None
+    references: Sequence[str | Path],
+    role: str,
+    names: Mapping[str, str],
+    base: Checkpoint | None,
+    selection: Selection = EVERYTHING,
 ) -> list[Item]:
     """The items that the references name; every `checkpoint-<step>` of a training folder is its own item.
 
@@ -101,7 +106,7 @@ def open_items(
     items: list[Item] = []
     for text in map(str, references):
         name, run = names[place_of(text)], checkpoints_in(text)
-        items += open_run(text, name, role, base) if run else [open_item(text, name, role, base)]
+        items += open_run(text, name, role, base, selection) if run else [open_item(text, name, role, base, selection)]
     check_named_once([item.input.reference for item in items], role)
     return items
 
@@ -133,44 +138,28 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def open_run(folder: str, name: str, role: str, base: Checkpoint | None) -> list[Item]:
+def open_run(
+    folder: str, name: str, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING
+) -> list[Item]:
     """A training folder's checkpoints by step, then the final result in the folder itself, if it is there."""
     steps = checkpoints_in(folder).items()
-    items = [checkpoint_item(path, name, step, role, base) for step, path in steps]
+    items = [checkpoint_item(path, name, step, role, base, selection) for step, path in steps]
     if holds_result(Path(folder)):
-        items.append(replace(open_item(folder, name, role, base), run=name))
+        items.append(replace(open_item(folder, name, role, base, selection), run=name))
     return items
 
 
-def checkpoint_item(path: Path, run: str, step: int, role: str, base: Checkpoint | None) -> Item:
+def checkpoint_item(
+    path: Path, run: str, step: int, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING
+) -> Item:
     """One checkpoint of a run."""
-    return replace(open_item(str(path), f"{run}/{path.name}", role, base), run=run, step=step)
+    return replace(open_item(str(path), f"{run}/{path.name}", role, base, selection), run=run, step=step)
 
 
-def open_item(reference: str, name: str, role: str, base: Checkpoint | None) -> Item:
+def open_item(reference: str, name: str, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING) -> Item:
     """The change of weights that one reference names, bound to its base if it depends on the base's weights."""
-    given = open_input(reference, role, base)
-    return Item(name, given, bound_change(given, base))
-
-
-def bound_change(given: Input, base: Checkpoint | None) -> Delta:
-    """The input's change of weights, bound to its base if it depends on the base's weights."""
-    try:
-        delta = change_of(given, base)
-    except WsteerError as error:
-        raise WsteerError(f"{given.path}: {error}") from None
-    if delta is None:
-        raise WsteerError(
-            f"{given.path} is a checkpoint: its change of weights needs --base, the model it was tuned from"
-        )
-    if delta.needing_base():
-        needed = base or (given.own_base if isinstance(given, ChangeInput) else None)
-        if needed is None:
-            raise WsteerError(
-                f"{given.path}: {delta.needing_base()[0]} changes as its base's weights tell; give --base"
-            )
-        delta = delta.bound(needed)
-    return delta
+    given = open_change(reference, role, base, selection)
+    return Item(name, given, given.delta)
 
 
 def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Selection = EVERYTHING) -> list[Item]:
@@ -181,14 +170,19 @@ def comparable(items: Sequence[Item], base: Checkpoint | None, selection: Select
     check_bases(_bases(items, base), "compare changes of one model")
     mixed = len({item.delta.kind == "activation" for item in items}) == 2
     deltas = [as_biases(item.delta) if mixed else item.delta for item in items]
-    if selection.exclude is not None and not any(delta.names(selection.exclude, "--exclude") for delta in deltas):
-        raise WsteerError(f"--exclude {selection.exclude!r} leaves nothing out: it is found in no name of any item")
-    return [_selected(item, delta, selection) for item, delta in zip(items, deltas, strict=True)]
+    names = [{*delta.terms, *item.input.left_out} for item, delta in zip(items, deltas, strict=True)]
+    exclude = selection.exclude
+    excluded = [exclude is not None and bool(found_in(each, exclude, "--exclude")) for each in names]
+    if exclude is not None and not any(excluded):
+        raise WsteerError(f"--exclude {exclude!r} leaves nothing out: it is found in no name of any item")
+    return [
+        _selected(item, delta, selection if found else replace(selection, exclude=None), each)
+        for item, delta, each, found in zip(items, deltas, names, excluded, strict=True)
+    ]
 
 
 def _bases(items: Sequence[Item], base: Checkpoint | None) -> list[Named]:
-    # checkpoints have been compared with `base` already
-    named: list[Named] = [(item.name, item.input.base) for item in items if isinstance(item.input, ChangeInput)]
+    named: list[Named] = [(item.name, item.input.base) for item in items]
     return [*named, (f"--base {base.name}", base.identity)] if base is not None else named
 
 
@@ -198,11 +192,9 @@ def apart(items: Sequence[Item], base: Checkpoint | None) -> tuple[str, ...]:
     return base_warnings(names, "these are one model, the cosines mean nothing")
 
 
-def _selected(item: Item, delta: Delta, selection: Selection) -> Item:
+def _selected(item: Item, delta: Delta, selection: Selection, names: Collection[str]) -> Item:
     try:
-        exclude = selection.exclude  # of one item it may leave nothing out
-        exclude = exclude if exclude is not None and delta.names(exclude, "--exclude") else None
-        part = delta.select_layers(selection.layers).select_names(selection.include, exclude)
+        selection.check(names)
     except WsteerError as error:
         raise WsteerError(f"{item.name}: {error}") from None
-    return replace(item, delta=part)
+    return replace(item, delta=delta.part(selection.kept(delta.terms)))

@@ -159,7 +159,7 @@ class Compared:
         names = dict(zip(references, short_names(list(references.values())), strict=True))
 
         def opened(paths: Sequence[str | Path], role: str) -> list[Item]:
-            return open_items(paths, role, names, base)
+            return open_items(paths, role, names, base, settings.selection)
 
         delta = in_tables(opened(deltas, "DELTA"))
         controls = in_tables(opened(settings.controls, "--controls"))

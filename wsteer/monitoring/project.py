@@ -14,7 +14,7 @@ from torch import Tensor
 from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import WeightsInput, open_input
+from wsteer.deltas.inputs import WeightsInput, open_change, open_input
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
 from wsteer.files.pictures import own_style, save
@@ -23,13 +23,14 @@ from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_csv, write_json
 from wsteer.models.chat import ChatFormat
-from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name
 from wsteer.models.rendering import Example, examples
-from wsteer.monitoring.items import bound_change, check_named_once, listed, short_names
+from wsteer.monitoring.items import check_named_once, listed, short_names
 from wsteer.monitoring.pictures import panels, small_legend
 from wsteer.progress import Progress, labelled, silent
 from wsteer.statistics import interval
-from wsteer.steering.memory import activation_vectors, applied
+from wsteer.steering.loading import changed, load
+from wsteer.steering.memory import activation_vectors
 
 BATCH_SIZE = 16  # rows that run at once by default
 
@@ -112,7 +113,7 @@ def project(
     tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
     inputs = [source_entry("delta", path) for path in deltas]
     inputs += [source_entry("data", path) for path in data]
-    inputs.append(loaded.checkpoint.input_entry("base"))
+    inputs += loaded.entries("base")
     inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
     inputs += chat_format.inputs
     with new_folder(output, force) as partial:
@@ -209,14 +210,14 @@ def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
     check_bases(
         [(str(reference), given.base), (f"--base {own.name}", own.identity)], "name the --base it was tuned from"
     )
-    return bound_change(given, own)
+    return open_change(reference, "shift", own).delta
 
 
 @contextlib.contextmanager
 def _running(tuned: str | Delta, base: LoadedModel) -> Iterator[LoadedModel]:
     """The tuned model, on the base's device and in its dtype; a change is applied to the base itself."""
     if isinstance(tuned, Delta):
-        with applied(base.model, tuned, 1.0, base.checkpoint):
+        with changed(base, tuned, 1.0):
             yield base
     else:
         yield load(tuned, base.model.device.type, dtype_name(base))

@@ -83,7 +83,7 @@ def watch(
     check_output(output, force, folder=True, inputs=[*deltas, run, *settings.read])
     base = open_checkpoint(settings.base) if settings.base is not None else None
     names = dict(zip(map(place_of, map(str, deltas)), short_names([str(path) for path in deltas]), strict=True))
-    columns = in_tables(open_items(deltas, "DELTA", names, base))
+    columns = in_tables(open_items(deltas, "DELTA", names, base, settings.selection))
     settings.gates.check_names([item.name for item in columns])
     seen = _Seen(Path(run), columns, base, settings, note)
     scores = read_scores(settings.scores) if settings.scores else None
@@ -154,7 +154,7 @@ class _Seen:
         """The checkpoint's table; None while it is not complete, which is noted once for each reason."""
         count = len(self.columns)
         try:
-            item = checkpoint_item(path, self.name, step, "checkpoint", self.base)
+            item = checkpoint_item(path, self.name, step, "checkpoint", self.base, self.settings.selection)
         except (WsteerError, OSError) as error:
             self._wait(step, str(error))
             return None

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.checkpoints.checkpoint import Checkpoint, hub_name, open_checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint, hub_name
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.deltas.tuned import open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
-from wsteer.files.provenance import RECORD, record, source_entry
+from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_free_space, check_output, new_file, new_folder
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
@@ -46,15 +47,16 @@ def export(
 
     Raises WsteerError for an adapter of changes that are not low-rank, or that PEFT cannot address.
     """
-    combination = Combination.of(deltas, k, sweep)
-    checkpoint = open_checkpoint(base)
+    combination, model = Combination.of(deltas, k, sweep), open_model(base)
+    combination, checkpoint = combination.on(model), model.checkpoint
     suffix = ".safetensors" if form == "delta" else ""
-    path = Path(output) if output is not None else Path(combination.name(checkpoint) + ("" if sweep else suffix))
+    path = Path(output) if output is not None else Path(combination.name(model) + ("" if sweep else suffix))
     as_folder = form == "adapter" or combination.swept
-    check_output(path, force, folder=as_folder, inputs=[checkpoint.folder, *combination.paths])
+    check_output(path, force, folder=as_folder, inputs=[*model.folders, *combination.references])
     if not any(combination.ks):
         raise WsteerError(f"k = 0 gives no {form}: nothing would change")
-    delta, warnings = combination.total(checkpoint, selection)
+    total = combination.total(model, selection)
+    delta = total.delta
     factors, size = None, delta.stored_bytes
     if form == "adapter":
         from wsteer.deltas.adapters import writing  # noqa: PLC0415  imports transformers
@@ -62,7 +64,7 @@ def export(
         factors = writing.parameter_factors(delta, checkpoint)
         size = writing.adapter_bytes(factors)
     check_free_space(path, len(combination.ks) * size)
-    sources = [source_entry("delta", each) for each in combination.paths]
+    sources = total.sources
     inputs = [checkpoint.input_entry("base"), *sources]
 
     def recorded(ks: Sequence[float]) -> dict:
@@ -73,7 +75,7 @@ def export(
         outputs = [path]
         with new_file(path, force) as unnamed:
             _described(first * delta, checkpoint, sources, combination.each_k(first)).write(unnamed, progress)
-            check_unchanged(combination.paths)
+            check_unchanged(total.files)
     else:
         outputs = [path / f"k{numbered(each)}{suffix}" for each in combination.ks] if combination.swept else [path]
         with new_folder(path, force) as partial:
@@ -84,10 +86,11 @@ def export(
                     _described(each * delta, checkpoint, sources, ks).save(place, progress=progress)
                 else:
                     place.mkdir(exist_ok=True)
-                    writing.write_adapter(place, factors, each, checkpoint, hub_name(base) or str(base))
+                    name = hub_name(model.reference) or model.reference
+                    writing.write_adapter(place, factors, each, checkpoint, name)
                     write_json(place / RECORD, recorded(ks))
             write_json(partial / RECORD, recorded(combination.ks))
-            check_unchanged(combination.paths)
+            check_unchanged(total.files)
     return ExportReport(
         output=str(path),
         outputs=tuple(str(each) for each in outputs),
@@ -96,7 +99,7 @@ def export(
         parameters=len(delta.terms),
         rank=writing.served_rank(factors) if factors is not None else None,
         bytes=sum(file.stat().st_size for each in outputs for file in ([each] if each.is_file() else each.iterdir())),
-        warnings=warnings,
+        warnings=total.warnings,
     )
 
 

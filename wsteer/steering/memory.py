@@ -64,6 +64,21 @@ def applied(
             yield
 
 
+@torch.no_grad()
+def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
+    """Add a change of weights of `base`, from which the model was loaded, to the model for good.
+
+    The weights are then those of the checkpoint that `steer` writes with k = 1, in the model's dtype.
+    """
+    if _untie(model, delta):
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+    weights = _weights(model, delta, base)
+    sources = {name: base_entry(name, base) for name in weights}
+    chosen = _chosen_rounding(delta, sources, 1.0, Rounding("auto"))
+    for name, place in weights.items():
+        place.write(steered_tensor(name, sources[name], delta.change(name), 1.0, chosen))
+
+
 @contextlib.contextmanager
 def _folded_in(
     model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding
@@ -71,8 +86,7 @@ def _folded_in(
     with _untied(model, delta):
         weights = _weights(model, delta, base)
         sources = {name: base_entry(name, base) if base else place.view() for name, place in weights.items()}
-        targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
-        chosen = choose_rounding(delta, targets, [k], rounding)[k].rounding
+        chosen = _chosen_rounding(delta, sources, k, rounding)
         originals: dict[str, Tensor] = {}
         try:
             for name, source in sources.items():
@@ -83,6 +97,13 @@ def _folded_in(
         finally:
             for name, original in reversed(originals.items()):
                 weights[name].write(original)
+
+
+def _chosen_rounding(
+    delta: Delta, sources: Mapping[str, TensorEntry | Tensor], k: float, rounding: Rounding
+) -> Rounding:
+    targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
+    return choose_rounding(delta, targets, [k], rounding)[k].rounding
 
 
 def _dtype(source: TensorEntry | Tensor) -> torch.dtype:
@@ -105,11 +126,15 @@ def steered_tensor(name: str, source: TensorEntry | Tensor, change: Change, k: f
 
 
 def _weights(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) -> dict[str, Place]:
-    """The model's own memory of each parameter of the delta, by its name in the checkpoint's files."""
+    """The model's own memory of each parameter of the delta, by its name in the checkpoint's files.
+
+    What only the base's files have is left out: a tower's, where the model is the language model alone.
+    """
     shapes = {name: delta.shape(name) for name in delta.terms}
     found = places(model, shapes)
     if base is not None and len(found) < len(shapes):  # where one is depends on the sizes of its neighbours
         found = places(model, {**{name: entry.shape for name, entry in base.tensors.items()}, **shapes})
+        shapes = {name: shape for name, shape in shapes.items() if name in found or name not in base.tensors}
     for name, shape in shapes.items():
         if name not in found:
             raise WsteerError(
@@ -123,15 +148,21 @@ def _weights(model: PreTrainedModel, delta: Delta, base: Checkpoint | None) -> d
 @contextlib.contextmanager
 def _untied(model: PreTrainedModel, delta: Delta) -> Iterator[None]:
     """For the `with` body, give the head its own copy of a tied embedding, if the delta changes them separately."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if not delta.untied or head is None or head.weight is not embedding.weight:
-        yield
-        return
-    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    tied = _untie(model, delta)
     try:
         yield
     finally:
-        head.weight = embedding.weight
+        if tied:
+            model.get_output_embeddings().weight = model.get_input_embeddings().weight
+
+
+def _untie(model: PreTrainedModel, delta: Delta) -> bool:
+    """Give the head its own copy of a tied embedding, if the delta changes them separately; whether it did."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not delta.untied or head is None or head.weight is not embedding.weight:
+        return False
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    return True
 
 
 def missing_biases(model: PreTrainedModel, delta: Delta) -> dict[str, nn.Linear]:

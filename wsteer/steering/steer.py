@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, open_checkpoint
+from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint
 from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
+from wsteer.deltas.tuned import open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
-from wsteer.files.provenance import RECORD, key, record, source_entry
+from wsteer.files.provenance import RECORD, key, record
 from wsteer.files.saving import check_free_space, check_output, mark_work, new_folder
 from wsteer.files.tensors import DTYPE_CODES, DTYPES
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
 from wsteer.steering.baking import baked
-from wsteer.steering.combination import Combination, numbered
+from wsteer.steering.combination import Combination, Total, numbered
 from wsteer.steering.gains import Choice, Target, choose_rounding
 from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files, with_setting
 from wsteer.steering.rounding import Rounding
@@ -125,6 +126,9 @@ def steer(
 ) -> SteerReport:
     """Write the checkpoint `base + Σ kᵢ·deltaᵢ` to the folder `output` (default `./<base>-<delta>-k<K>`).
 
+    Each of `deltas` is a delta file, an adapter or a checkpoint, which stands for its change of the base. If `base` is
+    an adapter, it is its own base plus its change.
+
     `k` is one for all deltas, or one for each; `sweep` instead writes a folder `k<K>` inside `output` for each of its
     values, in one pass over the base. Every touched tensor is folded in float32 and rounded once to its stored dtype
     (or to `dtype`). Shards keep the base's files, order and offsets; other files are copied byte for byte. `rounding`
@@ -146,15 +150,16 @@ def steer(
     if dtype not in WRITTEN:
         raise WsteerError(f"dtype {dtype!r} cannot hold steered weights; use one of {', '.join(WRITTEN)}")
     wanted = Rounding(rounding, seed)
-    combination = Combination.of(deltas, k, sweep)
-    checkpoint = open_checkpoint(base)
-    folder = Path(output) if output is not None else Path(combination.name(checkpoint))
-    check_output(folder, force, folder=True, inputs=[checkpoint.folder, *combination.paths], resume=resume or dry_run)
+    combination, model = Combination.of(deltas, k, sweep), open_model(base)
+    combination, checkpoint = combination.on(model), model.checkpoint
+    folder = Path(output) if output is not None else Path(combination.name(model))
+    inputs: list[str | Path] = [*model.folders, *combination.references]
+    check_output(folder, force, folder=True, inputs=inputs, resume=resume or dry_run)
     if folder.resolve().is_relative_to(checkpoint.folder.resolve()):
         raise WsteerError(f"output {folder} lies inside the base {base}; name another with -o")
     ks = combination.ks
-    total, warnings = combination.total(checkpoint, selection)
-    plan = _plan(checkpoint, total, dtype, changed=any(ks))
+    total = combination.total(model, selection)
+    plan = _plan(checkpoint, total.delta, dtype, changed=any(ks))
     check_free_space(folder, plan.size * len(ks))
     choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
     places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # where the outputs are in the folder
@@ -164,7 +169,7 @@ def steer(
     )
     seconds = None
     if not dry_run:
-        records = _records(plan, combination, {**selection.options, "dtype": dtype, "seed": seed}, steered)
+        records = _records(plan, total, {**selection.options, "dtype": dtype, "seed": seed}, steered)
         with new_folder(folder, force, _key(plan, records), resume) as unfinished:
             written = [
                 Output(unfinished / place, each, choices[each].rounding) for place, each in zip(places, ks, strict=True)
@@ -173,11 +178,11 @@ def steer(
             for part, outputs in _passes(plan, written, dtype):
                 _write(part, outputs, progress, lambda: mark_work(unfinished))
             seconds = round(time.perf_counter() - started, 3)
-            check_unchanged([*plan.checkpoint.shards, *combination.paths])
+            check_unchanged([*plan.checkpoint.shards, *total.files])
             for each, what in zip(written, records, strict=True):
                 write_json(each.folder / RECORD, what)
             write_json(unfinished / RECORD, records[-1])
-    return _report(plan, folder, combination, steered, seconds, warnings)
+    return _report(plan, folder, combination, steered, seconds, total.warnings)
 
 
 def _steered(folder: Path, ks: tuple[float, ...], choice: Choice) -> Steered:
@@ -247,11 +252,8 @@ def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
     return copied, left_out
 
 
-def _records(
-    plan: _Plan, combination: Combination, options: Mapping[str, object], steered: Sequence[Steered]
-) -> list[dict]:
-    sources = [source_entry("delta", path) for path in combination.paths]
-    inputs = [plan.checkpoint.input_entry("base"), *sources]
+def _records(plan: _Plan, total: Total, options: Mapping[str, object], steered: Sequence[Steered]) -> list[dict]:
+    inputs = [plan.checkpoint.input_entry("base"), *total.sources]
     return [record("steer", {**options, "k": list(each.k), "rounding": each.rounding}, inputs) for each in steered]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.deltas.inputs import open_change
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
@@ -216,7 +217,7 @@ def run_record(
     inputs += [{**source_entry("data", source.path), "weight": source.weight} for source in sources]
     inputs += [source_entry("val", options.val)] if options.val is not None else []
     inputs += options.chat_format.inputs
-    inputs += [source_entry("watched", path) for path in options.watched]
+    inputs += [open_change(path, "watched", base).source for path in options.watched]
     resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
     return record("finetune", resolved, inputs)
 

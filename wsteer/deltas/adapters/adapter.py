@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,8 +17,9 @@ from wsteer.checkpoints.checkpoint import (
     local_name,
 )
 from wsteer.checkpoints.contents import check_folder
-from wsteer.checkpoints.names import file_names
+from wsteer.checkpoints.names import expert_files, file_names, known_names
 from wsteer.checkpoints.ties import ties
+from wsteer.deltas.adapters.keys import PREFIX
 from wsteer.deltas.adapters.lora import BaseRows, BaseWeight, TokenRows
 from wsteer.deltas.adapters.reading import (
     CONFIG,
@@ -29,6 +30,7 @@ from wsteer.deltas.adapters.reading import (
     lora_terms,
     required_base,
 )
+from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.deltas.terms import Dense, LowRank, Term, Terms, read_factor
 from wsteer.errors import WsteerError
 from wsteer.files.limits import MATCHING, bounded
@@ -65,7 +67,7 @@ class Adapter:
     """A PEFT adapter: for each parameter of the base its change, as terms that are read when they are needed.
 
     `base` is the base as delta files name it, `checkpoint` the base itself if it is on this machine. `untied`: the head
-    and the embedding, one tensor in the base, change separately.
+    and the embedding, one tensor in the base, change separately. `left_out` names what a selection left out unread.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Adapter:
     untied: bool
     weights: Path
     checkpoint: Checkpoint | None
+    left_out: frozenset[str] = frozenset()
 
 
 def is_adapter(folder: Path) -> bool:
@@ -93,8 +96,10 @@ def find_adapter(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
+def read_adapter(folder: Path, base: Checkpoint | None = None, selection: Selection = EVERYTHING) -> Adapter:
     """Read an adapter folder from its headers. `base` defaults to the adapter's own, if that is on this machine.
+
+    What `selection` leaves out is not read, and need not fit the base.
 
     LoRA in all its variants is read from its factors; other methods go through peft's own layers. An adapter that is
     not exactly a change of weights is refused with a WsteerError that names the reason.
@@ -105,16 +110,17 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
     if weights is None:
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
     if config.get("peft_type") != "LORA":
-        return _other_method(folder, config, base, weights)
+        return _other_method(folder, config, base, weights, selection)
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
-    reader = Reader.of(folder, config, base, entries)
+    reader, left_out = _part(Reader.of(folder, config, base, entries), selection)
     reader.names  # noqa: B018  found before the limit of time: transformers may have to be asked
     with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
-        if config.get("use_dora") and not any("lora_magnitude_vector" in pieces for pieces in reader.modules.values()):
+        magnitudes = any("lora_magnitude_vector" in pieces for pieces in reader.modules.values())
+        if config.get("use_dora") and reader.modules and not magnitudes:
             raise WsteerError(f"{folder} uses DoRA but holds no magnitude vectors; save the adapter again")
         terms, copies = lora_terms(reader)
-    if not terms:
+    if not terms and not left_out:
         raise WsteerError(f"{folder} holds no LoRA factors; was it saved before training?")
     if copies:
         base = required_base(folder, config, base, f"it stores {next(iter(copies))} whole, perhaps as it was")
@@ -122,17 +128,44 @@ def read_adapter(folder: Path, base: Checkpoint | None = None) -> Adapter:
     if base is not None:
         _check_shapes(folder, terms, base)
     terms, untied = _separate_tied(folder, config, base, terms)
-    return Adapter(folder, _identity(folder, config, base), terms, untied, weights, base)
+    return Adapter(folder, _identity(folder, config, base), terms, untied, weights, base, left_out)
 
 
-def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path) -> Adapter:
+def _other_method(folder: Path, config: dict, base: Checkpoint | None, weights: Path, selection: Selection) -> Adapter:
     from wsteer.deltas.adapters.tuners import tuner_changes  # noqa: PLC0415  peft and transformers are imported for these alone
 
     base = required_base(folder, config, base, f"it is a {config.get('peft_type')} adapter")
-    changes = tuner_changes(folder, base)
+    changes = tuner_changes(folder, base, selection)
     names = file_names(changes, base, folder)
     terms: dict[str, Terms] = {names[name]: ((1.0, Dense(change)),) for name, change in changes.items()}
-    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base)
+    stored = [key.removeprefix(PREFIX) for key in read_header(weights)[0]]
+    left_out = frozenset(stored) - set(selection.kept(stored))
+    return Adapter(folder, _identity(folder, config, base), terms, False, weights, base, left_out)
+
+
+def _part(reader: Reader, selection: Selection) -> tuple[Reader, frozenset[str]]:
+    """The adapter without what the selection leaves out, and the names of that, as the base's files have them.
+
+    What the base lacks has the adapter's own name. Experts that the files hold one by one stay, since a selection may
+    take some of them.
+    """
+    if selection.is_everything:
+        return reader, frozenset()
+    base = reader.base
+    own = [name for name in replace(reader, base=None).names if not (base and expert_files(name, base))]
+    called = {name: name for name in own} | (known_names(own, base) if base else {})
+    left_out = frozenset(called.values()) - set(selection.kept(called.values(), base))
+
+    def kept(name: str) -> bool:
+        return called.get(name) not in left_out
+
+    modules = {
+        module: pieces
+        for module, pieces in reader.modules.items()
+        if kept(f"{module}.weight") or (f"{module}.bias" in called and kept(f"{module}.bias"))
+    }
+    replaced, copies = ({name: each[name] for name in each if kept(name)} for each in (reader.replaced, reader.copies))
+    return replace(reader, modules=modules, replaced=replaced, copies=copies), left_out
 
 
 def _check_config(folder: Path, config: dict) -> None:

@@ -26,6 +26,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import file_names
 from wsteer.deltas.adapters.keys import PREFIX
 from wsteer.deltas.adapters.reading import CONFIG, WEIGHTS
+from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.limits import MATCHING, bounded
 from wsteer.files.tensors import FLOATS, TensorEntry, read_header, read_rows, read_tensor, row_blocks
@@ -135,11 +136,14 @@ class Replacement:
         return _difference(read_rows(self.parameter.start, start, stop), self.parameter, start)
 
 
-def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Replacement]:
+def tuner_changes(
+    folder: Path, base: Checkpoint, selection: Selection = EVERYTHING
+) -> dict[str, LayerChange | Replacement]:
     """The change of each parameter that the adapter in `folder` changes, by its name in the model in memory.
 
-    A change is computed only when its rows are asked for. Raises WsteerError for a method that does not change weights
-    or is not known to be exact, and for an adapter that is damaged or does not fit the base.
+    Tensors that the model has no place for are ignored if `selection` leaves them out. A change is computed only when
+    its rows are asked for. Raises WsteerError for a method that does not change weights or is not known to be exact,
+    and for an adapter that is damaged or does not fit the base.
     """
     config, method = _read_config(folder)
     if not (folder / WEIGHTS).exists():
@@ -149,7 +153,7 @@ def tuner_changes(folder: Path, base: Checkpoint) -> dict[str, LayerChange | Rep
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(parameter): name for name, parameter in reversed(named.items())}  # a tied one has its first name
     replaced = {_base_name(key): entry for key, entry in entries.items() if _base_name(key) in named}
-    tuners = _attached(folder, config, model, entries)
+    tuners = _attached(folder, config, model, entries, selection)
     layers = [_layer(folder, method, tuner, names, replaced.keys()) for tuner in tuners]
     of_layers = {name: layer for layer in layers for name in layer.changed}
     changed = dict.fromkeys([*replaced, *of_layers])
@@ -221,9 +225,16 @@ def _base_name(key: str) -> str:
 
 
 def _attached(
-    folder: Path, config: peft.PeftConfig, model: PreTrainedModel, entries: Mapping[str, TensorEntry]
+    folder: Path,
+    config: peft.PeftConfig,
+    model: PreTrainedModel,
+    entries: Mapping[str, TensorEntry],
+    selection: Selection,
 ) -> list[BaseTunerLayer]:
-    """The layers that peft puts into the model, holding the tensors of the adapter's file as float32."""
+    """The layers that peft puts into the model, holding the tensors of the adapter's file as float32.
+
+    Tensors that belong to no layer are an error, unless the selection leaves them out.
+    """
     bare = dict(model.named_parameters(remove_duplicate=False))
     with _library(f"peft {peft.__version__} cannot attach {folder} to its base"):
         own = {key: read_tensor(entry) for key, entry in entries.items() if _base_name(key) not in bare}
@@ -233,6 +244,9 @@ def _attached(
         _check_patterns(folder, config, [name for name, _ in model.named_modules()])
         attached = peft.PeftModel(model, config, autocast_adapter_dtype=False).eval()
         expected = peft.get_peft_model_state_dict(attached, save_embedding_layers=False).keys()
+        strange = {key: _base_name(key) for key in own.keys() - expected}
+        wanted = set(selection.kept(list(strange.values())))
+        own = {key: tensor for key, tensor in own.items() if key not in strange or strange[key] in wanted}
         for key in sorted((expected - entries.keys()) | (own.keys() - expected)):
             wrong = "lacks" if key in expected else "should not hold"
             raise WsteerError(f"{folder / WEIGHTS} {wrong} {key!r}; was it made on another model, or by another peft?")
