@@ -18,10 +18,16 @@ def check_bases(named: Sequence[Named], advice: str) -> None:
     known = [(label, base) for label, base in named if base.get("fingerprint")]
     for label, base in known[1:]:
         first_label, first = known[0]
-        if base["fingerprint"] != first["fingerprint"] and bool(base.get("towers")) == bool(first.get("towers")):
+        if base["fingerprint"] != first["fingerprint"] and not beside_towers(base, first):
             raise WsteerError(
                 f"{first_label} (of {first['name']}) and {label} (of {base['name']}) have different bases; {advice}"
             )
+
+
+def beside_towers(first: Identity, second: Identity) -> bool:
+    """Whether one of two known bases has towers and the other has none: they may hold the same language model."""
+    known = first.get("fingerprint") and second.get("fingerprint")
+    return bool(known) and bool(first.get("towers")) != bool(second.get("towers"))
 
 
 class Based(Protocol):

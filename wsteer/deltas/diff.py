@@ -263,7 +263,8 @@ def _common_base(sides: Sequence[Input], base: Checkpoint | None) -> Mapping[str
     if not named:
         # two checkpoints without --base: their base is unknown, but it has their architecture, if they store one
         fingerprints = {side.base["fingerprint"] for side in sides}
-        return {**UNKNOWN_BASE, "fingerprint": fingerprints.pop() if len(fingerprints) == 1 else None}
+        known = {"fingerprint": fingerprints.pop(), "towers": sides[0].base["towers"]} if len(fingerprints) == 1 else {}
+        return {**UNKNOWN_BASE, **known}
     check_bases(named, "diff fine-tunes of one base")
     bases = [identity for _, identity in named]
     return base.identity if base else next((each for each in bases if each["fingerprint"]), bases[0])

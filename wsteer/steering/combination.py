@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.bases import base_warnings, check_bases
+from wsteer.deltas.bases import base_warnings, beside_towers, check_bases
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.inputs import ChangeInput, open_change
@@ -154,6 +154,13 @@ def _sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
 def on_base(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuse a delta of another base than the checkpoint it is applied to; a warning if only their names differ."""
     check_bases([(path, delta.base), (checkpoint.name, checkpoint.identity)], "use the model it was made on")
+    if beside_towers(delta.base, checkpoint.identity):
+        towers = delta.base.get("towers") or ", ".join(checkpoint.towers)
+        return (
+            f"{path} was made on {delta.base['name']} and is applied to {checkpoint.name}; one of the two has towers "
+            f"({towers}) beside its language model. All names and shapes fit: it means something if both hold the same "
+            "language model",
+        )
     doubt = f"one is tuned from the other, or a copy, {path} means nothing here"
     return base_warnings([delta.base["name"], checkpoint.name], doubt)
 
