@@ -14,19 +14,10 @@ from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.errors import WsteerError
 
-# two members of each kind: renamed in memory; experts stacked there; weights cut there; another prefix; towers; no list
-# of a name that the code knows
+# two members of each kind: renamed in memory, experts stacked, weights cut, towers, names of their own
 KINDS = (
-    "exaone",
-    "gpt_neox",
-    "phimoe",
-    "qwen3_next",
-    "lara_mini",
-    "hrm_text",
-    "qwen3_5",
-    "llava",
-    "qwen2_audio",
-    "mamba",
+    *("exaone", "gpt_neox", "phimoe", "qwen3_next", "lara_mini", "hrm_text"),
+    *("qwen3_5", "llava", "qwen2_audio", "mamba", "mpt"),
 )
 NO_BLOCKS = "HrmTextForCausalLM has no list of 16 decoder blocks that wsteer could find"
 
