@@ -85,13 +85,16 @@ BASE = {
     # beside what a Llama has: a bias, experts stacked and one by one, GPT-2's transposed layers, a convolution
     f"{LAYER}.self_attn.q_proj.bias": randn(8),
     f"{LAYER}.moe.experts.down_proj": randn(3, 12, 8),
-    **{f"{LAYER}.moe2.experts.{e}.{part}.weight": randn(6, 8) for e in range(2) for part in ("gate_proj", "up_proj")},
+    **{f"{LAYER}.mlp.experts.{e}.{part}.weight": randn(6, 8) for e in range(2) for part in ("gate_proj", "up_proj")},
     "h.0.attn.c_attn.weight": randn(8, 24),
     "conv.weight": randn(6, 4, 3, 3),
 }
 BASE_CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
+    "model_type": "qwen3_moe",  # its experts are named one by one in the files
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 2,
+    "moe_intermediate_size": 6,
+    "head_dim": 4,
     "hidden_size": 8,
     "intermediate_size": 12,
     "num_hidden_layers": 1,
@@ -161,17 +164,17 @@ ADAPTERS: list[tuple[dict, dict[str, Tensor]]] = [
         },
     ),
     (
-        {"target_parameters": ["moe2.experts.gate_up_proj"]},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
         {
-            f"{PREFIX}{LAYER}.moe2.experts.lora_A.weight": randn(4, 8),
-            f"{PREFIX}{LAYER}.moe2.experts.lora_B.weight": randn(12, 4),
+            f"{PREFIX}{LAYER}.mlp.experts.lora_A.weight": randn(4, 8),
+            f"{PREFIX}{LAYER}.mlp.experts.lora_B.weight": randn(12, 4),
         },
     ),
     (
         {"target_modules": ["c_attn", "conv"], "fan_in_fan_out": True},
         {
-            f"{PREFIX}transformer.h.0.attn.c_attn.lora_A.weight": randn(2, 24),
-            f"{PREFIX}transformer.h.0.attn.c_attn.lora_B.weight": randn(8, 2),
+            f"{PREFIX}h.0.attn.c_attn.lora_A.weight": randn(2, 24),
+            f"{PREFIX}h.0.attn.c_attn.lora_B.weight": randn(8, 2),
             f"{PREFIX}conv.lora_A.weight": randn(2, 4, 3, 3),
             f"{PREFIX}conv.lora_B.weight": randn(6, 2, 1, 1),
         },

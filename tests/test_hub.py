@@ -143,7 +143,12 @@ def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_pa
     local = Delta.load(tmp_path / "v.safetensors")
     assert fetched.terms.keys() == local.terms.keys()
     assert (fetched - local).norm() < 1e-6 * local.norm()
-    assert fetched.base == {"name": "org/tiny", "revision": COMMIT, "fingerprint": local.base["fingerprint"]}
+    assert fetched.base == {
+        "name": "org/tiny",
+        "revision": COMMIT,
+        "fingerprint": local.base["fingerprint"],
+        "towers": None,
+    }
 
 
 def test_a_silent_network_is_one_line(tmp_path: Path, tiny: Path) -> None:

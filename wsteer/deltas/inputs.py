@@ -80,7 +80,7 @@ def open_input(
     leaves out. Of other inputs `change_of` takes the part.
     """
     path = Path(reference)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # a pipe or a device too: reading refuses it
         return ChangeInput(role, str(reference), (path,), Delta.load(path))
     if not path.exists() and path.suffix == ".safetensors":
         raise WsteerError(f"{reference} does not exist")

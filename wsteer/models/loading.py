@@ -171,8 +171,8 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ends = tokenizer.eos_token_id if ends is None else ends
     listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
     usable = [end for end in listed if type(end) is int and 0 <= end < known]
-    if not usable and tokenizer.eos_token_id is not None and tokenizer.eos_token_id < known:
-        usable = [tokenizer.eos_token_id]  # a config without an end has that of its class, which may not fit
+    if not usable and ends == type(model.config)().eos_token_id and (tokenizer.eos_token_id or known) < known:
+        usable = [cast(int, tokenizer.eos_token_id)]  # nobody chose the end: it is that of the config's class
     if listed and not usable:
         raise WsteerError(f"{name}: eos_token_id {str(ends)[:80]!r} is no token of the model; it has {known}")
     pad = tokenizer.pad_token_id
