@@ -82,19 +82,15 @@ BASE = {
     **{f"{LAYER}.self_attn.{name}.weight": randn(8, 8) for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
     **{f"{LAYER}.mlp.{name}.weight": randn(12, 8) for name in ("gate_proj", "up_proj")},
     f"{LAYER}.mlp.down_proj.weight": randn(8, 12),
-    # beside what a Llama has: a bias, experts stacked and one by one, GPT-2's transposed layers, a convolution
+    # beside what a Llama has: a bias, stacked experts, GPT-2's transposed layers, a convolution
     f"{LAYER}.self_attn.q_proj.bias": randn(8),
     f"{LAYER}.moe.experts.down_proj": randn(3, 12, 8),
-    **{f"{LAYER}.mlp.experts.{e}.{part}.weight": randn(6, 8) for e in range(2) for part in ("gate_proj", "up_proj")},
     "h.0.attn.c_attn.weight": randn(8, 24),
     "conv.weight": randn(6, 4, 3, 3),
 }
 BASE_CONFIG = {
-    "model_type": "qwen3_moe",  # its experts are named one by one in the files
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "num_experts": 2,
-    "moe_intermediate_size": 6,
-    "head_dim": 4,
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
     "hidden_size": 8,
     "intermediate_size": 12,
     "num_hidden_layers": 1,
@@ -161,13 +157,6 @@ ADAPTERS: list[tuple[dict, dict[str, Tensor]]] = [
         {
             f"{PREFIX}{LAYER}.moe.experts.lora_A.weight": randn(6, 8),
             f"{PREFIX}{LAYER}.moe.experts.lora_B.weight": randn(12, 6),
-        },
-    ),
-    (
-        {"target_parameters": ["mlp.experts.gate_up_proj"]},
-        {
-            f"{PREFIX}{LAYER}.mlp.experts.lora_A.weight": randn(4, 8),
-            f"{PREFIX}{LAYER}.mlp.experts.lora_B.weight": randn(12, 4),
         },
     ),
     (

@@ -242,7 +242,7 @@ NO_FILE = "cannot be read: it is a pipe, a socket or a device"
 REGULAR = [
     Case("a pipe as the model", lambda i: steered(fifo(i), i), "is a file; a model folder"),
     Case("a pipe as the delta", lambda i: ["steer", i.tiny, fifo(i), "--k", 1, "-o", "out"], NO_FILE),
-    Case("a pipe to diff", lambda i: ["diff", fifo(i), "-o", "out"], "pipe is a file; a model folder"),
+    Case("a pipe to diff", lambda i: ["diff", fifo(i), "-o", "out"], "pipe cannot be read: it is a pipe"),
     Case("a device as the delta", lambda i: ["steer", i.tiny, "/dev/zero", "--k", 1, "-o", "out"], NO_FILE),
     Case(
         "a socket as the delta",
