@@ -24,7 +24,7 @@ def test_questions_are_split_in_halves_by_the_seed() -> None:
         ({"instruction": [{"pos": "x"}]}, '"instruction"'),
         ({"questions": ["only one"]}, '"questions"'),
         ({"questions": ["a", 3]}, "must be a text"),
-        ({"questions": ["a", "b", " a "]}, "question 3 is the same as question 1"),
+        ({"questions": ["a", "b", "a"]}, "question 3 is the same as question 1"),
         ({"instruction": [{"pos": "x", "neg": "y"}] * 2}, "instruction pair 2 is the same as instruction pair 1"),
         ({"instruction": [{"pos": "x", "neg": "x "}]}, "pos and neg of instruction pair 1 are equal"),
     ],

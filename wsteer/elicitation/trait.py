@@ -30,7 +30,7 @@ def read_trait(path: Path) -> Trait:
     if not all(isinstance(question, str) and question.strip() for question in questions):
         raise WsteerError(f'{path}: every entry of "questions" must be a text')
     pos, neg = (tuple(pair[side] for pair in pairs) for side in ("pos", "neg"))
-    _check_different(path, "question", [question.strip() for question in questions])
+    _check_different(path, "question", questions)
     _check_different(path, "instruction pair", [f"{a.strip()} / {b.strip()}" for a, b in zip(pos, neg, strict=True)])
     for number, pair in enumerate(zip(pos, neg, strict=True), 1):
         if len({instruction.strip() for instruction in pair}) == 1:
