@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -76,6 +77,15 @@ class Conversion:
             if part.parameter in self.shapes:
                 self.of_tensor[part.tensor].append(part)
                 self.of_parameter[part.parameter].append(part)
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """The names of the weights of embedding and head."""
+        model = cast(PreTrainedModel, self.model)
+        modules = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
+        return frozenset(
+            f"{name}.weight" for name, module in model.named_modules() if any(module is m for m in modules)
+        )
 
     def renamed(self, name: str) -> tuple[str, str | None]:
         """A name in a file as transformers renames it, and the pattern of the converter that takes it, if any does."""

@@ -78,7 +78,7 @@ def _converted_name(base: Checkpoint, conversion: "Conversion", known: Collectio
             return parts[0].tensor
         if each in known:
             return each
-        if each in conversion.shapes and not parts and base.tied is not None:
+        if base.tied is not None and not parts and each in conversion.ends:
             return base.tied[1]  # no tensor becomes it: it is the tied head
     return None
 

@@ -283,9 +283,11 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
     names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
     for name, renamed in names.items():
         entry = base_entry(renamed, checkpoint)
-        if renamed.endswith(HEADS) and not delta.untied and checkpoint.tied is not None:
+        tied = checkpoint.tied if renamed in checkpoint.ends and not delta.untied else None
+        if tied is not None and renamed == tied[1]:
+            other = "head" if renamed == checkpoint.ends[0] else "embedding"
             raise WsteerError(
-                f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
+                f"{renamed} is tied to the {other} in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
             )
         if entry.dtype not in FLOATS:  # before the shape, which quantising may change

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.contents import check_files
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
@@ -208,7 +208,7 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)
-    if any(name.endswith((*EMBEDDINGS, *HEADS)) for name in delta.terms) and checkpoint.tied is not None:
+    if any(end in delta.terms for end in checkpoint.ends) and checkpoint.tied is not None:
         embedding, head = checkpoint.tied
         if not delta.untied:
             copies = {head: embedding}
