@@ -252,6 +252,8 @@ def decoder_path(model: nn.Module) -> str:
     known = cast(PreTrainedModel, model)
     decoder = known.get_decoder()
     count = known.config.get_text_config().num_hidden_layers
+    if not any(isinstance(module, nn.ModuleList) for module in decoder.modules()):
+        decoder = known  # it is a layer that happens to be called so, as ModernBERT's head
     inside = {id(module) for module in decoder.modules()}
     for name, module in model.named_modules():
         if id(module) in inside and isinstance(module, nn.ModuleList) and len(module) == count:

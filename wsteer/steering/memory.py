@@ -1,7 +1,7 @@
 """A delta applied to a model in memory, with the same bits as steering on disk, and undone bit for bit."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -224,16 +224,16 @@ def _scaled(name: str, k: float, vector: Tensor, dtype: torch.dtype) -> Tensor:
     return scaled
 
 
-Hook = Callable[[nn.Module, tuple, Tensor | tuple], Tensor | tuple]
+Hook = Callable[[nn.Module, tuple, Tensor | Sequence], Tensor | Sequence]
 
 
 def _adding(vector: Tensor) -> Hook:
     """A forward hook that adds `vector` [hidden] to a module's output at every position."""
 
-    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        # transformers 5 blocks return a tensor; older ones a tuple that begins with it
-        hidden = output[0] if isinstance(output, tuple) else output
+    def hook(module: nn.Module, inputs: tuple, output: Tensor | Sequence) -> Tensor | Sequence:
+        # transformers 5 blocks return a tensor; older ones a tuple, or list, that begins with it
+        hidden = output if isinstance(output, Tensor) else output[0]
         steered = hidden + vector.to(hidden.device, hidden.dtype)
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return steered if isinstance(output, Tensor) else type(output)([steered, *output[1:]])  # type: ignore[call-arg]
 
     return hook
