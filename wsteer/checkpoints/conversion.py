@@ -87,6 +87,12 @@ class Conversion:
             f"{name}.weight" for name, module in model.named_modules() if any(module is m for m in modules)
         )
 
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """The parameters that are another one in memory, beside a tied embedding and head; each with that one."""
+        tied = cast(dict[str, str], getattr(self.model, "all_tied_weights_keys", None) or {})
+        return {name: other for name, other in tied.items() if name not in self.ends}
+
     def renamed(self, name: str) -> tuple[str, str | None]:
         """A name in a file as transformers renames it, and the pattern of the converter that takes it, if any does."""
         found, pattern = rename_source_key(name, self._renamings, self._converters, self.prefix, self._state)

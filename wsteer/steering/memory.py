@@ -22,6 +22,8 @@ from wsteer.steering.gains import Target, choose_rounding
 from wsteer.steering.rounding import Rounding
 from wsteer.workers import in_order
 
+FOLDED = "wsteer_has_a_change"  # the attribute of a model whose weights are not its checkpoint's
+
 
 @contextlib.contextmanager
 def applied(
@@ -50,6 +52,17 @@ def applied(
     >>> model.model.norm.weight.data[0].item()
     1.0
     """
+    if base is not None and delta.kind != "activation" and getattr(model, FOLDED, False):
+        raise WsteerError("the model has an adapter's change, which its base lacks; give applied no base")
+    with added(model, delta, k, base, rounding, seed):
+        yield
+
+
+@contextlib.contextmanager
+def added(
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+) -> Iterator[None]:
+    """`applied` without its guard: with `base`, the weights in the `with` body are those of base + k·delta."""
     if base is not None:
         check_bases([("the delta", delta.base), (base.name, base.identity)], "use the model it was made on")
     if k == 0:
@@ -77,6 +90,7 @@ def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
     chosen = _chosen_rounding(delta, sources, 1.0, Rounding("auto"))
     for name, place in weights.items():
         place.write(steered_tensor(name, sources[name], delta.change(name), 1.0, chosen))
+    setattr(model, FOLDED, True)
 
 
 @contextlib.contextmanager

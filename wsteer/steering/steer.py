@@ -10,6 +10,7 @@ import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.contents import check_files
+from wsteer.checkpoints.names import shared_blocks
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.deltas.tuned import open_model
@@ -213,6 +214,11 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         if not delta.untied:
             copies = {head: embedding}
         elif changed:
+            if shared := shared_blocks(checkpoint):  # which tie_word_embeddings ties too
+                raise WsteerError(
+                    f"{checkpoint.name} cannot untie its head: transformers would then no longer load {shared}, which "
+                    "other blocks share; leave embedding and head out with --exclude, or write it --as delta or adapter"
+                )
             config = _untied(config)
             if head not in checkpoint.tensors:
                 source = checkpoint.tensors[embedding]

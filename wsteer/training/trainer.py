@@ -93,6 +93,7 @@ class AnswerTrainer(Trainer):
         self.remove_callback(transformers.PrinterCallback)  # it prints to stdout
         self.plan = plan
         self.keeps_logits = keeps_logits(model)
+        self.model_accepts_loss_kwargs = True  # the trained tokens of a step are counted for compute_loss
         self.train_examples = train
         self.val_examples = val
         self.names = list(trained_parameters(model))
