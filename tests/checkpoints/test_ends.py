@@ -118,3 +118,13 @@ def test_a_checkpoint_may_store_the_head_alone(tmp_path: Path, kind: str, end: i
     Delta.of_tensors({embedding: own}).save(tmp_path / "other.safetensors")
     with pytest.raises(WsteerError, match="is tied to the head"):
         wsteer.steer(base, tmp_path / "other.safetensors", k=1, output=tmp_path / "never")
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+def test_an_embedding_may_be_tied_where_the_base_is_not_at_hand(tmp_path: Path, kind: str) -> None:
+    base = save(tmp_path / "base", kind)
+    adapted = get_peft_model(loaded(base), LoraConfig(r=2, target_modules=[KINDS[kind][1]]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    base.rename(tmp_path / "elsewhere")
+    with pytest.raises(WsteerError, match="may be tied to the head, which needs the base"):
+        wsteer.diff(tmp_path / "adapter", output=tmp_path / "w.safetensors")

@@ -19,8 +19,11 @@ from wsteer.files.text import read_json
 INDEX = "model.safetensors.index.json"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 # names that models give their input embedding and their head, for names whose checkpoint is not at hand
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
-HEADS = ("lm_head.weight", "embed_out.weight")
+EMBEDDINGS = (
+    *("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight"),
+    *("backbone.embeddings.weight", "rwkv.embeddings.weight", "tokens_embed.weight", "transformer.w.weight"),
+)
+HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
 # embeddings of models that call their head lm_head; of others transformers is asked
 COMMON = re.compile(
     r"((model|language_model|text_model|transformer)\.)*(embed_tokens|wte|word_embeddings)\.weight|"
