@@ -7,12 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.helpers.architectures import save_tiny
+from tests.helpers.chain import logits
 from wsteer.activations.actvec import actvec, mean_activations
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_chats
-from wsteer.models.loading import load
+from wsteer.models.loading import decoder_blocks, load
 from wsteer.models.rendering import render
+from wsteer.steering.memory import applied
 
 
 def reference_means(model_folder: Path, chats: list) -> torch.Tensor:
@@ -85,3 +88,37 @@ def test_sources_carry_the_datas_digest(tmp_path: Path, tiny: Path, chats: tuple
 def test_wrong_arguments_are_one_line(tmp_path: Path, options: dict) -> None:
     with pytest.raises(WsteerError, match=f"{next(iter(options))} is .*; it must be"):
         actvec(tmp_path / "gone", tmp_path / "x", tmp_path / "y", tmp_path / "a.safetensors", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("mllama", "block 0 of base does not run once on text alone"), ("gemma3n_text", "gives 4 dimensions")],
+)
+def test_blocks_without_activations_of_their_own_are_refused(
+    tmp_path: Path, chats: tuple[Path, Path], kind: str, reason: str
+) -> None:
+    """Llama 3.2 Vision runs its cross-attention with images alone: the blocks after it must not take its number."""
+    base = save_tiny(tmp_path / "base", kind)
+    with pytest.raises(WsteerError, match=reason):
+        actvec(base, *chats, tmp_path / "a.safetensors", device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["openai-gpt", "modernbert-decoder"])
+def test_blocks_that_give_lists_and_models_whose_head_is_called_decoder(
+    tmp_path: Path, chats: tuple[Path, Path], kind: str
+) -> None:
+    base = save_tiny(tmp_path / "base", kind)
+    report = actvec(base, *chats, tmp_path / "a.safetensors", device="cpu")
+    assert (report.layers, report.hidden) == (2, 64)
+    loaded, delta = load(base, "cpu"), Delta.load(tmp_path / "a.safetensors")
+    before, after = [], []
+    for found, change in ((before, 0.0), (after, 2.0)):
+        with applied(loaded.model, delta.select_layers([1]), change):
+            block = decoder_blocks(loaded.model)[1]
+            handle = block.register_forward_hook(lambda module, inputs, output, found=found: found.append(output[0]))
+            logits(loaded.model)
+            handle.remove()
+    added = 2 * delta.change("blocks.1").rows(0, 64)
+    torch.testing.assert_close(after[0] - before[0], added.expand(after[0].shape), rtol=0, atol=1e-5)

@@ -1,13 +1,16 @@
-"""Inputs that hold two things, or that are stored in two ways: refused by name."""
+"""Inputs that hold two things, or are stored in two ways: refused by name. Names whose base is not at hand."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 import wsteer
+from tests.helpers.architectures import build, save_tiny
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import seed_folders
 from wsteer.errors import WsteerError
@@ -80,3 +83,31 @@ def test_two_modules_of_one_weight_are_refused(tmp_path: Path, tiny: Path, adapt
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(WsteerError, match=r"has two changes of model.layers.0.self_attn.q_proj.weight"):
         wsteer.diff(folder, output=tmp_path / "w.safetensors", base=tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lara_mini", "hrm_text"])
+def test_a_delta_made_without_the_base_finds_the_rows_of_split_tensors(tmp_path: Path, kind: str) -> None:
+    """Their files hold in one tensor what are several layers in memory, by which the adapter names its changes."""
+    base = save_tiny(tmp_path / "base", kind)
+    model = type(build(kind)).from_pretrained(base, dtype=torch.float32)
+    names = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Linear) and "attn" in name]
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=names))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.2 * torch.randn(parameter.shape))
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = {
+        f"{name}.weight": module.get_base_layer().weight.double() + module.get_delta_weight("default").double()
+        for name, module in adapted.get_base_model().named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    base.rename(tmp_path / "elsewhere")
+    wsteer.diff(tmp_path / "adapter", output=tmp_path / "w.safetensors")
+    wsteer.steer(tmp_path / "elsewhere", tmp_path / "w.safetensors", k=1, output=tmp_path / "out")
+    steered = type(model).from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    assert len(expected) == len(names)
+    for name, value in expected.items():
+        torch.testing.assert_close(steered[name].double(), value, rtol=0, atol=1e-6)

@@ -111,6 +111,65 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "lara_mini": ("lara_mini", SIZES),
     "lfm2": ("Lfm2ForCausalLM", {**SIZES, "layer_types": ["conv", "full_attention"]}),
     "mamba": ("MambaForCausalLM", {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 300, "state_size": 8}),
+    "falcon_h1": (
+        "FalconH1ForCausalLM",
+        {
+            **SIZES,
+            "head_dim": 16,
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 16,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 8,
+        },
+    ),
+    "gemma3n_text": (
+        "Gemma3nForCausalLM",
+        {
+            **SIZES,
+            "head_dim": 16,
+            "num_kv_shared_layers": 0,
+            "vocab_size_per_layer_input": 300,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "altup_num_inputs": 2,
+            "activation_sparsity_pattern": None,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "zamba2": (
+        "Zamba2ForCausalLM",
+        {
+            **NO_GROUPS,
+            "num_hidden_layers": 4,
+            "num_key_value_heads": 4,
+            "hybrid_layer_ids": [1, 3],
+            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+            "mamba_d_state": 8,
+            "mamba_headdim": 16,
+            "n_mamba_heads": 8,
+            "num_mem_blocks": 1,
+            "adapter_rank": 8,
+            "chunk_size": 8,
+            "mamba_ngroups": 1,
+        },
+    ),
+    "openai-gpt": ("OpenAIGPTLMHeadModel", GPT2_SIZES),
+    "bart": (
+        "BartForCausalLM",
+        {
+            "vocab_size": 300,
+            "d_model": 64,
+            "decoder_layers": 2,
+            "decoder_ffn_dim": 96,
+            "decoder_attention_heads": 4,
+            "max_position_embeddings": 256,
+        },
+    ),
+    "modernbert-decoder": (
+        "ModernBertDecoderForCausalLM",
+        {**NO_GROUPS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4},
+    ),
 }
 
 IDS = {"image_token_id": 299, "video_token_id": 298, "vision_start_token_id": 297, "vision_end_token_id": 296}
@@ -260,6 +319,58 @@ TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
                 "model_type": "qwen2_audio_encoder",
             },
             "audio_token_index": 299,
+        },
+    ),
+    "granite_speech": (
+        "GraniteSpeechForConditionalGeneration",
+        {
+            "text_config": _text("granite"),
+            "encoder_config": {
+                "input_dim": 16,
+                "num_layers": 2,
+                "hidden_dim": 32,
+                "feedforward_mult": 2,
+                "num_heads": 2,
+                "dim_head": 16,
+                "output_dim": 20,
+                "context_size": 8,
+                "max_pos_emb": 16,
+                "conv_kernel_size": 3,
+            },
+            "projector_config": {
+                **VISION,
+                "model_type": "blip_2_qformer",
+                "encoder_hidden_size": 32,
+                "vocab_size": 300,
+            },
+            "audio_token_index": 299,
+            "has_lora_adapter": False,
+        },
+    ),
+    "mllama": (
+        "MllamaForConditionalGeneration",
+        {
+            "text_config": _text(
+                cross_attention_layers=[0], pad_token_id=0, rope_scaling={"rope_type": "default"}, num_hidden_layers=3
+            ),
+            "vision_config": {
+                **VISION,
+                "attention_heads": 2,
+                "num_global_layers": 1,
+                "vision_output_dim": 64,
+                "intermediate_layers_indices": [0],
+                "supported_aspect_ratios": [[1, 1]],
+                "max_num_tiles": 1,
+            },
+            "image_token_index": 299,
+        },
+    ),
+    "kosmos-2": (
+        "Kosmos2ForConditionalGeneration",
+        {
+            "text_config": {"vocab_size": 300, "embed_dim": 64, "layers": 2, "ffn_dim": 96, "attention_heads": 4},
+            "vision_config": VISION,
+            "latent_query_num": 4,
         },
     ),
 }

@@ -174,7 +174,7 @@ def _hidden(model: PreTrainedModel) -> Tensor:
     found: list[Tensor] = []
 
     def keep(module: torch.nn.Module, inputs: tuple, output: Any) -> None:
-        found.append((output[0] if isinstance(output, tuple) else output).double())
+        found.append((output if isinstance(output, Tensor) else output[0]).double())
 
     # the last hook: it sees what `applied` has added
     handle = decoder_blocks(model)[0].register_forward_hook(keep)

@@ -10,9 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import wsteer
+from tests.helpers.architectures import save_tiny
 from tests.helpers.checkpoint_contents import same_weights, stored_tensors
 from tests.helpers.tied import TOKENS, embedding_name, ends_of, in_shards, loaded, pickled, save_tied, store_head
+from wsteer.checkpoints.checkpoint import base_entry, open_checkpoint
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import Selection
+from wsteer.errors import WsteerError
 from wsteer.steering import layout
 from wsteer.steering.export import export
 
@@ -200,3 +204,21 @@ def test_a_dtype_reaches_every_key_of_the_config(tmp_path: Path, config: dict, e
     for k in (0, 1):
         wsteer.steer(base, tmp_path / "d.safetensors", k=k, output=tmp_path / f"out{k}", dtype="float32")
         assert json.loads((tmp_path / f"out{k}" / "config.json").read_text()) == expected
+
+
+@pytest.mark.slow
+def test_a_head_is_not_untied_where_blocks_are_shared_by_the_same_setting(tmp_path: Path) -> None:
+    """transformers ties Zamba's shared blocks only with tie_word_embeddings; without it copies would be random."""
+    base = save_tiny(tmp_path / "base", "zamba2")
+    names = ("lm_head.weight", "model.layers.0.mamba.in_proj.weight")
+    tensors = {name: torch.ones(base_entry(name, open_checkpoint(base)).shape) for name in names}
+    replace(Delta.of_tensors(tensors), untied=True).save(tmp_path / "d.safetensors")
+    with pytest.raises(WsteerError, match=r"cannot untie its head.*layers\.3\.shared_transformer"):
+        wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out")
+    wsteer.steer(base, tmp_path / "d.safetensors", k=1, output=tmp_path / "out", selection=Selection(exclude="lm_head"))
+    moved = stored_tensors(tmp_path / "out")[names[1]] - stored_tensors(base)[names[1]]
+    torch.testing.assert_close(moved, tensors[names[1]], rtol=0, atol=1e-6)
+    shared = "model.layers.3.shared_transformer.feed_forward.down_proj.weight"
+    Delta.of_tensors({shared: torch.ones(64, 96)}).save(tmp_path / "s.safetensors")
+    with pytest.raises(WsteerError, match=r"in the model it is model\.layers\.1\.shared_transformer.*two changes"):
+        wsteer.steer(base, tmp_path / "s.safetensors", k=1, output=tmp_path / "never")

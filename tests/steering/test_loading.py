@@ -151,3 +151,19 @@ def test_an_adapter_without_its_base_says_how_to_name_it(tmp_path: Path, tiny: P
             load(adapter, "cpu")
     with pytest.raises(WsteerError, match="--load-in 8bit: an adapter"):
         load(save_adapter(tmp_path / "sound", tiny, seed=1), "cpu", load_in="8bit")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_delta_added_to_the_base_does_not_replace_an_adapters_change(tmp_path: Path, kind: str) -> None:
+    adapter = save_adapter(tmp_path / "pos", save_model(tmp_path / "base", kind), seed=1)
+    loaded, name = load(adapter, "cpu"), "wpe" if kind == "gpt2" else "norm"
+    weight = next(weight for each, weight in loaded.model.named_parameters() if name in each)
+    full = next(each for each, own in loaded.model.named_parameters() if own is weight)
+    w, before = wsteer.Delta.of_tensors({full: torch.ones(weight.shape)}), weight.detach().clone()
+    with (
+        pytest.raises(WsteerError, match="has an adapter's change, which its base lacks"),
+        wsteer.applied(loaded.model, w, 1.0, loaded.checkpoint),
+    ):
+        pass
+    with wsteer.applied(loaded.model, w, 1.0):
+        assert torch.equal(weight.detach(), before + 1)

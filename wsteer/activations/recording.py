@@ -1,18 +1,19 @@
 """The outputs of decoder blocks, recorded as means over spans of tokens."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from wsteer.errors import WsteerError
 from wsteer.models.batches import batches, padded, steady
 from wsteer.models.loading import LoadedModel, decoder_blocks, running
 from wsteer.models.rendering import Example
 from wsteer.progress import Progress
+
+ALONE = "on text alone, so that activations of all blocks cannot be had; steer its weights instead"
 
 
 @dataclass(frozen=True)
@@ -62,29 +63,44 @@ def _means(loaded: LoadedModel, spans: Sequence[Span], indices: Sequence[int], p
         span = spans[index]
         weight[span.start : span.stop] = 1 / (span.stop - span.start)
     device = loaded.model.device
-    with _block_means(loaded.model, weights) as means, running(loaded):
+    with _block_means(loaded, weights) as means, running(loaded):
         # the model without its head: the logits are not needed
         loaded.model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
     return torch.stack(means)
 
 
 @contextlib.contextmanager
-def _block_means(model: PreTrainedModel, weights: Tensor) -> Iterator[list[Tensor]]:
+def _block_means(loaded: LoadedModel, weights: Tensor) -> Iterator[list[Tensor]]:
     """Collect, for each decoder block in order, the weighted sum of its output over tokens.
 
-    `weights` is [rows, tokens]; a forward pass inside the `with` appends L tensors, float64 [rows, hidden].
+    `weights` is [rows, tokens]; a forward pass inside the `with` appends L tensors, float64 [rows, hidden]. A block
+    that text alone does not run (Llama 3.2 Vision's cross-attention) has no output; it is refused by number.
     """
     means: list[Tensor] = []
+    name = loaded.checkpoint.name
 
-    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        means.append(torch.einsum("rp,rph->rh", weights, hidden.cpu().double()))
+    def hook_of(number: int) -> Callable[[nn.Module, tuple, Tensor | Sequence], None]:
+        def hook(module: nn.Module, inputs: tuple, output: Tensor | Sequence) -> None:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            if hidden.dim() != 3:
+                raise WsteerError(
+                    f"a block of {name} gives {hidden.dim()} dimensions, not [rows, tokens, hidden]: it has no one "
+                    "residual stream; steer its weights instead"
+                )
+            if len(means) != number:
+                raise WsteerError(f"block {min(len(means), number)} of {name} does not run once {ALONE}")
+            means.append(torch.einsum("rp,rph->rh", weights, hidden.cpu().double()))
 
-    hooks = [block.register_forward_hook(hook) for block in decoder_blocks(model)]
+        return hook
+
+    blocks = decoder_blocks(loaded.model)
+    hooks = [block.register_forward_hook(hook_of(number)) for number, block in enumerate(blocks)]
     try:
         yield means
     finally:
         for handle in hooks:
             handle.remove()
+    if len(means) != len(blocks):
+        raise WsteerError(f"block {len(means)} of {name} does not run once {ALONE}")
     if any(not mean.isfinite().all() for mean in means):
         raise WsteerError("the model's activations hold NaN or infinity; try --dtype float32")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wsteer.checkpoints.contents import check_folder
-from wsteer.checkpoints.ties import ties
+from wsteer.checkpoints.ties import tied_names, ties
 from wsteer.errors import WsteerError, reason
 from wsteer.files.hub import fetch_repository
 from wsteer.files.provenance import in_utf8
@@ -18,9 +18,18 @@ from wsteer.files.text import read_json
 
 INDEX = "model.safetensors.index.json"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
-# names that models give their input embedding and their head; the two may be one tensor
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
-HEADS = ("lm_head.weight", "embed_out.weight")
+# names that models give their input embedding and their head, for names whose checkpoint is not at hand
+EMBEDDINGS = (
+    *("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight"),
+    *("backbone.embeddings.weight", "rwkv.embeddings.weight", "tokens_embed.weight", "transformer.w.weight"),
+)
+HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
+# embeddings of models that call their head lm_head; of others transformers is asked
+COMMON = re.compile(
+    r"((model|language_model|text_model|transformer)\.)*(embed_tokens|wte|word_embeddings)\.weight|"
+    r"gpt_neox\.embed_in\.weight|backbone\.embeddings\.weight"
+)
+COMMON_HEAD = re.compile(r"((model|language_model|text_model)\.)*(lm_head|embed_out)\.weight")
 LARGEST_NUMBER = 1 << 31  # of blocks, heads, widths
 # how delta files and records name an unknown base
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None, "towers": None}
@@ -75,9 +84,8 @@ class Checkpoint:
 
     def parameters(self) -> dict[str, TensorEntry]:
         """The tensors without a stored copy of the embedding, as which loading takes a head that is tied to it."""
-        if not self.stored_head or self.tied is None:
-            return dict(self.tensors)
-        return {name: entry for name, entry in self.tensors.items() if name != self.stored_head}
+        copy = self.tied[1] if self.tied is not None else None
+        return {name: entry for name, entry in self.tensors.items() if name != copy}
 
     def config_number(self, *keys: str) -> int:
         """The config's first positive integer among these keys, in its text part if it has one; else a WsteerError."""
@@ -92,30 +100,47 @@ class Checkpoint:
     def tied(self) -> tuple[str, str] | None:
         """The names of the embedding and of the head that shares its weight; None where each has its own.
 
+        The first is stored: it is the head's name if the files have that alone.
+
         As transformers 5 loads (`tie_weights` in its modeling_utils.py): a head that is not stored is the embedding; a
         stored one is tied only if the config says so and its values are the embedding's, else it is a parameter of its
         own, whatever the config says. The values are compared first: they mostly differ in the first rows, and what the
         config says may have to be asked of its class.
         """
-        embedding = next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)
-        head = self.stored_head
-        if embedding is None:
+        embedding, head = self.ends
+        if embedding is None or head is None or not {embedding, head} & self.tensors.keys():
             return None
-        if head is None:
-            return embedding, HEADS[0]
+        if head not in self.tensors:
+            return embedding, head
+        if embedding not in self.tensors:
+            return head, embedding
         copied = equal_tensors(self.tensors[embedding], self.tensors[head])
         return (embedding, head) if copied and ties(self.config) else None
 
     @property
     def known_names(self) -> dict[str, None]:
-        """What a change may name: the stored tensors, and a head that is not stored since it is the embedding."""
+        """What a change may name: the stored tensors, and an end that is not stored since it is the other."""
         names = dict.fromkeys(self.tensors)
-        return names if self.stored_head else {**names, **dict.fromkeys(self.tied or ())}
+        both = all(end in names for end in self.ends)
+        return names if both else {**names, **dict.fromkeys(self.tied or ())}
 
     @cached_property
+    def ends(self) -> tuple[str | None, str | None]:
+        """The names of the embedding and of the head, stored or not; None for one that the model lacks."""
+        embedding = next(filter(COMMON.fullmatch, self.tensors), None)
+        head = next(filter(COMMON_HEAD.fullmatch, self.tensors), None)
+        if embedding is None and (self.folder / "config.json").exists():
+            embedding, own_head = tied_names(self.config, self.tensors)
+            head = own_head or head
+        embedding = embedding or next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)
+        head = head or next((name for name in self.tensors if name.endswith(HEADS)), None)
+        return embedding, head or (HEADS[0] if embedding is not None else None)
+
+    @property
     def stored_head(self) -> str | None:
         """The head's name in the files; None if it is not stored."""
-        return next((name for name in self.tensors if name.endswith(HEADS)), None)
+        head = self.ends[1]
+        return head if head in self.tensors else None
 
 
 def fetch(reference: str | Path, local_only: bool = False) -> tuple[Path, str | None]:
@@ -222,7 +247,7 @@ def _indexed_shards(folder: Path, index: str) -> list[Path]:
 
 
 def base_entry(parameter: str, base: Checkpoint) -> TensorEntry:
-    """The base's tensor for `parameter`; for a head that is not stored since it is the embedding, the embedding's."""
+    """The base's tensor for `parameter`; for one of head and embedding that is not stored, the other's."""
     if parameter not in base.tensors and base.tied is not None and parameter == base.tied[1]:
         return base.tensors[base.tied[0]]
     return base.tensors[parameter]

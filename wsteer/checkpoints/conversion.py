@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -76,6 +77,21 @@ class Conversion:
             if part.parameter in self.shapes:
                 self.of_tensor[part.tensor].append(part)
                 self.of_parameter[part.parameter].append(part)
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """The names of the weights of embedding and head."""
+        model = cast(PreTrainedModel, self.model)
+        modules = [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
+        return frozenset(
+            f"{name}.weight" for name, module in model.named_modules() if any(module is m for m in modules)
+        )
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """The parameters that are another one in memory, beside a tied embedding and head; each with that one."""
+        tied = cast(dict[str, str], getattr(self.model, "all_tied_weights_keys", None) or {})
+        return {name: other for name, other in tied.items() if name not in self.ends}
 
     def renamed(self, name: str) -> tuple[str, str | None]:
         """A name in a file as transformers renames it, and the pattern of the converter that takes it, if any does."""
@@ -242,6 +258,8 @@ def decoder_path(model: nn.Module) -> str:
     known = cast(PreTrainedModel, model)
     decoder = known.get_decoder()
     count = known.config.get_text_config().num_hidden_layers
+    if not any(isinstance(module, nn.ModuleList) for module in decoder.modules()):
+        decoder = known  # it is a layer that happens to be called so, as ModernBERT's head
     inside = {id(module) for module in decoder.modules()}
     for name, module in model.named_modules():
         if id(module) in inside and isinstance(module, nn.ModuleList) and len(module) == count:

@@ -78,7 +78,7 @@ def _converted_name(base: Checkpoint, conversion: "Conversion", known: Collectio
             return parts[0].tensor
         if each in known:
             return each
-        if each in conversion.shapes and not parts and base.tied is not None:
+        if base.tied is not None and not parts and each in conversion.ends:
             return base.tied[1]  # no tensor becomes it: it is the tied head
     return None
 
@@ -136,6 +136,10 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
                 hint = f"transformers makes it from the files by {steps}, which wsteer does not follow"
             elif conversion.of_parameter.get(parameter):
                 hint = "transformers makes it of parts of other tensors; merge it with peft in float32 and diff that"
+            elif other := conversion.shared.get(parameter):
+                hint = (
+                    f"in the model it is {other}, and one tensor cannot have two changes; leave it out with --exclude"
+                )
     return f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}"
 
 
@@ -168,6 +172,11 @@ def parts_of(parameter: str, base: Checkpoint) -> "list[Part]":
             if found := conversion.of_parameter.get(name):
                 return found
     return []
+
+
+def shared_blocks(base: Checkpoint) -> str | None:
+    """A parameter beside embedding and head that is another one in memory (Zamba's shared blocks); None if none is."""
+    return next((name for conversion in conversions_of(base) for name in conversion.shared), None)
 
 
 def scattered_names(names: Iterable[str], base: Checkpoint) -> "dict[str, list[Part]]":

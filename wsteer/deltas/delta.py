@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint, base_entry
-from wsteer.checkpoints.names import BLOCK, file_names, layer_of, likely_path
+from wsteer.checkpoints.names import BLOCK, file_names, known_names, layer_of, likely_path, scattered_names
 from wsteer.deltas.bases import check_alike
 from wsteer.deltas.choosing import check_layers, check_matching, in_layers, matching
 from wsteer.deltas.gram import cosine_from_gram, gram
@@ -29,6 +29,7 @@ from wsteer.deltas.terms import (
     check_sources,
     check_written,
     is_low_rank,
+    rows_of_terms,
     simplified,
 )
 from wsteer.errors import WsteerError
@@ -280,12 +281,15 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
     for name in delta.terms.keys() & added.keys():
         if delta.shape(name) != added[name]:
             raise WsteerError(f"{name} is {delta.shape(name)} in the delta; {checkpoint.name} needs {added[name]}")
+    delta = _scattered(delta, [name for name in delta.terms if name not in added], checkpoint)
     names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
     for name, renamed in names.items():
         entry = base_entry(renamed, checkpoint)
-        if renamed.endswith(HEADS) and not delta.untied and checkpoint.tied is not None:
+        tied = checkpoint.tied if renamed in checkpoint.ends and not delta.untied else None
+        if tied is not None and renamed == tied[1]:
+            other = "head" if renamed == checkpoint.ends[0] else "embedding"
             raise WsteerError(
-                f"{renamed} is tied to the embedding in {checkpoint.name}, and the delta does not untie it; "
+                f"{renamed} is tied to the {other} in {checkpoint.name}, and the delta does not untie it; "
                 "use the model that it was made on"
             )
         if entry.dtype not in FLOATS:  # before the shape, which quantising may change
@@ -296,6 +300,17 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 "use the model that it was made on"
             )
     return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
+
+
+def _scattered(delta: Delta, names: Collection[str], checkpoint: Checkpoint) -> Delta:
+    """The delta with parameters in memory, which it names, as rows of those tensors of the files that become them."""
+    found = {} if known_names(names, checkpoint).keys() >= set(names) else scattered_names(names, checkpoint)
+    terms = {name: whole for name, whole in delta.terms.items() if name not in found}
+    for name, parts in found.items():
+        for part in parts:
+            rows = rows_of_terms(delta.terms[name], part, checkpoint.tensors[part.tensor].shape[0], "the delta")
+            terms[part.tensor] = terms.get(part.tensor, ()) + rows
+    return replace(delta, terms=terms) if found else delta
 
 
 def _check_ties(first: Delta, second: Delta) -> None:

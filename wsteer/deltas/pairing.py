@@ -44,13 +44,13 @@ def weights_difference(
     terms = {name: left for name, left in terms.items() if left} | {  # nothing is left of a checkpoint minus itself
         name: ((1.0, Dense(entry)),) for name, entry in alone.items()
     }
-    return Delta("combination", terms, untied=unties and any(name.endswith(HEADS) for name in terms))
+    return Delta("combination", terms, untied=unties and second.ends[1] in terms)
 
 
 def on_base(delta: Delta, base: Checkpoint, path: str) -> Delta:
     """A difference of two checkpoints under the names of their common base; it unties a head that the base ties."""
     names = file_names(delta.terms, base, path)
-    unties = any(name.endswith(HEADS) for name in names.values()) and base.tied is not None
+    unties = base.ends[1] in names.values() and base.tied is not None
     terms = {names[name]: terms for name, terms in delta.terms.items()}
     return replace(delta, terms=terms, untied=delta.untied or unties)
 
@@ -64,7 +64,8 @@ def _paired_names(
     """
     mine, theirs = first.parameters(), second.parameters()
     if (first.tied is None) != (second.tied is None):
-        mine, theirs = ({name: each[name] for name in each if not name.endswith(HEADS)} for each in (mine, theirs))
+        mine = {name: entry for name, entry in mine.items() if name != first.ends[1]}
+        theirs = {name: entry for name, entry in theirs.items() if name != second.ends[1]}
     if (found := _matched(mine, theirs, second)) is not None:
         return found, {}
     ignored = _ignored(first, mine), _ignored(second, theirs)
@@ -99,7 +100,7 @@ def _matched(mine: Iterable[str], theirs: Iterable[str], second: Checkpoint) -> 
 
 def _heads(first: Checkpoint, first_path: str, second: Checkpoint, second_path: str) -> dict[str, Pair]:
     """The pair of the heads where one side ties its head: there it is the embedding."""
-    heads = [tie[1] if (tie := each.tied) else each.stored_head for each in (first, second)]
+    heads = [each.ends[1] if each.tied else each.stored_head for each in (first, second)]
     if None in heads:
         lacks, has = (first_path, second_path) if heads[0] is None else (second_path, first_path)
         raise WsteerError(f"{lacks} has no head, which {has} has; the two must be of one model")

@@ -6,7 +6,7 @@ it is bound to the base, so it cancels if both sides of a difference hold it.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.tensors import TensorEntry, read_rows, read_tensor
+
+if TYPE_CHECKING:
+    from wsteer.checkpoints.conversion import Part
 
 
 @runtime_checkable
@@ -103,6 +106,45 @@ class Transposed:
     def read(self) -> Tensor:
         """The matrix, float32."""
         return read_factor(self.entry).T.contiguous()
+
+
+@dataclass(frozen=True)
+class RowsOfFactor:
+    """Rows `start` to `stop` of B as rows from `first` on of a factor of `height` rows, the others zero."""
+
+    factor: Tensor | TensorEntry | Factor
+    start: int
+    stop: int
+    first: int
+    height: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the factor."""
+        return (self.height, self.factor.shape[1])
+
+    def read(self) -> Tensor:
+        """The factor, float32."""
+        whole = torch.zeros(self.shape)
+        whole[self.first : self.first + self.stop - self.start] = read_factor(self.factor)[self.start : self.stop]
+        return whole
+
+
+def rows_of_terms(terms: Terms, part: "Part", height: int, where: object) -> Terms:
+    """The change of a tensor of the files, of `height` rows, if these terms change a weight that has a part of it."""
+    found = []
+    for scale, term in terms:
+        if not isinstance(term, LowRank):
+            raise WsteerError(
+                f"{where}: {part.parameter} is made of parts of other tensors, for which only plain LoRA is read; "
+                "merge it with peft in float32 and diff that"
+            )
+        rows = part.index[0] if part.index else slice(0, term.shape[0])
+        if not isinstance(rows, slice):
+            raise AssertionError("a weight of a module holds no experts")
+        first = part.rows[0] if part.rows else 0
+        found.append((scale, LowRank(RowsOfFactor(term.lora_B, rows.start, rows.stop, first, height), term.lora_A)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from wsteer.errors import WsteerError
 from wsteer.models import loading
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel
-from wsteer.steering.memory import applied, fold_in
+from wsteer.steering.memory import added, fold_in
 
 
 def load(
@@ -50,5 +50,5 @@ def changed(loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto",
         cancelled = {name: tuple((0.0, term) for _, term in terms) for name, terms in own.terms.items()}
         delta = own + k * delta
         delta, k = replace(delta, terms={**cancelled, **delta.terms}), 1.0
-    with applied(loaded.model, delta, k, loaded.checkpoint, rounding, seed):
+    with added(loaded.model, delta, k, loaded.checkpoint, rounding, seed):
         yield

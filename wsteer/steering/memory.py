@@ -1,7 +1,7 @@
 """A delta applied to a model in memory, with the same bits as steering on disk, and undone bit for bit."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,8 @@ from wsteer.steering.folding import base_rows, fold
 from wsteer.steering.gains import Target, choose_rounding
 from wsteer.steering.rounding import Rounding
 from wsteer.workers import in_order
+
+FOLDED = "wsteer_has_a_change"  # the attribute of a model whose weights are not its checkpoint's
 
 
 @contextlib.contextmanager
@@ -50,6 +52,17 @@ def applied(
     >>> model.model.norm.weight.data[0].item()
     1.0
     """
+    if base is not None and delta.kind != "activation" and getattr(model, FOLDED, False):
+        raise WsteerError("the model has an adapter's change, which its base lacks; give applied no base")
+    with added(model, delta, k, base, rounding, seed):
+        yield
+
+
+@contextlib.contextmanager
+def added(
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+) -> Iterator[None]:
+    """`applied` without its guard: with `base`, the weights in the `with` body are those of base + k·delta."""
     if base is not None:
         check_bases([("the delta", delta.base), (base.name, base.identity)], "use the model it was made on")
     if k == 0:
@@ -77,6 +90,7 @@ def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
     chosen = _chosen_rounding(delta, sources, 1.0, Rounding("auto"))
     for name, place in weights.items():
         place.write(steered_tensor(name, sources[name], delta.change(name), 1.0, chosen))
+    setattr(model, FOLDED, True)
 
 
 @contextlib.contextmanager
@@ -224,16 +238,16 @@ def _scaled(name: str, k: float, vector: Tensor, dtype: torch.dtype) -> Tensor:
     return scaled
 
 
-Hook = Callable[[nn.Module, tuple, Tensor | tuple], Tensor | tuple]
+Hook = Callable[[nn.Module, tuple, Tensor | Sequence], Tensor | Sequence]
 
 
 def _adding(vector: Tensor) -> Hook:
     """A forward hook that adds `vector` [hidden] to a module's output at every position."""
 
-    def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        # transformers 5 blocks return a tensor; older ones a tuple that begins with it
-        hidden = output[0] if isinstance(output, tuple) else output
+    def hook(module: nn.Module, inputs: tuple, output: Tensor | Sequence) -> Tensor | Sequence:
+        # transformers 5 blocks return a tensor; older ones a tuple, or list, that begins with it
+        hidden = output if isinstance(output, Tensor) else output[0]
         steered = hidden + vector.to(hidden.device, hidden.dtype)
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return steered if isinstance(output, Tensor) else type(output)([steered, *output[1:]])  # type: ignore[call-arg]
 
     return hook

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.contents import check_files
+from wsteer.checkpoints.names import shared_blocks
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.deltas.tuned import open_model
@@ -208,11 +209,16 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)
-    if any(name.endswith((*EMBEDDINGS, *HEADS)) for name in delta.terms) and checkpoint.tied is not None:
+    if any(end in delta.terms for end in checkpoint.ends) and checkpoint.tied is not None:
         embedding, head = checkpoint.tied
         if not delta.untied:
             copies = {head: embedding}
         elif changed:
+            if shared := shared_blocks(checkpoint):  # which tie_word_embeddings ties too
+                raise WsteerError(
+                    f"{checkpoint.name} cannot untie its head: transformers would then no longer load {shared}, which "
+                    "other blocks share; leave embedding and head out with --exclude, or write it --as delta or adapter"
+                )
             config = _untied(config)
             if head not in checkpoint.tensors:
                 source = checkpoint.tensors[embedding]

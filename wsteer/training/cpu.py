@@ -24,6 +24,7 @@ def quick_on_cpu(model: PreTrainedModel, dtype: str, longest: int) -> Iterator[N
     config = model.config.get_text_config()
     precision, attention = torch.get_float32_matmul_precision(), config._attn_implementation
     heads, width = (getattr(config, key, None) or 0 for key in ("num_attention_heads", "intermediate_size"))
+    width = min(width) if isinstance(width, list) else width  # Gemma 3n has one for each block
     short = 0 < heads * longest <= width
     torch.set_float32_matmul_precision("medium")
     if short and attention == "sdpa":

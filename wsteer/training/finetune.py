@@ -30,7 +30,7 @@ from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_r
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting, check_reporters
 from wsteer.training.rows import Chats, RunExamples, Source, parse_sources, run_examples
-from wsteer.training.trainer import Examples, plan
+from wsteer.training.trainer import Examples, check_runs, plan
 
 LOG = "log.jsonl"
 Sets = tuple[list[Chats], Chats | None]  # for training, and for validation
@@ -177,6 +177,8 @@ def finetune_once(
     limits = (options.max_length, max_positions(loaded))
     examples = run_examples(loaded.chat, sets, weights, val_set, recipe, *limits)
     check_rows(loaded, (example.tokens for example in [*examples.train, *examples.val]))
+    if not processes.is_sharded():  # else the whole model is on the CPU for now
+        check_runs(loaded)
     if len(recipe.rates) > 1 and not examples.val:
         raise WsteerError(
             "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"

@@ -108,9 +108,9 @@ def _default_targets(loaded: LoadedModel) -> str | list[str]:
         for name, module in loaded.model.get_submodule(path).named_modules(prefix=path)
         if isinstance(module, nn.Linear | Conv1D) and module is not loaded.model.get_output_embeddings()
     ]
-    # a Mamba block reads the weights of these past the layers, so that an adapter on them would be left out; peft
-    # refuses them
-    mamba = any("mamba" in type(module).__name__.lower() for module in loaded.model.modules())
+    # a state-space (Mamba) block reads the weights of these past the layers, so that an adapter on them would be left
+    # out; peft refuses them
+    mamba = any(hasattr(module, "A_log") and hasattr(module, "D") for module in loaded.model.modules())
     read_past = ("out_proj", "conv1d") if mamba else ()
     kept = [name for name, module in linear if not name.endswith(read_past) and _gives_one_tensor(module)]
     return "all-linear" if len(kept) == len(linear) and not path else kept

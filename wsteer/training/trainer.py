@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from wsteer.errors import WsteerError, reason
 from wsteer.models.batches import batches
+from wsteer.models.loading import LoadedModel, running
 from wsteer.models.rendering import Example
 from wsteer.training import processes
 from wsteer.training.callbacks import BestStep
@@ -92,6 +93,7 @@ class AnswerTrainer(Trainer):
         self.remove_callback(transformers.PrinterCallback)  # it prints to stdout
         self.plan = plan
         self.keeps_logits = keeps_logits(model)
+        self.model_accepts_loss_kwargs = True  # the trained tokens of a step are counted for compute_loss
         self.train_examples = train
         self.val_examples = val
         self.names = list(trained_parameters(model))
@@ -134,16 +136,19 @@ class AnswerTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """The loss as the model computes it from logits of the trained tokens alone, or from all its logits."""
-        if self.keeps_logits:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # a few models compute their loss in their own way, from logits of every token
+        """The cross-entropy of the trained tokens: not the model's own loss, which some compute in their own way."""
         kept, labels = inputs["logits_to_keep"], inputs["labels"]
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = nn.functional.cross_entropy(outputs.logits[kept].float(), labels.long(), reduction="sum")
-        count = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        scale = processes.count() if num_items_in_batch is not None else 1
-        loss = loss * scale / count
+        given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        if self.keeps_logits:  # others compute logits of every token
+            outputs = model(**given, logits_to_keep=kept)
+            logits = outputs.logits.flatten(0, -2)
+        else:
+            outputs = model(**given)
+            logits = outputs.logits[kept]
+        loss = nn.functional.cross_entropy(logits.float(), labels.long(), reduction="sum")
+        if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
+            loss = loss * processes.count()
+        loss = loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def trained_state(self) -> State:
@@ -175,6 +180,16 @@ class AnswerTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with sound_state(checkpoint):
             super()._load_rng_state(checkpoint)
+
+
+def check_runs(loaded: LoadedModel) -> None:
+    """Run the model as training does, on a row of two tokens; a WsteerError if it cannot, as one that needs images."""
+    row = torch.zeros(1, 2, dtype=torch.int64, device=loaded.model.device)
+    given = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if keeps_logits(loaded.model):
+        given["logits_to_keep"] = given["attention_mask"].bool()
+    with running(loaded):
+        loaded.model(**given)
 
 
 def keeps_logits(model: nn.Module) -> bool:

@@ -236,8 +236,8 @@ def _separate_tied(
     values stored for both (`ensure_weight_tying`, where peft can tie), and trained tokens of the embedding, which peft
     sets in the head too, unless the head has trained tokens of its own.
     """
-    heads = [name for name in terms if name.endswith(HEADS)]
-    embeddings = [name for name in terms if name.endswith(EMBEDDINGS)]
+    heads = [name for name in terms if (name == base.ends[1] if base else name.endswith(HEADS))]
+    embeddings = [name for name in terms if (name == base.ends[0] if base else name.endswith(EMBEDDINGS))]
     if not heads and not embeddings:
         return terms, False
     tokens = {name: [part for part in terms[name] if _is_of_tokens(part[1])] for name in (*embeddings, *heads)}

@@ -5,19 +5,13 @@
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
-from wsteer.deltas.terms import Dense, Factor, LowRank, Term, Terms, read_factor
-from wsteer.errors import WsteerError
+from wsteer.deltas.terms import Dense, LowRank, Term, read_factor
 from wsteer.files.tensors import TensorEntry, read_rows, read_tensor, row_blocks
-
-if TYPE_CHECKING:
-    from wsteer.checkpoints.conversion import Part
 
 
 @dataclass(frozen=True)
@@ -198,45 +192,6 @@ class BlockDiagonal:
     def read(self) -> Tensor:
         """The block-diagonal matrix."""
         return torch.block_diag(*read_factor(self.entry).chunk(self.blocks, dim=0))
-
-
-@dataclass(frozen=True)
-class RowsOfFactor:
-    """Rows `start` to `stop` of B as rows from `first` on of a factor of `height` rows, the others zero."""
-
-    factor: Tensor | TensorEntry | Factor
-    start: int
-    stop: int
-    first: int
-    height: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the factor."""
-        return (self.height, self.factor.shape[1])
-
-    def read(self) -> Tensor:
-        """The factor, float32."""
-        whole = torch.zeros(self.shape)
-        whole[self.first : self.first + self.stop - self.start] = read_factor(self.factor)[self.start : self.stop]
-        return whole
-
-
-def rows_of_terms(terms: Terms, part: "Part", height: int, folder: Path) -> Terms:
-    """The change of a tensor of the files, of `height` rows, if these terms change a weight that has a part of it."""
-    found = []
-    for scale, term in terms:
-        if not isinstance(term, LowRank):
-            raise WsteerError(
-                f"{folder}: {part.parameter} is made of parts of other tensors, for which only plain LoRA is read; "
-                "merge it with peft in float32 and diff that"
-            )
-        rows = part.index[0] if part.index else slice(0, term.shape[0])
-        if not isinstance(rows, slice):
-            raise AssertionError("a weight of a module holds no experts")
-        first = part.rows[0] if part.rows else 0
-        found.append((scale, LowRank(RowsOfFactor(term.lora_B, rows.start, rows.stop, first, height), term.lora_A)))
-    return tuple(found)
 
 
 class ReadFactors:

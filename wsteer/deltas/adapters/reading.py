@@ -23,9 +23,8 @@ from wsteer.deltas.adapters.lora import (
     InitialProduct,
     ReadFactors,
     TokenRows,
-    rows_of_terms,
 )
-from wsteer.deltas.terms import Dense, Factor, LowRank, Terms, Transposed
+from wsteer.deltas.terms import Dense, Factor, LowRank, Terms, Transposed, rows_of_terms
 from wsteer.errors import WsteerError
 from wsteer.files.tensors import DTYPES, TensorEntry
 
