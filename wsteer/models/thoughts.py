@@ -192,7 +192,8 @@ class _Found:
             return common
         for found in self.mark.finditer(text):
             inside = found.start() < common < found.end()
-            touching = found.end() == common and not text.startswith((SAID, THOUGHT), common)
+            opens = bool(set(_closers(found.group())) & self.mentioned)
+            touching = opens and found.end() == common and not text.startswith((SAID, THOUGHT), common)
             if inside or touching:
                 return found.start()
         return common
