@@ -56,6 +56,12 @@ def test_what_the_call_sets_is_no_argument(name: str) -> None:
         ChatFormat(arguments={name: 1})
 
 
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {1, 2}, {"x": Path("y")}])
+def test_an_argument_that_a_record_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(WsteerError, match="--template-args has a value that is no JSON"):
+        ChatFormat(arguments={"x": value})
+
+
 @pytest.mark.parametrize("date", ["2024-02-30", "20240726", "today", "2024-7-26", "2024-07-26T10:00"])
 def test_a_date_that_is_no_day_is_refused(date: str) -> None:
     with pytest.raises(WsteerError, match=f"--date '{date}' is no day; write it as 2024-07-26"):

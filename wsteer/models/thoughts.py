@@ -238,7 +238,9 @@ class _Found:
         for start, close in thoughts:
             frame = re.sub(rf"(?:{re.escape(start)})?\s*{re.escape(close)}", "", frame)
         # a block's opening, from which on a content is kept, is no end of a thought but the answer's beginning
-        begins = [close for start, close in thoughts if not start and close in dict(blocks)]
+        begins = [
+            close for start, close in thoughts if close in dict(blocks) and (not start or (close, start) in blocks)
+        ]
         thoughts = [pair for pair in thoughts if pair[1] not in begins]
         answer = next(filter(None, [frame.strip(), *(rest for _, _, rest in by_fields), *begins]), "")
         return Marks(
