@@ -83,6 +83,7 @@ THINK = {
     "<think>\nHm, so.\n</think>\n\nYes, quite.": ("Hm, so.", "Yes, quite."),
     "<think>\n\n</think>\n\nYes.": (None, "Yes."),
     "<think>Hm.</think>Yes.": ("Hm.", "Yes."),
+    "<think>Hm.</think>\n</think>\n\nYes.": ("Hm.", "Yes."),
     "Yes.": None,
     "": None,
 }
@@ -96,6 +97,7 @@ UNENDED = {
 OPENED = {
     "Hm, so.\n</think>\n\nYes.": ("Hm, so.", "Yes."),
     "</think>\n\nYes.": (None, "Yes."),
+    "Hm.</think></think>Yes.": ("Hm.", "Yes."),
     "Hm.</think>Yes <b>and</b> no.": ("Hm.", "Yes <b>and</b> no."),
 }
 OPENED_CUT = {"Hm, so": ("Hm, so", ""), "": (None, ""), "Hm.\n</think>": ("Hm.", ""), "Hm.</think>Yes": ("Hm.", "Yes")}

@@ -140,6 +140,11 @@ class Chat:
                 f"{self.name} has no chat template; use an instruction-tuned model, or give a jinja file with "
                 "--template FILE"
             )
+        if isinstance(template, dict):
+            raise WsteerError(
+                f"{self.name} has chat templates named {', '.join(sorted(template))[:80]}, and none named default; "
+                "write the one to use into a jinja file, and give it with --template FILE"
+            )
         if not isinstance(template, str) or len(template) > MOST_TEMPLATE:
             raise WsteerError(
                 f"the chat template of {self.name} is no text of up to {MOST_TEMPLATE} characters; give a jinja file "

@@ -91,6 +91,8 @@ class Marks:
                 return Separated(self._plain("\n".join([*thoughts, body if at < 0 else body[:at]])), "")
             thoughts.append(body[:at])
             rest, opened = body[at + len(close) :], []
+            if rest.lstrip().startswith(close):  # closed twice
+                rest = rest.lstrip().removeprefix(close)
         if not thoughts:  # one may begin without its mark, where the model learnt that its prompt writes it
             ends = [
                 (rest.find(close), close)
