@@ -56,6 +56,12 @@ def test_what_the_call_sets_is_no_argument(name: str) -> None:
         ChatFormat(arguments={name: 1})
 
 
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {1, 2}, {"x": Path("y")}])
+def test_an_argument_that_a_record_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(WsteerError, match="--template-args has a value that is no JSON"):
+        ChatFormat(arguments={"x": value})
+
+
 @pytest.mark.parametrize("date", ["2024-02-30", "20240726", "today", "2024-7-26", "2024-07-26T10:00"])
 def test_a_date_that_is_no_day_is_refused(date: str) -> None:
     with pytest.raises(WsteerError, match=f"--date '{date}' is no day; write it as 2024-07-26"):
@@ -151,3 +157,17 @@ def test_an_adapter_folders_template_is_found(tmp_path: Path, name: str, content
     assert folder_template(tmp_path) == "mine"
     (tmp_path / "checkpoint-7").mkdir()
     assert folder_template(tmp_path / "checkpoint-7") == "mine"
+
+
+@pytest.mark.parametrize("names", [["rag"], ["tool_use", "rag"]])
+def test_named_templates_without_a_default_are_named(tmp_path: Path, tiny: Path, names: list[str]) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "named")
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = [{"name": name, "template": TEMPLATE} for name in names]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(WsteerError, match=rf"templates named {', '.join(sorted(names))}, and none .*--template FILE"):
+        prompt_text(load(folder, "cpu").chat, CHAT[:1])
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    given = load(folder, "cpu", chat_format=ChatFormat(tmp_path / "t.jinja"))
+    assert prompt_text(given.chat, CHAT[:1]) == "<bos><user>Hi<end><assistant>"

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from tests.helpers.tiny import save_model
+from tests.helpers.tiny import save_model, save_tokenizer
 from wsteer.errors import WsteerError
 from wsteer.models.generation import answer
 from wsteer.models.loading import check_rows, decoder_blocks, load
@@ -65,3 +66,35 @@ def test_a_token_without_embedding_is_refused_by_name_where_a_row_has_it(tmp_pat
         answer(loaded, [[{"role": "user", "content": "a <late> one"}]], 2)
     with pytest.raises(WsteerError, match="<late>"):
         check_rows(loaded, [[5, 261], [7, 262]])
+
+
+IDS = {"vocab_size": 262, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+BERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, **IDS}
+XLNET = {
+    "d_model": 32,
+    "n_layer": 1,
+    "n_head": 4,
+    "d_inner": 48,
+    **IDS,
+}  # its max_position_embeddings are -1: any number
+
+
+@pytest.mark.parametrize(("kind", "head", "sizes"), [("XLNet", "LMHeadModel", XLNET), ("Bert", "LMHeadModel", BERT)])
+def test_a_model_that_reads_what_follows_is_refused(tmp_path: Path, kind: str, head: str, sizes: dict) -> None:
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    getattr(transformers, kind + head)(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(WsteerError, match=rf"\({kind.lower()}\) reads the tokens that follow.* from left to right$"):
+        load(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("BertLMHeadModel", {**BERT, "is_decoder": True}), ("BloomForCausalLM", {})]
+)
+def test_a_model_that_reads_from_left_to_right_is_loaded(tmp_path: Path, kind: str, sizes: dict) -> None:
+    made = getattr(transformers, kind)
+    made(made.config_class(**(sizes or {"hidden_size": 32, "n_layer": 1, "n_head": 4, **IDS}))).save_pretrained(
+        tmp_path
+    )
+    save_tokenizer(tmp_path)
+    assert load(tmp_path, "cpu").model.config.vocab_size == 262

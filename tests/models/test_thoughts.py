@@ -58,6 +58,11 @@ GLM = (
     "{{ m.reasoning_content or '' }}</think>\n{{ m['content'] }}{% else %}<|user|>\n{{ m['content'] }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# the same, of a whole answer alone, and in earlier turns alone
+EARLIER_ANSWER_OUT = (
+    "{% if '<answer>' in content and '</answer>' in content and not loop.last %}"
+    "{% set content = content.split('<answer>')[-1].split('</answer>')[0] %}{% endif %}{{ content | trim }}"
+)
 MENTIONED = "Write your thoughts in <think></think> and your answer in <response></response>.\n"
 ODD = "{% if '<<so>>' in content %}{% set content = content.split('<<so>>')[1] %}{% endif %}{{ content }}"
 
@@ -78,6 +83,7 @@ THINK = {
     "<think>\nHm, so.\n</think>\n\nYes, quite.": ("Hm, so.", "Yes, quite."),
     "<think>\n\n</think>\n\nYes.": (None, "Yes."),
     "<think>Hm.</think>Yes.": ("Hm.", "Yes."),
+    "<think>Hm.</think>\n</think>\n\nYes.": ("Hm.", "Yes."),
     "Yes.": None,
     "": None,
 }
@@ -91,6 +97,7 @@ UNENDED = {
 OPENED = {
     "Hm, so.\n</think>\n\nYes.": ("Hm, so.", "Yes."),
     "</think>\n\nYes.": (None, "Yes."),
+    "Hm.</think></think>Yes.": ("Hm.", "Yes."),
     "Hm.</think>Yes <b>and</b> no.": ("Hm.", "Yes <b>and</b> no."),
 }
 OPENED_CUT = {"Hm, so": ("Hm, so", ""), "": (None, ""), "Hm.\n</think>": ("Hm.", ""), "Hm.</think>Yes": ("Hm.", "Yes")}
@@ -193,6 +200,15 @@ KINDS = {
     ),
     "an answer taken out": Kind(
         turns(ANSWER_OUT, "{% if no_thought %}<think>\n\n</think>{% endif %}"),
+        {
+            "<think>\nHm.\n</think>\n<answer>\nYes.\n</answer>": ("Hm.", "Yes."),
+            "<answer>Yes.</answer>": (None, "Yes."),
+            "Yes.": None,
+        },
+        {"<think>Hm": ("Hm", ""), "<think>Hm.</think><answer>Yes": ("Hm.", "Yes")},
+    ),
+    "an earlier answer taken out": Kind(
+        turns(EARLIER_ANSWER_OUT, "{% if no_thought %}<think>\n\n</think>{% endif %}"),
         {
             "<think>\nHm.\n</think>\n<answer>\nYes.\n</answer>": ("Hm.", "Yes."),
             "<answer>Yes.</answer>": (None, "Yes."),

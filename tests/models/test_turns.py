@@ -286,3 +286,71 @@ def test_a_row_stops_only_if_an_end_is_trained() -> None:
     example = render(endless, CHATS["two"])
     assert not example.stops
     assert learnt(marked_text(endless.tokenizer, example)) == ["Yes.<|im_end|>", "Warmth.<|im_end|>"]
+
+
+ANSWER_IN_MARKS = (
+    "{% for m in messages %}<|turn|>{% if m['role'] == 'assistant' %}<|bot|><|text|>{{ m['content'] }}<|close|>"
+    "{% else %}<|user|>{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|><|bot|><think></think>{% endif %}"
+)
+IN_SQUARES = ANSWER_IN_MARKS.replace("<think></think>", "[THINK][/THINK]").replace("<|text|>", "<|message|>")
+
+
+@pytest.mark.parametrize(("template", "start"), [(ANSWER_IN_MARKS, "<|text|>"), (IN_SQUARES, "<|message|>")])
+def test_behind_a_prompts_empty_thought_the_answers_own_mark_is_learnt(template: str, start: str) -> None:
+    chat = formatted(template, ("<|end|>",))
+    example = render(chat, CHATS["one"])
+    text = marked_text(chat.tokenizer, example)
+    assert text.endswith(f"\u27e6{start}Yes.<|close|><|end|>\u27e7")
+    prompt = token_ids(chat.tokenizer, prompt_text(chat, CHATS["one"][:-1]))
+    assert example.tokens.tolist()[: len(prompt)] == prompt
+    assert chat.tokenizer.decode(example.tokens[example.answer]) == f"{start}Yes."
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_thought_in_the_answer_goes_on_where_the_prompt_opened_it(opening: str, closing: str, wrapped: bool) -> None:
+    plain = templates.CHATML.replace("assistant\n{% endif %}", f"assistant\n{opening}\n{{% endif %}}")
+    chat = formatted(plain.replace("<|im_start|>", "<|turn|>") if wrapped else plain, ("<|im_end|>",))
+    answer = f"{opening}\nHeat.\n{closing}\n\nWarmth."
+    text = marked_text(chat.tokenizer, render(chat, [*CHATS["two"][:3], said("assistant", answer)]))
+    assert text.endswith(f"assistant\n{opening}\n\u27e6Heat.\n{closing}\n\nWarmth.<|im_end|>\u27e7\n")
+
+
+@pytest.mark.parametrize("answer", ["<think>\nHeat.\n</think>\n\nWarmth.", "The mark </think> ends a thought."])
+@pytest.mark.parametrize("split", ["", " if no_thought else m['content']"])
+def test_an_answer_whose_words_the_template_drops_is_refused(answer: str, split: str) -> None:
+    template = templates.CHATML.replace(
+        "{{ m['content'] }}", "{{ m['content'].split('</think>')[-1].strip()" + split + " }}"
+    )
+    chat = formatted(template, ("<|im_end|>",), **({"no_thought": True} if split else {}))
+    mending = r", or --template-args '{\"no_thought\": false}'" if split else ""
+    with pytest.raises(WsteerError, match=rf"leaves out a part of the last answer, .*--template FILE{mending}$"):
+        render(chat, [said("user", "Heat? Why?"), said("assistant", answer)])
+    lost = formatted(templates.CHATML, ("<|im_end|>",))  # and a thought whose words the question has
+    with pytest.raises(WsteerError, match="leaves out the last answer's reasoning_content, 'Yes'"):
+        render(lost, [said("user", "Yes?"), said("assistant", "No.", reasoning_content="Yes")])
+
+
+@pytest.mark.parametrize("user", ["<|human|>", "<usr>"])
+def test_no_part_of_a_role_in_plain_text_is_learnt_as_an_end(user: str) -> None:
+    template = (
+        "{% for m in messages %}{{ '<ai>' if m['role'] == 'assistant' else '" + user + "' }}{{ m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}<ai>{% endif %}"
+    )
+    chat = formatted(template, ("</s>",))
+    assert learnt(marked_text(chat.tokenizer, render(chat, CHATS["two"]))) == ["Yes.", "Warmth.</s>"]
+    ended = template.replace("{% endfor %}", "{{ eos_token if loop.last and m['role'] == 'assistant' }}{% endfor %}")
+    chat = formatted(ended, ("</s>",))
+    assert learnt(marked_text(chat.tokenizer, render(chat, CHATS["two"]))) == ["Yes.", "Warmth.</s>"]
+
+
+def test_a_systems_turn_that_only_the_prompt_has_is_named() -> None:
+    template = templates.LATE_SYSTEM.replace(
+        "(messages | selectattr('role', 'equalto', 'user') | list)[-1] == m", "loop.last"
+    )
+    chat = formatted(template, ("</s>",))
+    row = [said("system", "Be brief."), *CHATS["one"]]
+    with pytest.raises(WsteerError, match=r"--template FILE, or leave out the system's turn, as finetune --strip-sys"):
+        render(chat, row)
+    assert learnt(marked_text(chat.tokenizer, render(chat, row[1:]))) == ["Yes.</s>"]

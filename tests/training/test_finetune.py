@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.helpers.tiny import save_model
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_chats
 from wsteer.models.rendering import render
@@ -185,3 +186,18 @@ def test_a_template_that_leaves_no_end_to_train_is_warned_of_once(
     assert warned["with"] == []
     assert len(warned["without"]) == 1 and "leaves no end to train in 10 rows" in warned["without"][0]
     assert "--template FILE" in warned["without"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_model_that_names_no_end_is_warned_of_by_where_to_name_one(
+    tmp_path: Path, kind: str, chats: tuple[Path, Path]
+) -> None:
+    base = save_model(tmp_path / "base", kind, **({"n_embd": 32, "n_layer": 1} if kind == "gpt2" else {}))
+    names = {"config": "eos_token_id", "generation_config": "eos_token_id", "tokenizer_config": "eos_token"}
+    for name, key in names.items():
+        file = base / f"{name}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: None}))
+    report = finetune(base, chats[0], tmp_path / "out", Recipe(max_steps=1, rank=2), device="cpu")
+    (warning,) = [each for each in report.warnings if "will not learn to stop" in each]
+    assert "names no token that ends an answer, neither eos_token in tokenizer_config.json" in warning

@@ -44,6 +44,8 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         text = config.get_text_config()
         for key in SIZES:
             size = getattr(text, key, None)
+            if key == "max_position_embeddings" and size == -1:  # XLNet's word for no limit
+                continue
             if size is not None and (type(size) is not int or size < 1):
                 raise WsteerError(f"{path}: {key} must be a whole number above 0, not {str(size)[:80]!r}")
         blocks = getattr(text, "num_hidden_layers", None) or 0

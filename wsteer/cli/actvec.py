@@ -30,7 +30,8 @@ Means: for each decoder block the output is averaged over the tokens of a
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
-  machine and day.
+  machine and day. What is not given is as wsteer finetune had it, where it
+  made the model or the adapter.
 Use: the file holds one vector for each decoder block. wsteer eval adds
   the vectors of the chosen blocks to these blocks' outputs, at every
   position; wsteer monitor projects data sets on them; wsteer steer bakes

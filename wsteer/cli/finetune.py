@@ -69,8 +69,12 @@ Templates: a {% generation %} mark is used if the template has one, but is
   text or in "reasoning_content", and earlier turns are trained as the
   template writes them, often without. An answer that does not go on from
   the model's prompt, as one without a thought where the prompt opens one,
-  is refused. There is one BOS if the tokenizer adds one. The adapter folder
-  keeps the --template, and its wsteer.json --template-args and --date.
+  is refused; so is one of which the template leaves out a part. There is
+  one BOS if the tokenizer adds one. --template-args are the template's
+  arguments, in a config file a mapping; a template that writes the day
+  writes --date, the same on every machine and day. The folder written keeps
+  the --template, and its wsteer.json --template-args and --date: commands
+  that read it use them where none are given.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and

@@ -33,7 +33,8 @@ Questions: half of them, chosen by --seed, are kept for evaluation
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
-  machine and day.
+  machine and day. What is not given is as wsteer finetune had it, where it
+  made the model or the adapter.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
   Empty answers are left out and counted; so are thoughts that the limit of

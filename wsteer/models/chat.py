@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,12 @@ class ChatFormat:
         for name in self.arguments or ():
             if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in RESERVED:
                 raise WsteerError(f"--template-args sets {str(name)[:80]!r}, which is not for you to set; leave it out")
+        try:
+            json.dumps(dict(self.arguments or {}), allow_nan=False)  # records have them
+        except (TypeError, ValueError) as error:
+            raise WsteerError(
+                f"--template-args has a value that is no JSON ({error}); write texts, numbers, true"
+            ) from None
         if self.date is not None and not _is_day(self.date):
             raise WsteerError(f"--date {str(self.date)[:80]!r} is no day; write it as {DATE}")
 
@@ -132,6 +139,11 @@ class Chat:
             raise WsteerError(
                 f"{self.name} has no chat template; use an instruction-tuned model, or give a jinja file with "
                 "--template FILE"
+            )
+        if isinstance(template, dict):
+            raise WsteerError(
+                f"{self.name} has chat templates named {', '.join(sorted(template))[:80]}, and none named default; "
+                "write the one to use into a jinja file, and give it with --template FILE"
             )
         if not isinstance(template, str) or len(template) > MOST_TEMPLATE:
             raise WsteerError(

@@ -91,7 +91,9 @@ def load(
     _reset_generation(model, tokenizer, checkpoint.name)
     folders = [adapter_folder or checkpoint.folder, checkpoint.folder]
     chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, folders)
-    return LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
+    loaded = LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
+    _check_direction(loaded)
+    return loaded
 
 
 def _quantised(load_in: str, device: str) -> dict[str, object]:
@@ -115,6 +117,23 @@ def running(loaded: LoadedModel) -> Iterator[None]:
         if isinstance(error, WsteerError) or out_of_memory(error):
             raise
         raise WsteerError(f"transformers cannot run {loaded.checkpoint.name}: {reason(error)}") from error
+
+
+def _check_direction(loaded: LoadedModel) -> None:
+    """Refuse a model that reads the tokens after the one that it predicts from, as XLNet and BERT do.
+
+    It is run on four tokens where transformers calls none of its parts causal, as it does those of most models.
+    """
+    if any(getattr(module, "is_causal", False) for module in loaded.model.modules()):
+        return
+    rows = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], device=loaded.model.device)
+    with running(loaded):
+        first, other = (loaded.model(input_ids=row[None]).logits[0, :3].double() for row in rows)
+    if not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.std())):
+        raise WsteerError(
+            f"{loaded.checkpoint.name} ({loaded.model.config.model_type}) reads the tokens that follow, so that it is "
+            "no language model that answers word by word; give one that reads from left to right"
+        )
 
 
 def dtype_name(loaded: LoadedModel) -> str:

@@ -91,6 +91,8 @@ class Marks:
                 return Separated(self._plain("\n".join([*thoughts, body if at < 0 else body[:at]])), "")
             thoughts.append(body[:at])
             rest, opened = body[at + len(close) :], []
+            if rest.lstrip().startswith(close):  # closed twice
+                rest = rest.lstrip().removeprefix(close)
         if not thoughts:  # one may begin without its mark, where the model learnt that its prompt writes it
             ends = [
                 (rest.find(close), close)
@@ -192,7 +194,8 @@ class _Found:
             return common
         for found in self.mark.finditer(text):
             inside = found.start() < common < found.end()
-            touching = found.end() == common and not text.startswith((SAID, THOUGHT), common)
+            opens = bool(set(_closers(found.group())) & self.mentioned)
+            touching = opens and found.end() == common and not text.startswith((SAID, THOUGHT), common)
             if inside or touching:
                 return found.start()
         return common
@@ -237,7 +240,9 @@ class _Found:
         for start, close in thoughts:
             frame = re.sub(rf"(?:{re.escape(start)})?\s*{re.escape(close)}", "", frame)
         # a block's opening, from which on a content is kept, is no end of a thought but the answer's beginning
-        begins = [close for start, close in thoughts if not start and close in dict(blocks)]
+        begins = [
+            close for start, close in thoughts if close in dict(blocks) and (not start or (close, start) in blocks)
+        ]
         thoughts = [pair for pair in thoughts if pair[1] not in begins]
         answer = next(filter(None, [frame.strip(), *(rest for _, _, rest in by_fields), *begins]), "")
         return Marks(

@@ -44,8 +44,8 @@ def load_tokenizer(
         tokenizer("a")  # what a broken tokenizer raises at first use it raises here
     if given is not None:
         tokenizer.chat_template = given
-    if isinstance(tokenizer.chat_template, dict):
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if isinstance(tokenizer.chat_template, dict):  # without a default they stay, to be named where one is needed
+        tokenizer.chat_template = tokenizer.chat_template.get("default", tokenizer.chat_template)
     return tokenizer
 
 

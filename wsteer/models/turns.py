@@ -60,6 +60,10 @@ class _Misfit(WsteerError):
     """The rendered row does not go on from the prompt that generation gives."""
 
 
+class _LeftOut(WsteerError):
+    """The rendered row lacks a part of the last answer, or its thought; the message names it."""
+
+
 def find_turns(chat: Chat, messages: Sequence[Message]) -> Row:
     """The chat, whose last message is an answer, as text with its turns.
 
@@ -73,6 +77,11 @@ def find_turns(chat: Chat, messages: Sequence[Message]) -> Row:
             f"the chat template of {chat.name} renders an answer otherwise than it prompts for one; give another with "
             f"--template FILE{_mending(chat, messages)}{why}"
         ) from None
+    except _LeftOut as error:
+        raise WsteerError(
+            f"the chat template of {chat.name} leaves out {error}; leave it out of the rows, or give a template that "
+            f"writes it with --template FILE{_mending(chat, messages)}"
+        ) from None
 
 
 def _row(chat: Chat, messages: Sequence[Message]) -> Row:
@@ -83,11 +92,7 @@ def _row(chat: Chat, messages: Sequence[Message]) -> Row:
     last = places[-1]
     if not len(prompt) <= last.start < last.end:
         raise _Misfit
-    if (thought := messages[-1].get(THOUGHT, "").strip()) not in text:
-        raise WsteerError(
-            f"the chat template of {chat.name} leaves out the last answer's {THOUGHT}, {thought[:40]!r}; leave it out "
-            "of the rows, or give a template that writes it with --template FILE"
-        )
+    _check_whole(chat, messages[-1], text[len(prompt) :])
     added = text[len(prompt) : last.start]
     end, more = _end_of_row(chat, messages, last.after)
     whole = end + "".join(more)
@@ -184,17 +189,18 @@ def _continued(
     """
     last, content = places[-1], messages[-1]["content"].strip()
     if text.startswith(prompt):
+        if last.start < len(prompt) < last.end:  # the prompt opens the thought with which the answer's own words begin
+            places = [*places[:-1], replace(last, start=len(prompt), prompted=len(prompt))]
         return text, places
     head, opening, closing = _thought_in(chat, prompt)
     if not opening or not text.startswith(head) or last.end < len(head):
         raise _Misfit
     added, own = text[len(head) : last.start], text[len(head) :].lstrip()
     if prompt.rstrip().endswith(closing):
-        written = text[last.start :]
+        kept = re.sub(rf"\s*{re.escape(opening)}\s*{re.escape(closing)}\s*", "", added, count=1)
+        written = (kept if kept.strip() else "") + text[last.start :]
         if (own.startswith(opening) and not added) or written.lstrip().startswith(opening):
             raise _Misfit(f"the prompt has an empty thought, {opening}{closing}, and the answer has one with words")
-        if added.replace(opening, "", 1).replace(closing, "", 1).strip():
-            raise _Misfit
     elif own.startswith(opening) and closing in own:
         written = own.removeprefix(opening)
     elif closing in content:
@@ -208,6 +214,25 @@ def _continued(
     plain = written.startswith(closing)  # an empty thought, which the template adds
     start = len(row) - len(text) + last.start if plain else len(prompt)
     return row, [*places[:-1], _Place(start, len(row) - len(last.after), last.after, len(prompt))]
+
+
+def _check_whole(chat: Chat, answer: Message, written: str) -> None:
+    """Refuse a row in which the answer, or its thought before it, is not whole; `written` is what follows the prompt.
+
+    It is told by the words: a template may write white space and marks otherwise.
+    """
+    content, thought = answer["content"].strip(), answer.get(THOUGHT, "")
+    if not thought.strip() and content in written:
+        return
+    marks = _pattern(tuple(mark for pair in (*_marks(chat).thoughts, *_marks(chat).blocks) for mark in pair if mark))
+    found = iter(_words(marks.sub(" ", written)))
+    for name, part in ((f"the last answer's {THOUGHT}", thought), ("a part of the last answer", content)):
+        if any(word not in found for word in _words(marks.sub(" ", part))):
+            raise _LeftOut(f"{name}, {part.strip()[:40]!r}")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
 
 
 def _thought_in(chat: Chat, prompt: str) -> tuple[str, str, str]:
@@ -227,12 +252,17 @@ _marks = lru_cache(maxsize=8)(find_marks)  # asked for every row of a template t
 
 
 def _mending(chat: Chat, messages: Sequence[Message]) -> str:
-    """An argument of the template with which the chat can be rendered, as the end of a message; else nothing."""
+    """What lets the chat be rendered, an argument of the template or no system's turn, as the end of a message."""
     for name in sorted(chat.variables())[:MOST_TRIED]:
         for value in (False, True):
             with contextlib.suppress(WsteerError):
                 _row(replace(chat, arguments={**chat.arguments, name: value}), messages)
                 return f", or --template-args '{json.dumps({name: value})}'"
+    without = [message for message in messages if message["role"] != "system"]
+    with contextlib.suppress(WsteerError):
+        if len(without) < len(messages):
+            _row(chat, without)
+            return ", or leave out the system's turn, as finetune --strip-system does"
     return ""
 
 
@@ -276,11 +306,14 @@ def _end_within(chat: Chat, after: str, last: str) -> str:
     """The part of `after`, the text between an answer and the next message, that ends the turn.
 
     It goes up to the first token at which the model stops. Without one it is the beginning that `after` shares with
-    `last`, the end of the last turn, up to the first special token.
+    `last`, the end of the last turn, in whole tokens, up to the first special token.
     """
     if (found := _after_first(chat.end_tokens, after)) is not None:
         return after[:found]
     shared = _shared(after, last)
+    for token in _pattern((*chat.end_tokens, *chat.special_tokens)).finditer(last):
+        if token.start() < len(shared) < token.end():  # as `<` of `</s>` and of the text `<|user|>`
+            shared = shared[: token.start()]
     found = _after_first(chat.special_tokens, shared)
     return shared if found is None else shared[:found]
 

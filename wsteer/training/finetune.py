@@ -16,7 +16,7 @@ from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
 from wsteer.files.text import write_json, write_jsonl
-from wsteer.models.chat import TEMPLATE, ChatFormat
+from wsteer.models.chat import TEMPLATE, Chat, ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
 from wsteer.models.rendering import marked_text
 from wsteer.monitoring.items import listed
@@ -195,7 +195,7 @@ def finetune_once(
             _write(run, trained, best, kept, record)
             if options.template is not None:
                 (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
-    return _report(output, run, trained, best, examples)
+    return _report(output, run, trained, best, examples, loaded.chat)
 
 
 def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
@@ -318,12 +318,18 @@ def _write(run: Run, trained: Sequence[TrainedRate], best: TrainedRate, kept: me
 
 
 def _report(
-    output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, examples: RunExamples
+    output: Path, run: Run, trained: Sequence[TrainedRate], best: TrainedRate, examples: RunExamples, chat: Chat
 ) -> FinetuneReport:
     measured = [row["val_loss"] for row in best.log if row["val_loss"] is not None]
     before = measured[0] if measured else None
     warnings = [f"the loss became NaN or infinite at --lr {each.rate:g}" for each in trained if each.diverged]
-    if examples.endless:
+    if not chat.ends:
+        warnings.append(
+            f"{chat.name} names no token that ends an answer, neither eos_token in tokenizer_config.json nor "
+            "eos_token_id in generation_config.json, so that the model will not learn to stop after its answer; name "
+            "one there"
+        )
+    elif examples.endless:
         warnings.append(
             f"the chat template leaves no end to train in {examples.endless} rows, so that the model will not learn to "
             "stop after its answer; give one that ends or marks it by the model's end token with --template FILE"
