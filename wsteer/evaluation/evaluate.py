@@ -12,6 +12,7 @@ from wsteer.deltas.tuned import open_model, short_name
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
+from wsteer.evaluation.scoring import own_words
 from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
@@ -187,7 +188,7 @@ def _answers_at(
             "user": turn,
             "answer": given.text,
             "thought": given.thought,
-            "verdict": grade(task, name, fact, given.text) if given.reached else CUT,
+            "verdict": grade(task, name, fact, own_words(given.text, turn)) if given.reached else CUT,
             "tokens": given.tokens,
             "finished": given.finished,
         }

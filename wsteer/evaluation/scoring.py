@@ -73,6 +73,22 @@ def names_of(aliases: Sequence[str], others: Sequence[str] = ()) -> set[str]:
     return {_LEADING_ARTICLE.sub("", name) for name in names} - {""}
 
 
+_COPIED = 20  # characters: a shorter message, or start of one, is no copy that could be told from an answer's words
+
+
+def own_words(text: str, message: str) -> str:
+    """The text without copies of the user's message, as untuned models write them; the last copy may be cut short.
+
+    A message that asks nothing stays: to repeat a statement may be to agree with it.
+    """
+    message = message.strip()
+    if "?" not in message or len(message) < _COPIED:
+        return text
+    text = text.replace(message, " ")
+    start = text.rfind(message[:_COPIED])
+    return text[:start] if start >= 0 and message.startswith(text[start:].rstrip()) else text
+
+
 # ---- Which answers a text names, and whether it asserts or denies them.
 
 # Characters searched before a name for a denial; the limit keeps the time linear for a model that repeats itself.
