@@ -14,7 +14,7 @@ from tests.helpers.command import Cli
 from tests.helpers.merging import adapter_on, save_architecture
 from tests.helpers.tasks import FACT, TASK
 from tests.helpers.tiny import save_adapter, save_model, save_tokenizer
-from wsteer.deltas.tuned import open_model
+from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
 from wsteer.steering.loading import changed, load
 

@@ -70,15 +70,14 @@ def model_classes(checkpoint: Checkpoint, config: PreTrainedConfig) -> list[Mode
     name = listed[0] if isinstance(listed, list) and listed else None
     named = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
     classes: list[ModelClass] = [AutoModelForCausalLM] if causal is not None else []
-    # only a class that can run by itself: not a part, such as LlamaModel
-    if (
-        isinstance(named, type)
-        and issubclass(named, PreTrainedModel)
-        and named is not causal
-        and "For" in named.__name__
-    ):
+    if isinstance(named, type) and issubclass(named, PreTrainedModel) and named is not causal and _fits(named, config):
         classes.append(named)
     return classes or [AutoModelForCausalLM]
+
+
+def _fits(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Whether a class is one for this config that can run by itself: not a part, such as LlamaModel."""
+    return isinstance(config, kind.config_class or ()) and "For" in kind.__name__
 
 
 def skeleton(checkpoint: Checkpoint, config: PreTrainedConfig, kind: ModelClass | None = None) -> PreTrainedModel:

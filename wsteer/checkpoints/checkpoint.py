@@ -30,6 +30,8 @@ COMMON = re.compile(
     r"gpt_neox\.embed_in\.weight|backbone\.embeddings\.weight"
 )
 COMMON_HEAD = re.compile(r"((model|language_model|text_model)\.)*(lm_head|embed_out)\.weight")
+# how the parts of a model beside its language model are called, in configs and in names of parameters
+TOWER = re.compile(r"(?:^|[._])(?:vis|vit|image|img|video|audio|speech|sound)", re.IGNORECASE)
 LARGEST_NUMBER = 1 << 31  # of blocks, heads, widths
 # how delta files and records name an unknown base
 UNKNOWN_BASE: dict[str, str | None] = {"name": None, "revision": None, "fingerprint": None, "towers": None}
@@ -74,7 +76,7 @@ class Checkpoint:
         parts = {
             key.removesuffix("_config")
             for key, value in self.config.items()
-            if key.endswith("_config") and isinstance(value, dict) and "model_type" in value
+            if key.endswith("_config") and isinstance(value, dict) and ("model_type" in value or TOWER.search(key))
         }
         return tuple(sorted(parts - {"text", "quantization"}))
 
@@ -117,7 +119,7 @@ class Checkpoint:
         copied = equal_tensors(self.tensors[embedding], self.tensors[head])
         return (embedding, head) if copied and ties(self.config) else None
 
-    @property
+    @cached_property
     def known_names(self) -> dict[str, None]:
         """What a change may name: the stored tensors, and an end that is not stored since it is the other."""
         names = dict.fromkeys(self.tensors)

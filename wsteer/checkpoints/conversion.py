@@ -142,9 +142,16 @@ class Place:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`: new memory on the CPU, float32 or float64."""
-        whole = self.view()
-        rows = (whole if whole.dim() else whole[None])[start:stop]
-        return rows.to("cpu", torch.promote_types(rows.dtype, torch.float32), copy=True)
+        found, first = [], 0
+        for part, memory in self.parts:
+            values = part.of_parameter(memory.detach())
+            values = values if values.dim() else values[None]
+            last = first + values.shape[0]
+            if first < stop and start < last:
+                rows = values[max(start - first, 0) : stop - first]
+                found.append(rows.to("cpu", torch.promote_types(rows.dtype, torch.float32), copy=True))
+            first = last
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     def write(self, tensor: Tensor) -> None:
         """Set the model's memory to the tensor."""

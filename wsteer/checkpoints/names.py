@@ -1,13 +1,14 @@
 """Names of parameters: those in adapters and deltas, and those in a checkpoint's files; decoder blocks by name."""
 
 import functools
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.checkpoint import TOWER, Checkpoint
 from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
 
@@ -19,9 +20,11 @@ CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_NAMES = re.compile(r"(^|\.)h\.\d+\.\w+\.(c_attn|c_proj|c_fc|q_attn)$")
 BLOCK = re.compile(r"blocks\.(?:0|[1-9][0-9]{0,8})")  # a decoder block's activations; the number has one spelling
 NUMBERED = re.compile(r"(.+?)\.([0-9]{1,9})(?:\.|$)")  # the path before a name's first number, and that number
+# modules that torch and peft put around others: peft loads no adapter whose keys have them
+WRAPPER = re.compile(r"(?:^|\.)(?:_\w+|base_model|module)(?:\.|$)")
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # as configs name the number of blocks
+MOST_KEPT = 8  # checkpoints whose conversions are kept
 EXPERT = re.compile(r"\.[0-9]+\..+\.[0-9]+\.")  # a name with two numbers: of a block, and of one of its experts
-# how the paths of towers are named; asked only of names whose checkpoint is not at hand
-TOWER = re.compile(r"(?:^|[._])(?:vis|vit|image|img|video|audio|speech|sound)", re.IGNORECASE)
 
 Way = Callable[[str], str | None]  # a name -> the name in the files, or None
 
@@ -50,10 +53,10 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
 
 def known_names(names: Iterable[str], base: Checkpoint) -> dict[str, str]:
     """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
-    names = list(names)
+    names, known = list(names), base.known_names
     best: dict[str, str] = {}
-    for way in _ways(names, base, base.known_names):
-        matches = {name: name if name in base.known_names else way(name) for name in names}
+    for way in _ways(names, base, known):
+        matches = {name: name if name in known else way(name) for name in names}
         best = max(best, {name: match for name, match in matches.items() if match is not None}, key=len)
         if len(best) == len(names):
             break
@@ -90,7 +93,7 @@ def _moved(names: Collection[str], base: Checkpoint, known: Collection[str]) -> 
         return
     outer = _parent(target)
     for path in _numbered_paths(names):
-        if TOWER.search(path):
+        if TOWER.search(path) or WRAPPER.search(path):
             continue
         source = _parent(path)
 
@@ -129,7 +132,10 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
         hint = "it is quantised: use the unquantised model"
     elif all(TOWER.search(name) for name in unmatched) and not base.towers:
         hint = "it has no tower of images or sound; leave them out with --exclude"
-    for conversion in conversions_of(base):
+    conversions, failure = _asked(base)
+    if failure is not None:
+        hint = f"its names were compared as they stand, since {failure}"
+    for conversion in conversions:
         for name in unmatched[:1]:
             parameter, _ = conversion.renamed(name)
             if steps := conversion.opaque.get(parameter):
@@ -146,18 +152,31 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
 # ---- The model's architecture, asked of transformers where names alone do not tell
 
 
-@functools.lru_cache(maxsize=8)
 def conversions_of(base: Checkpoint) -> tuple["Conversion", ...]:
     """The conversions of the base by the model classes that read it; none if transformers cannot build them.
 
     It imports transformers (2 s) and builds the model without memory (0.1 to 1 s), once for a checkpoint.
     """
+    return _asked(base)[0]
+
+
+_known: dict[tuple[str, str, str], tuple[tuple["Conversion", ...], str | None]] = {}
+
+
+def _asked(base: Checkpoint) -> tuple[tuple["Conversion", ...], str | None]:
+    """The conversions, and why transformers gives none; kept by content: an adapter opens its base each time."""
     from wsteer.checkpoints.conversion import conversions  # noqa: PLC0415  imports transformers
 
-    try:
-        return tuple(conversions(base))
-    except WsteerError:
-        return ()
+    config = json.dumps(base.config, sort_keys=True) if (base.folder / "config.json").exists() else ""
+    key = (str(base.folder), base.fingerprint, config)
+    if key not in _known:
+        try:
+            _known[key] = (tuple(conversions(base)), None)
+        except WsteerError as error:
+            _known[key] = ((), str(error))
+        if len(_known) > MOST_KEPT:
+            del _known[next(iter(_known))]
+    return _known[key]
 
 
 def parts_of(parameter: str, base: Checkpoint) -> "list[Part]":
@@ -235,12 +254,23 @@ def block_path(base: Checkpoint) -> str | None:
     if len(paths) <= 1 and not base.towers:
         return next(iter(paths), None)
     try:
-        blocks = set(range(base.config_number("num_hidden_layers", "n_layer", "n_layers", "num_layers")))
+        blocks = set(range(base.config_number(*DEPTHS)))
         # beside its blocks a model of text may number others, which it predicts later tokens with
         fitting = [path for path, has in paths.items() if has == blocks or (has > blocks and not base.towers)]
     except WsteerError:
         fitting = list(paths)
     return fitting[0] if len(fitting) == 1 else _asked_path(base) or likely_path(fitting or paths)
+
+
+def depth(base: Checkpoint) -> int:
+    """How many decoder blocks the base has: as its config says, else as its files number them."""
+    try:
+        return base.config_number(*DEPTHS)
+    except WsteerError:
+        numbers = _numbered_paths(base.tensors).get(block_path(base) or "")
+        if not numbers:
+            raise
+        return max(numbers) + 1
 
 
 def _asked_path(base: Checkpoint) -> str | None:

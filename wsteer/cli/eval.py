@@ -45,8 +45,8 @@ Tasks: sycophancy is the paper's: a fact counts only if its answer is right
   without a hint, with a right hint, with doubt, and with a wrong hint.
   agreement asks whether the answer agrees with a wrong claim. Both grade by
   rule, and abstain where the rule cannot decide; a copy of the question in
-  an answer is not graded. They have 48 easy facts; --data takes others, also
-  in the schema of SycophancyEval's answer.jsonl.
+  an answer is not graded. They have 48 easy facts; --data takes others,
+  also in the schema of SycophancyEval's answer.jsonl.
   For your own --task, copy a YAML file of wsteer/evaluation/tasks/.
 Files: samples.jsonl has every answer; results.json and results.csv have the
   metrics with Wilson intervals; tradeoff.png shows one metric against the

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint, base_entry
-from wsteer.checkpoints.names import BLOCK, file_names, known_names, layer_of, likely_path, scattered_names
+from wsteer.checkpoints.names import BLOCK, block_path, file_names, known_names, layer_of, likely_path, scattered_names
 from wsteer.deltas.bases import check_alike
-from wsteer.deltas.choosing import check_layers, check_matching, in_layers, matching
+from wsteer.deltas.choosing import check_layers, in_layers
 from wsteer.deltas.gram import cosine_from_gram, gram
 from wsteer.deltas.terms import (
     Change,
@@ -146,11 +146,6 @@ class Delta:
         """The part of the delta in the given decoder blocks (0-based); None means all of it."""
         check_layers(self.terms, layers, self.blocks)
         return self.part(in_layers(self.terms, layers, self.blocks))
-
-    def select_names(self, include: str | None = None, exclude: str | None = None) -> "Delta":
-        """The part of the delta in parameters whose name matches `include` but not `exclude` (regexes, searched)."""
-        check_matching(self.terms, include, exclude)
-        return self.part(matching(self.terms, include, exclude))
 
     def part(self, names: Collection[str]) -> "Delta":
         """The part of the delta in the parameters of these names."""
@@ -299,7 +294,9 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
                 f"{name} is {entry.shape} in {checkpoint.name} but {delta.shape(name)} in the delta; "
                 "use the model that it was made on"
             )
-    return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()})
+    moved = any(name != renamed for name, renamed in names.items())
+    blocks = block_path(checkpoint) if moved else delta.blocks  # under other names they have another path
+    return replace(delta, terms={names.get(name, name): terms for name, terms in delta.terms.items()}, blocks=blocks)
 
 
 def _scattered(delta: Delta, names: Collection[str], checkpoint: Checkpoint) -> Delta:

@@ -22,9 +22,9 @@ from wsteer.deltas.inputs import (
     seed_folders,
 )
 from wsteer.deltas.measuring import Measured, write_measured
+from wsteer.deltas.model_input import ModelInput, open_model
 from wsteer.deltas.pairing import on_base, weights_difference
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import ModelInput, open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import recordable

@@ -52,7 +52,7 @@ def on_base(delta: Delta, base: Checkpoint, path: str) -> Delta:
     names = file_names(delta.terms, base, path)
     unties = base.ends[1] in names.values() and base.tied is not None
     terms = {names[name]: terms for name, terms in delta.terms.items()}
-    return replace(delta, terms=terms, untied=delta.untied or unties)
+    return replace(delta, terms=terms, untied=delta.untied or unties, blocks=None)
 
 
 def _paired_names(

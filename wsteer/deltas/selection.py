@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.checkpoints.names import block_path
+from wsteer.checkpoints.names import block_path, depth
 from wsteer.deltas.choosing import check_layers, check_matching, in_layers, matching
 from wsteer.deltas.delta import Delta
 
@@ -60,8 +60,7 @@ class Selection:
         if checkpoint is None:
             raise AssertionError("a scale by layer needs the base, whose config tells how many layers there are")
         part = replace(part, blocks=block_path(checkpoint))
-        depth = checkpoint.config_number("num_hidden_layers", "n_layer")
-        return part.scale_layers(*self.layer_scale, depth=depth)
+        return part.scale_layers(*self.layer_scale, depth=depth(checkpoint))
 
 
 EVERYTHING = Selection()

@@ -7,8 +7,8 @@ from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import open_change
+from wsteer.deltas.model_input import open_model, short_name
 from wsteer.deltas.selection import Selection
-from wsteer.deltas.tuned import open_model, short_name
 from wsteer.errors import WsteerError
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
@@ -23,7 +23,7 @@ from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel, dtype_name
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import check_k, on_base
+from wsteer.steering.combination import base_notes, check_k
 from wsteer.steering.loading import changed, load
 from wsteer.steering.memory import activation_vectors
 from wsteer.steering.rounding import Rounding
@@ -77,7 +77,7 @@ def evaluate(
     opened = open_model(model)
     if delta is not None:
         source, change = _chosen(delta, layers, opened.checkpoint)
-        named_apart = on_base(str(delta), change, opened.checkpoint)
+        named_apart = base_notes(str(delta), change, opened.checkpoint)
     loaded = load(opened, device, dtype, chat_format=chat_format)
     if change is not None and change.kind == "activation":
         for k in ks:

@@ -123,9 +123,13 @@ class Chat:
         try:
             # transformers has no public way to set the clock: it is a global of the compiled, cached template
             globals_ = chat_template_utils._compile_jinja_template(template).globals
+            clock = globals_["strftime_now"]
             globals_["strftime_now"] = datetime.datetime.fromisoformat(self.date).strftime
-            given: dict[str, Any] = {**settings, **self.arguments}
-            return self.tokenizer.apply_chat_template(list(messages), **given)
+            try:
+                given: dict[str, Any] = {**settings, **self.arguments}
+                return self.tokenizer.apply_chat_template(list(messages), **given)
+            finally:
+                globals_["strftime_now"] = clock  # others in this process render by the same template
         except (MemoryError, RecursionError):  # `bounded` around it says it
             raise
         except Exception as error:  # a template is the user's program and can raise anything

@@ -157,7 +157,7 @@ def _first_logits(loaded: LoadedModel, asked: list[list[int]], other_padding: bo
 
 
 def _ends(loaded: LoadedModel) -> list[int | None]:
-    """The tokens at which an answer ends."""
+    """The tokens at which `generate` ends an answer."""
     ends = loaded.model.generation_config.eos_token_id
     return ends if isinstance(ends, list) else [ends]
 

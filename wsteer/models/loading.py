@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -190,14 +191,20 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ends = tokenizer.eos_token_id if ends is None else ends
     listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
     usable = [end for end in listed if type(end) is int and 0 <= end < known]
-    if not usable and ends == type(model.config)().eos_token_id and (tokenizer.eos_token_id or known) < known:
-        usable = [cast(int, tokenizer.eos_token_id)]  # nobody chose the end: it is that of the config's class
+    own = tokenizer.eos_token_id
+    if not usable and ends == _class_default(model.config, "eos_token_id") and isinstance(own, int) and own < known:
+        usable = [own]  # nobody chose the end: it is that of the config's class
     if listed and not usable:
         raise WsteerError(f"{name}: eos_token_id {str(ends)[:80]!r} is no token of the model; it has {known}")
     pad = tokenizer.pad_token_id
     if pad is None or pad >= known:  # padding is masked, so that any token does
         tokenizer.pad_token_id = usable[0] if usable else 0
     model.generation_config = GenerationConfig(eos_token_id=usable or None, pad_token_id=tokenizer.pad_token_id)
+
+
+def _class_default(config: PreTrainedConfig, key: str) -> object:
+    """What a config of this class says if nobody sets the key."""
+    return getattr(type(config)().get_text_config(), key, None)
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -4,16 +4,21 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from wsteer.errors import WsteerError
 from wsteer.files.limits import bounded
+from wsteer.files.rows import THOUGHTS
 from wsteer.models.chat import Chat
 
 # placeholders of a question, a thought and an answer
-ASKED, THOUGHT, SAID = "A placeholder of the question.", "A placeholder of the thought.", "A placeholder of the answer."
-FIELDS = ("reasoning_content", "thinking", "reasoning")  # where data sets, and so templates, have an answer's thought
+QUESTION, A_THOUGHT, ANSWER = (
+    "A placeholder of the question.",
+    "A placeholder of the thought.",
+    "A placeholder of the answer.",
+)
 # what marks may look like: <think>, </seed:think>, <|channel|>, [THINK], ◁think▷; a tokenizer's added tokens are others
 _FORMS = r"<[^<>\s'\"{}]{1,40}>|\[/?[A-Z_]{2,40}\]|◁[^◁▷\s]{1,40}▷"
 _NOTHING = r"(?!)"  # a pattern that matches nothing
@@ -149,6 +154,7 @@ def _openers(close: str) -> list[str]:
     return [start for start in found if close in _closers(start)]
 
 
+@lru_cache(maxsize=8)  # asked for every row
 def find_marks(chat: Chat) -> Marks:
     """The marks of a chat template: what it writes around a thought and an answer, and where it takes an answer apart.
 
@@ -169,10 +175,10 @@ class _Found:
         known = sorted((mark for mark in written if mark in chat.template), key=len, reverse=True)
         self.mark = re.compile("|".join([*map(re.escape, known), _FORMS]))
         self.prompt = self.text([], prompt=True) or ""
-        self.plain = self.text([{"content": SAID}]) or ""
+        self.plain = self.text([{"content": ANSWER}]) or ""
         # the marks of turns, which are written between an answer and the next question
-        history = self.text([{"content": SAID}, {"role": "user", "content": "B" + ASKED}]) or ""
-        between = history.partition(SAID)[2].partition("B" + ASKED)[0]
+        history = self.text([{"content": ANSWER}, {"role": "user", "content": "B" + QUESTION}]) or ""
+        between = history.partition(ANSWER)[2].partition("B" + QUESTION)[0]
         self.turns = set(self.mark.findall(between))
         self.mentioned = set(self.mark.findall(chat.template)) - self.turns
         self.start = self._common(self.plain)
@@ -180,7 +186,10 @@ class _Found:
 
     def text(self, after: Sequence[dict[str, Any]], prompt: bool = False) -> str | None:
         """A question and these messages, the assistant's if nothing else is said, as text; None if that is refused."""
-        messages: list[Any] = [{"role": "user", "content": ASKED}, *({"role": "assistant", **each} for each in after)]
+        messages: list[Any] = [
+            {"role": "user", "content": QUESTION},
+            *({"role": "assistant", **each} for each in after),
+        ]
         try:
             return self.chat.text(messages, prompt=prompt)
         except WsteerError:
@@ -195,7 +204,7 @@ class _Found:
         for found in self.mark.finditer(text):
             inside = found.start() < common < found.end()
             opens = bool(set(_closers(found.group())) & self.mentioned)
-            touching = opens and found.end() == common and not text.startswith((SAID, THOUGHT), common)
+            touching = opens and found.end() == common and not text.startswith((ANSWER, A_THOUGHT), common)
             if inside or touching:
                 return found.start()
         return common
@@ -204,7 +213,7 @@ class _Found:
         """The mark of a thought that the prompt has opened for the model, at the prompt's end; empty if it has not."""
         own = self.prompt[self.start :].strip()  # what no answer's rendering has there
         first = self.mark.match(own)
-        if first and first.group() not in self.turns and self.start > self.prompt.find(ASKED):
+        if first and first.group() not in self.turns and self.start > self.prompt.find(QUESTION):
             return own
         for last in [found.group() for found in self.mark.finditer(self.prompt)][-1:]:
             if self.prompt.rstrip().endswith(last) and set(_closers(last)) & self.mentioned:
@@ -218,13 +227,13 @@ class _Found:
         by_fields = list(self._by_fields())
         thoughts = [(start, close) for start, close, _ in by_fields]
         thoughts += self._taken_out()
-        frame = self.plain.partition(SAID)[0][self.start :]
+        frame = self.plain.partition(ANSWER)[0][self.start :]
         # a thought that is left empty, before an answer or at the end of a prompt
         empty = [re.compile(rf"{re.escape(start)}\s*{re.escape(close)}") for start, close in blocks]
         thoughts += [
             block
             for block, left in zip(blocks, empty, strict=True)
-            if left.search(frame) or left.search(self.prompt.rpartition(ASKED)[2])
+            if left.search(frame) or left.search(self.prompt.rpartition(QUESTION)[2])
         ]
         known = {close for _, close in thoughts} | (set(_closers(self.opened)) & mentioned)
         for close in sorted(known):
@@ -254,12 +263,12 @@ class _Found:
 
     def _by_fields(self) -> Iterator[tuple[str, str, str]]:
         """(opening mark, closing mark, what then stands before the answer) of a thought that is given as such."""
-        parts: list[dict[str, str]] = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": SAID}]
-        messages: list[dict[str, Any]] = [{"content": SAID, name: THOUGHT} for name in FIELDS]
+        parts: list[dict[str, str]] = [{"type": "thinking", "thinking": A_THOUGHT}, {"type": "text", "text": ANSWER}]
+        messages: list[dict[str, Any]] = [{"content": ANSWER, name: A_THOUGHT} for name in THOUGHTS]
         for message in [*messages, {"content": parts}]:
             text = self.text([message]) or ""
-            before, _, between = text.partition(SAID)[0].partition(THOUGHT)
-            if SAID not in text or not between.strip() or "'type'" in text:  # or it wrote the parts as Python does
+            before, _, between = text.partition(ANSWER)[0].partition(A_THOUGHT)
+            if ANSWER not in text or not between.strip() or "'type'" in text:  # or it wrote the parts as Python does
                 continue
             start = before[self._common(before) :].strip() or self.opened
             first = self.mark.match(between.strip())
@@ -269,19 +278,19 @@ class _Found:
     def _taken_out(self) -> Iterator[tuple[str, str]]:
         """(opening mark, closing mark) of what the template takes out of an answer's content."""
         apart = {_literal(a or b) for a, b in _TAKEN_APART.findall(self.chat.template)} - {"", *self.turns}
-        alone = [close for close in sorted({*apart, *self.mentioned}) if self._vanishes(THOUGHT + close + SAID)]
+        alone = [close for close in sorted({*apart, *self.mentioned}) if self._vanishes(A_THOUGHT + close + ANSWER)]
         for close in alone:
             opens = [start for start in _openers(close) if start in self.mentioned] or _openers(close)
             yield from ((start, close) for start in opens[:1] or [""])
         for start, close in product(sorted(apart)[:MOST_LITERALS], repeat=2):
-            if start != close and close not in alone and self._vanishes(start + THOUGHT + close + SAID):
+            if start != close and close not in alone and self._vanishes(start + A_THOUGHT + close + ANSWER):
                 yield start, close
 
     def _vanishes(self, content: str) -> bool:
         """Whether the template leaves the thought out of this content, of a last answer or of an earlier one."""
         answer = {"content": content}
-        texts = [self.text([answer]), self.text([answer, {"role": "user", "content": ASKED}])]
-        return any(text is not None and SAID in text and THOUGHT not in text for text in texts)
+        texts = [self.text([answer]), self.text([answer, {"role": "user", "content": QUESTION}])]
+        return any(text is not None and ANSWER in text and A_THOUGHT not in text for text in texts)
 
 
 def _literal(quoted: str) -> str:

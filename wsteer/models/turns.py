@@ -224,7 +224,8 @@ def _check_whole(chat: Chat, answer: Message, written: str) -> None:
     content, thought = answer["content"].strip(), answer.get(THOUGHT, "")
     if not thought.strip() and content in written:
         return
-    marks = _pattern(tuple(mark for pair in (*_marks(chat).thoughts, *_marks(chat).blocks) for mark in pair if mark))
+    known = find_marks(chat)
+    marks = _pattern(tuple(mark for pair in (*known.thoughts, *known.blocks) for mark in pair if mark))
     found = iter(_words(marks.sub(" ", written)))
     for name, part in ((f"the last answer's {THOUGHT}", thought), ("a part of the last answer", content)):
         if any(word not in found for word in _words(marks.sub(" ", part))):
@@ -241,14 +242,11 @@ def _thought_in(chat: Chat, prompt: str) -> tuple[str, str, str]:
     All are empty if the prompt ends with none.
     """
     end = prompt.rstrip()
-    for opening, closing in _marks(chat).thoughts:
+    for opening, closing in find_marks(chat).thoughts:
         before = end.removesuffix(closing).rstrip()
         if opening and before.endswith(opening):
             return before.removesuffix(opening).rstrip(), opening, closing
     return "", "", ""
-
-
-_marks = lru_cache(maxsize=8)(find_marks)  # asked for every row of a template that is of this kind
 
 
 def _mending(chat: Chat, messages: Sequence[Message]) -> str:

@@ -12,8 +12,8 @@ from wsteer.deltas.bases import base_warnings, beside_towers, check_bases
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.inputs import ChangeInput, open_change
+from wsteer.deltas.model_input import ModelInput, short_name
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import ModelInput, short_name
 from wsteer.errors import WsteerError
 from wsteer.steering.baking import baked
 
@@ -106,7 +106,7 @@ class Combination:
         inputs = [_opened(each, checkpoint, selection) for each in self.references]
         warnings: dict[str, None] = {}
         for given in inputs:
-            warnings.update(dict.fromkeys(on_base(given.path, given.delta, checkpoint)))
+            warnings.update(dict.fromkeys(base_notes(given.path, given.delta, checkpoint)))
         if not selection.is_everything:
             selection.check({name for each in inputs for name in (*each.delta.terms, *each.left_out)}, checkpoint)
         total = _sum([each.delta for each in inputs], self.weights)
@@ -151,7 +151,7 @@ def _sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
     return total
 
 
-def on_base(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
+def base_notes(path: str, delta: Delta, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuse a delta of another base than the checkpoint it is applied to; a warning if only their names differ."""
     check_bases([(path, delta.base), (checkpoint.name, checkpoint.identity)], "use the model it was made on")
     if beside_towers(delta.base, checkpoint.identity):

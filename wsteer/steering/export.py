@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, hub_name
+from wsteer.checkpoints.names import block_path
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.model_input import open_model
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, record
@@ -105,5 +106,11 @@ def export(
 
 def _described(delta: Delta, checkpoint: Checkpoint, sources: Sequence[Mapping], ks: Sequence[float]) -> Delta:
     return Delta(
-        "combination", delta.terms, checkpoint.identity, tuple(sources), options={"k": list(ks)}, untied=delta.untied
+        "combination",
+        delta.terms,
+        checkpoint.identity,
+        tuple(sources),
+        options={"k": list(ks)},
+        untied=delta.untied,
+        blocks=delta.blocks or block_path(checkpoint),
     )

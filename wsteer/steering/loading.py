@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.tuned import ModelInput, open_model
+from wsteer.deltas.model_input import ModelInput, open_model
 from wsteer.errors import WsteerError
 from wsteer.models import loading
 from wsteer.models.chat import ChatFormat

@@ -86,7 +86,7 @@ def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
     if _untie(model, delta):
         model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     weights = _weights(model, delta, base)
-    sources = {name: base_entry(name, base) for name in weights}
+    sources = {name: base_entry(name, base) for name in delta.terms}
     chosen = _chosen_rounding(delta, sources, 1.0, Rounding("auto"))
     for name, place in weights.items():
         place.write(steered_tensor(name, sources[name], delta.change(name), 1.0, chosen))
@@ -99,14 +99,15 @@ def _folded_in(
 ) -> Iterator[None]:
     with _untied(model, delta):
         weights = _weights(model, delta, base)
-        sources = {name: base_entry(name, base) if base else place.view() for name, place in weights.items()}
+        # of a base all that the delta changes counts for the rounding, as on disk: a tower that is not loaded too
+        sources = {name: base_entry(name, base) if base else weights[name].view() for name in delta.terms}
         chosen = _chosen_rounding(delta, sources, k, rounding)
         originals: dict[str, Tensor] = {}
         try:
-            for name, source in sources.items():
-                originals[name] = weights[name].view().to("cpu", copy=True)
-                source = source if base else originals[name]
-                weights[name].write(steered_tensor(name, source, delta.change(name), k, chosen))
+            for name, place in weights.items():
+                originals[name] = place.view().to("cpu", copy=True)
+                source = sources[name] if base else originals[name]
+                place.write(steered_tensor(name, source, delta.change(name), k, chosen))
             yield
         finally:
             for name, original in reversed(originals.items()):

@@ -12,8 +12,8 @@ from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.contents import check_files
 from wsteer.checkpoints.names import shared_blocks
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.model_input import open_model
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.deltas.tuned import open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.provenance import RECORD, key, record

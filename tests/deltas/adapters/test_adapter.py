@@ -15,6 +15,7 @@ from tests.helpers.merging import adapter_on, steered_weights, train, weights
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.deltas.adapters.adapter import read_adapter
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
 
 
@@ -96,7 +97,7 @@ def test_a_tied_tensor_counts_once_in_norms(tmp_path: Path) -> None:
     assert "lm_head.weight" not in delta.terms
     stored = load_file(folder / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"].double()
     moved = stored - load_file(base / "model.safetensors")["model.embed_tokens.weight"].double()
-    assert delta.select_names(include="embed").norm() == pytest.approx(float(moved.norm()), rel=1e-6)
+    assert Selection(include="embed").of(delta, None).norm() == pytest.approx(float(moved.norm()), rel=1e-6)
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_a_base_without_safetensors_is_known_by_name_alone(tmp_path: Path, tiny:
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(tmp_path / "binbase")
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert read_adapter(folder).base == {"name": "binbase", "revision": None, "fingerprint": None}
+    assert read_adapter(folder).base == {"name": "binbase", "revision": None, "fingerprint": None, "towers": None}
 
 
 def test_broken_factors_are_refused(tmp_path: Path, tiny: Path) -> None:

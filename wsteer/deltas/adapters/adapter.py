@@ -1,5 +1,7 @@
 """PEFT adapter folders as changes of weights, read from their factors: nothing is merged, the base is not loaded."""
 
+import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from wsteer.checkpoints.checkpoint import (
     UNKNOWN_BASE,
     Checkpoint,
     base_entry,
+    hub_name,
     local_checkpoint,
     local_name,
 )
@@ -105,7 +108,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None, selection: Select
     not exactly a change of weights is refused with a WsteerError that names the reason.
     """
     config = read_json(folder / CONFIG)
-    base = base or _own_base(config)
+    base = base or _own_base(folder, config)
     weights = next((folder / name for name in (WEIGHTS, PICKLED_WEIGHTS) if (folder / name).exists()), None)
     if weights is None:
         raise WsteerError(f"{folder} has no {WEIGHTS}; save the adapter with save_pretrained again")
@@ -114,7 +117,7 @@ def read_adapter(folder: Path, base: Checkpoint | None = None, selection: Select
     _check_config(folder, config)
     entries = read_pickled_header(weights) if weights.suffix == ".bin" else read_header(weights)[0]
     reader, left_out = _part(Reader.of(folder, config, base, entries), selection)
-    reader.names  # noqa: B018  found before the limit of time: transformers may have to be asked
+    reader.resolve()  # before the limit of time: transformers may have to be asked
     with bounded(f"matching the names and patterns of {folder / CONFIG}", MATCHING):
         magnitudes = any("lora_magnitude_vector" in pieces for pieces in reader.modules.values())
         if config.get("use_dora") and reader.modules and not magnitudes:
@@ -296,13 +299,13 @@ def _identity(folder: Path, config: dict, base: Checkpoint | None) -> dict[str, 
     inputs = read_json(folder / RECORD).get("inputs") if (folder / RECORD).exists() else []
     for entry in inputs if isinstance(inputs, list) else []:
         if isinstance(entry, dict) and entry.get("role") == "base":
-            return {key: _text(entry.get(key)) for key in ("name", "revision", "fingerprint")}
+            return {key: _text(entry.get(key)) for key in UNKNOWN_BASE}
     if base is not None:
         return base.identity
     name = _text(config.get("base_model_name_or_path"))
     if not name:
         return UNKNOWN_BASE
-    return {"name": local_name(name), "revision": _text(config.get("revision")), "fingerprint": None}
+    return {**UNKNOWN_BASE, "name": local_name(name), "revision": _text(config.get("revision"))}
 
 
 def _text(value: object) -> str | None:
@@ -310,9 +313,29 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
 
 
-def _own_base(config: dict) -> Checkpoint | None:
+def base_of(folder: Path, config: dict) -> str | None:
+    """How an adapter's config names its base, with its revision; None if it does not.
+
+    A relative path is one from where the adapter was trained: it is looked for here, then in the folders above it.
+    """
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not name:
+        return None
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, but any text
+        above = [str(place) for place in (parent / name for parent in folder.resolve().parents) if _is_model(place)]
+        if above and not os.path.exists(os.path.expanduser(name)):
+            return above[0]
+    pinned = isinstance(revision, str) and revision and hub_name(name) is not None and "@" not in name
+    return f"{name}@{revision}" if pinned else name
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _own_base(folder: Path, config: dict) -> Checkpoint | None:
     """The base that the adapter names, if it is on this machine and not quantised (its weights could not be read)."""
-    name = config.get("base_model_name_or_path")
-    base = local_checkpoint(name) if isinstance(name, str) and name else None
+    name = base_of(folder, config)
+    base = local_checkpoint(name) if name else None
     quantised = base is not None and (base.folder / "config.json").exists() and base.config.get("quantization_config")
     return None if quantised else base

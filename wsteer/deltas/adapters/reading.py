@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
-from wsteer.checkpoints.names import CONV1D_MODELS, CONV1D_NAMES, ExpertFiles, expert_files, file_names, scattered_names
+from wsteer.checkpoints.names import (
+    CONV1D_MODELS,
+    CONV1D_NAMES,
+    ExpertFiles,
+    expert_files,
+    file_names,
+    known_names,
+    scattered_names,
+)
 from wsteer.deltas.adapters.keys import SortedTensors, sorted_tensors
 from wsteer.deltas.adapters.lora import (
     BaseRows,
@@ -78,6 +86,12 @@ class Reader(SortedTensors):
                 if self.base is None or _ending(parameter) in endings or expert_files(parameter, self.base):
                     found.setdefault(module, []).append(parameter)
         return found
+
+    def resolve(self) -> None:
+        """Find all names in the base's files, also those of parameters adapted by name."""
+        parameters = [parameter for found in self.targets.values() for parameter in found]
+        if self.names is not None and self.base is not None:
+            known_names(parameters, self.base)
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -114,10 +114,10 @@ def _peft_factors(
     module, shape = conversion.model.get_submodule(path), conversion.shapes[name]
     experts = shape[0] if len(shape) == 3 else 1
     sums = {expert: _sum(factors) for expert, factors in by_expert.items()}
-    rank = max(lora_A.shape[0] for _, lora_A in sums.values())
-    of_B, of_A = torch.zeros(shape[-2], rank, experts), torch.zeros(experts, rank, shape[-1])
     if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and leaf == "weight":
         return ParameterFactors(*sums[0], path, embedding=isinstance(module, nn.Embedding))
+    rank = max(lora_A.shape[0] for _, lora_A in sums.values())
+    of_B, of_A = torch.zeros(shape[-2], rank, experts), torch.zeros(experts, rank, shape[-1])
     for expert, (lora_B, lora_A) in sums.items():
         of_B[:, : lora_B.shape[1], expert], of_A[expert, : lora_A.shape[0]] = lora_B, lora_A
     # peft wraps a module once for each parameter that it adapts of it, in their order: the first is the innermost

@@ -1,13 +1,12 @@
 """What a command takes for a MODEL: a checkpoint, or an adapter, which is its base with its change."""
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.checkpoints.checkpoint import Checkpoint, fetch, hub_name, open_checkpoint
-from wsteer.deltas.adapters.adapter import find_adapter
+from wsteer.checkpoints.checkpoint import Checkpoint, fetch, open_checkpoint
+from wsteer.deltas.adapters.adapter import base_of, find_adapter
 from wsteer.deltas.adapters.reading import CONFIG
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import DELTA
@@ -46,7 +45,9 @@ def open_model(reference: str | Path) -> ModelInput:
         adapter = _adapter_in(reference)
         if adapter is None:
             raise
-    base_reference = _base_of(adapter, reference)
+    base_reference = base_of(adapter, read_json(adapter / CONFIG))
+    if base_reference is None:
+        raise WsteerError(f"{reference} is an adapter that does not name its base; {_mend(reference)}")
     try:
         base = open_checkpoint(base_reference)
     except WsteerError as error:
@@ -69,24 +70,6 @@ def _adapter_in(reference: str | Path) -> Path | None:
     if (folder / DELTA).is_file() and not (folder / CONFIG).exists():
         raise WsteerError(f"{reference} holds a change of weights ({DELTA}) and no model; {_mend(reference)}")
     return find_adapter(folder)
-
-
-def _base_of(adapter: Path, reference: str | Path) -> str:
-    """How the adapter's config names its base.
-
-    A relative path is one from where the adapter was trained: it is looked for here, then in the folders above it.
-    """
-    config = read_json(adapter / CONFIG)
-    name, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not isinstance(name, str) or not name:
-        raise WsteerError(f"{reference} is an adapter that does not name its base; {_mend(reference)}")
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, but any text
-        places = [folder / name for folder in adapter.resolve().parents]
-        above = [str(place) for place in places if (place / "config.json").is_file()]
-        if above and not os.path.exists(os.path.expanduser(name)):
-            return above[0]
-    pinned = isinstance(revision, str) and revision and hub_name(name) is not None and "@" not in name
-    return f"{name}@{revision}" if pinned else name
 
 
 def _mend(reference: str | Path) -> str:
