@@ -1,5 +1,7 @@
 """The whole chain on tiny models of other architectures; tests/bench/architectures.py runs it on all of them."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import wsteer
 from tests.helpers.architectures import build, save_tiny
 from tests.helpers.chain import Chain, logits
+from tests.helpers.files import edited
 from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
+from wsteer.checkpoints.names import file_names
+from wsteer.deltas.delta import fitted
 from wsteer.errors import WsteerError
 
 # two members of each kind: renamed in memory, experts stacked, weights cut, towers, names of their own
@@ -131,3 +136,61 @@ def test_a_model_of_text_and_images_answers_text(tmp_path: Path) -> None:
     loaded = wsteer.load(base, "cpu")
     assert type(loaded.model).__name__ == "InternVLForConditionalGeneration"
     torch.testing.assert_close(logits(loaded.model), logits(build("internvl")), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_towers_are_known_from_configs_as_the_hub_has_them(tmp_path: Path) -> None:
+    """Older configs of models with towers name no model_type for them, and have no text_config."""
+    text, both = _both(tmp_path)
+    config = json.loads((both / "config.json").read_text())
+    del config["vision_config"]["model_type"]
+    (both / "config.json").write_text(json.dumps(config))
+    assert open_checkpoint(both).towers == ("vision",)
+    pos = save_adapter(tmp_path / "pos", text, 1, target_modules=["q_proj"])
+    entry = {"role": "base", **open_checkpoint(text).identity}
+    (pos / "wsteer.json").write_text(json.dumps({"inputs": [entry]}))  # as finetune records it
+    wsteer.diff(pos, output=tmp_path / "w.safetensors")
+    report = wsteer.steer(both, tmp_path / "w.safetensors", k=1.0, output=tmp_path / "steered")
+    assert report.parameters_changed == 2
+    # and a fine-tune of the one with towers, recorded, on the text alone
+    entry = {"role": "base", **open_checkpoint(both).identity}
+    (pos / "wsteer.json").write_text(json.dumps({"inputs": [entry]}))
+    wsteer.steer(text, pos, k=1.0, output=tmp_path / "back")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mpt", "gpt_neo"])
+def test_layers_are_scaled_whatever_the_config_calls_their_number(tmp_path: Path, kind: str) -> None:
+    base = save_tiny(tmp_path / "base", kind)
+    name = next(name for name in open_checkpoint(base).tensors if ".1." in name and name.endswith("weight"))
+    shape = open_checkpoint(base).tensors[name].shape
+    wsteer.Delta.of_tensors({name: torch.ones(shape)}).save(tmp_path / "w.safetensors")
+    scaled = wsteer.Selection(layer_scale=(0.0, 0.5))
+    wsteer.steer(base, tmp_path / "w.safetensors", k=1.0, output=tmp_path / "out", selection=scaled)
+    moved = _stored(tmp_path / "out")[name] - _stored(base)[name]
+    torch.testing.assert_close(moved, torch.full(shape, 0.5))
+
+
+@pytest.mark.slow
+def test_a_delta_under_other_names_knows_its_blocks_again(tmp_path: Path) -> None:
+    base = open_checkpoint(save_tiny(tmp_path / "base", "llava"))
+    name = "layers.1.self_attn.q_proj.weight"
+    delta = wsteer.Delta.of_tensors({f"model.language_model.{name}": torch.ones(64, 64)})
+    fit = fitted(replace(delta, blocks="model.language_model.layers"), base)
+    assert (list(fit.terms), fit.blocks) == ([f"language_model.model.{name}"], "language_model.model.layers")
+
+
+@pytest.mark.slow
+def test_a_class_that_is_not_of_the_config_is_left_out(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", "exaone")
+    edited(base / "config.json", architectures=["CLIPForImageClassification"])
+    asked = "model.layers.1.self_attn.o_proj.weight"
+    assert file_names([asked], open_checkpoint(base), "x") == {asked: "transformer.h.1.attn.attention.out_proj.weight"}
+
+
+@pytest.mark.parametrize(
+    "wrapped", ["_orig_mod.model.", "model._checkpoint_wrapped_module.", "base_model.model.model."]
+)
+def test_names_inside_of_wrappers_are_refused_as_peft_loads_none(tmp_path: Path, tiny: Path, wrapped: str) -> None:
+    with pytest.raises(WsteerError, match=r"which .* lacks"):
+        file_names([f"{wrapped}layers.0.self_attn.q_proj.weight"], open_checkpoint(tiny), "x")
