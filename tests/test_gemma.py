@@ -12,12 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers.gemma import TEMPLATE
 from wsteer.cli.main import main
 from wsteer.demo.demo import DATA
+from wsteer.evaluation.tasks.task import task_file
 
 pytestmark = pytest.mark.real
 
 BLOCKS, MODULES = 18, 7  # decoder blocks, and linear modules in each
 TUNE = ["--lr", "1e-3", "--max-steps", "4", "--batch-size", "4", "--warmup-steps", "1", "--val-fraction", "0"]
-TASK = ["--task", "agreement", "--limit", "3"]
+TASKS = task_file("agreement").parent
+TASK = ["--task", "short.yaml", "--data", TASKS / "facts.jsonl", "--limit", 3]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +92,11 @@ def test_what_steer_writes_has_the_logits_of_both_adapters_unmerged(
 
 
 def test_the_behaviour_is_turned_up_and_down_and_disk_and_memory_answer_alike(
-    cli, chain: Path, gemma: Path, tmp_path: Path
+    cli, chain: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(chain)
+    task = (TASKS / "agreement.yaml").read_text()
+    Path("short.yaml").write_text(task.replace("max_new_tokens: 20", "max_new_tokens: 10"))
     template = ["--template", chain / "gemma.jinja"]
     w = chain / "w.safetensors"
     ran = cli("eval", gemma, "--delta", w, "--k=-1,0,1", *TASK, *template, "-o", tmp_path / "memory", "--json")
