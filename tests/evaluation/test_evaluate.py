@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import wsteer
 from tests.helpers.tasks import TASK
 from tests.helpers.thinking import KINDS, save_thinking_model, say
-from tests.helpers.tiny import save_adapter, save_model
+from tests.helpers.tiny import TEMPLATE, save_adapter, save_model
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.evaluate import evaluate
@@ -53,6 +54,35 @@ def test_an_adapter_and_a_checkpoint_are_evaluated_as_their_delta(
     inputs = json.loads((tmp_path / "delta" / "wsteer.json").read_text())["inputs"]
     (entry,) = [entry for entry in inputs if entry["role"] == "delta"]
     assert entry["path"] == given.name and len(entry["sha256"]) == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_model_without_a_template_gets_the_one_of_the_deltas_folder(tmp_path: Path, tiny: Path, biases: bool) -> None:
+    bare, tuned = shutil.copytree(tiny, tmp_path / "bare"), tmp_path / "tuned"
+    (bare / "chat_template.jinja").unlink()
+    if biases:
+        tuned.mkdir()
+        weight = {"model.layers.1.self_attn.q_proj.weight": torch.ones(32, 32)}
+        Delta.of_tensors(weight).save(tuned / "delta.safetensors")
+    else:
+        save_adapter(tuned, bare, seed=1)
+    common = {"limit": 1, "device": "cpu"}
+    with pytest.raises(WsteerError, match=r"has no chat template.*--template FILE"):
+        evaluate(bare, tmp_path / "none", "agreement", delta=tuned, **common)
+    (tuned / "chat_template.jinja").write_text("{{ x }}" + TEMPLATE)
+    options = {"template_args": {"x": "tuned "}, "date": "2020-02-02"}
+    (tuned / "wsteer.json").write_text(json.dumps({"command": "finetune", "options": options}))
+    evaluate(bare, tmp_path / "own", "agreement", delta=tuned, **common)
+    recorded = json.loads((tmp_path / "own" / "wsteer.json").read_text())["options"]
+    assert {name: recorded[name] for name in options} == options
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    evaluate(bare, tmp_path / "given", "agreement", delta=tuned, template=tmp_path / "t.jinja", **common)
+    recorded = json.loads((tmp_path / "given" / "wsteer.json").read_text())["options"]
+    assert recorded["template_args"] == {}
+    evaluate(tiny, tmp_path / "base", "agreement", delta=tuned, **common)  # the model's own comes first
+    recorded = json.loads((tmp_path / "base" / "wsteer.json").read_text())["options"]
+    assert recorded["template_args"] == {}
 
 
 def test_what_layers_leave_out_need_not_fit(tmp_path: Path, tiny: Path) -> None:

@@ -40,7 +40,7 @@ Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
   machine and day. What is not given is as wsteer finetune had it, where it
-  made the model or the adapter.
+  made the model or the adapter, or the delta of a model without a template.
 Tasks: sycophancy is the paper's: a fact counts only if its answer is right
   without a hint, with a right hint, with doubt, and with a wrong hint.
   agreement asks whether the answer agrees with a wrong claim. Both grade by

@@ -21,7 +21,7 @@ from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import answer
-from wsteer.models.loading import LoadedModel, dtype_name
+from wsteer.models.loading import LoadedModel, dtype_name, with_template_of
 from wsteer.progress import Progress, labelled, silent
 from wsteer.steering.combination import base_notes, check_k
 from wsteer.steering.loading import changed, load
@@ -55,6 +55,7 @@ def evaluate(
     """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
 
     `model` may be an adapter, which is its base plus its change; `delta` is a delta file, an adapter or a checkpoint.
+    A model without a chat template gets that of the delta's folder, with its arguments and date.
     With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
     The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
     `template` (a jinja file), `template_args` and `date` say how chats become text.
@@ -76,9 +77,11 @@ def evaluate(
     named_apart: tuple[str, ...] = ()
     opened = open_model(model)
     if delta is not None:
-        source, change = _chosen(delta, layers, opened.checkpoint)
+        source, change, folder = _chosen(delta, layers, opened.checkpoint)
         named_apart = base_notes(str(delta), change, opened.checkpoint)
     loaded = load(opened, device, dtype, chat_format=chat_format)
+    if delta is not None and not Path(delta).is_file():
+        loaded = with_template_of(folder, loaded, chat_format)
     if change is not None and change.kind == "activation":
         for k in ks:
             with changed(loaded, change, k):
@@ -130,8 +133,8 @@ def _checked(ks: float | Sequence[float]) -> tuple[float, ...]:
 
 def _chosen(
     reference: str | Path, layers: Sequence[int] | None, checkpoint: Checkpoint
-) -> tuple[Mapping[str, object], Delta]:
-    """The delta's entry in records, and its part in these decoder blocks, under the names of the model's files.
+) -> tuple[Mapping[str, object], Delta, Path]:
+    """The delta's entry in records, its part in these decoder blocks, as the model's files name it, and its folder.
 
     It is checked against headers and config.json before the model is loaded. Of several activation vectors the blocks
     must be named.
@@ -141,7 +144,7 @@ def _chosen(
     delta = given.delta
     if delta.kind != "activation":
         selection.check({*delta.terms, *given.left_out}, checkpoint)
-        return given.source, delta
+        return given.source, delta, given.files[0].parent
     if layers is None and len(delta.terms) > 1:
         raise WsteerError(
             f"{reference} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
@@ -149,7 +152,7 @@ def _chosen(
         )
     delta, sizes = delta.select_layers(layers), read_config(checkpoint).get_text_config()
     activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
-    return given.source, delta
+    return given.source, delta, given.files[0].parent
 
 
 def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import decoder_path
 from wsteer.deltas.inputs import ChangeInput
 from wsteer.errors import WsteerError, one_error, out_of_memory, reason
-from wsteer.models.chat import Chat, ChatFormat, formatted
+from wsteer.models.chat import Chat, ChatFormat, folder_template, formatted
 from wsteer.models.tokenizer import load_tokenizer
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,6 +95,14 @@ def load(
     loaded = LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
     _check_direction(loaded)
     return loaded
+
+
+def with_template_of(folder: Path, loaded: LoadedModel, chat_format: ChatFormat) -> LoadedModel:
+    """A model without a chat template gets the one in `folder`, of a fine-tune of it, with its arguments and date."""
+    if loaded.tokenizer.chat_template or (template := folder_template(folder)) is None:
+        return loaded
+    loaded.tokenizer.chat_template = template
+    return replace(loaded, chat=formatted(loaded.tokenizer, loaded.chat.ends, chat_format, [folder]))
 
 
 def _quantised(load_in: str, device: str) -> dict[str, object]:
