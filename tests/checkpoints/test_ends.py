@@ -118,6 +118,11 @@ def test_a_checkpoint_may_store_the_head_alone(tmp_path: Path, kind: str, end: i
     Delta.of_tensors({embedding: own}).save(tmp_path / "other.safetensors")
     with pytest.raises(WsteerError, match="is tied to the head"):
         wsteer.steer(base, tmp_path / "other.safetensors", k=1, output=tmp_path / "never")
+    usual = save(tmp_path / "usual", kind)
+    wsteer.diff(tmp_path / "both", output=tmp_path / "t.safetensors", base=usual)  # the pair under its other name
+    assert set(Delta.load(tmp_path / "t.safetensors").terms) == {embedding}
+    wsteer.steer(usual, tmp_path / "t.safetensors", k=1, output=tmp_path / "again")
+    torch.testing.assert_close(logits(loaded(tmp_path / "again")), logits(model.eval()), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mamba", "rwkv"])

@@ -127,3 +127,12 @@ def test_experts_are_listed(tmp_path: Path) -> None:
     assert down is not None
     assert down.experts == tuple((f"{path}.{e}.w2.weight",) for e in range(4))
     assert expert_files("model.layers.0.mlp.gate.weight", base) is None
+
+
+@pytest.mark.parametrize("path", ["model", "language_model.model"])
+def test_blocks_of_a_deeper_model_are_named_as_the_reason(tmp_path: Path, path: str) -> None:
+    base = checkpoint(
+        tmp_path / "base", f"{path}.{LAYER}", f"{path}.{LAYER}".replace(".0.", ".1."), num_hidden_layers=2
+    )
+    with pytest.raises(WsteerError, match=r"layers\.2\..*its language model has 2 blocks; was it made on a deeper"):
+        file_names([f"model.{LAYER}", f"model.{LAYER}".replace(".0.", ".2.")], base, "the adapter")

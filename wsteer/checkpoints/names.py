@@ -132,6 +132,8 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
         hint = "it is quantised: use the unquantised model"
     elif all(TOWER.search(name) for name in unmatched) and not base.towers:
         hint = "it has no tower of images or sound; leave them out with --exclude"
+    elif (count := _blocks_beyond(unmatched, base)) is not None:
+        hint = f"its language model has {count} blocks; was it made on a deeper one?"
     conversions, failure = _asked(base)
     if failure is not None:
         hint = f"its names were compared as they stand, since {failure}"
@@ -147,6 +149,13 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
                     f"in the model it is {other}, and one tensor cannot have two changes; leave it out with --exclude"
                 )
     return f"{where} changes {', '.join(unmatched[:3])}{more}, which {base.name} lacks; {hint}"
+
+
+def _blocks_beyond(names: Iterable[str], base: Checkpoint) -> int | None:
+    """The number of the base's blocks, if all names are of blocks beyond them, else None."""
+    count = len(_numbered_paths(base.tensors).get(block_path(base) or "", ()))
+    matches = [None if TOWER.search(name) else NUMBERED.match(name) for name in names]
+    return count if count and all(match and int(match[2]) >= count for match in matches) else None
 
 
 # ---- The model's architecture, asked of transformers where names alone do not tell

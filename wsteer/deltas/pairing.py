@@ -63,16 +63,21 @@ def _paired_names(
     A head that one side ties is left out. Raises WsteerError for what one side alone has, if the selection takes it.
     """
     mine, theirs = first.parameters(), second.parameters()
+    renamed: dict[str, str] = {}
     if (first.tied is None) != (second.tied is None):
         mine = {name: entry for name, entry in mine.items() if name != first.ends[1]}
         theirs = {name: entry for name, entry in theirs.items() if name != second.ends[1]}
+    elif first.tied and second.tied and (first.tied[0] == first.ends[0]) != (second.tied[0] == second.ends[0]):
+        # one side stores the tied pair as its embedding, the other as its head
+        renamed = {second.tied[0]: first.tied[0]}
+        mine = {second.tied[0] if name == first.tied[0] else name: entry for name, entry in mine.items()}
     if (found := _matched(mine, theirs, second)) is not None:
-        return found, {}
+        return {name: renamed.get(own, own) for name, own in found.items()}, {}
     ignored = _ignored(first, mine), _ignored(second, theirs)
     mine = {name: entry for name, entry in mine.items() if name not in ignored[0]}
     theirs = {name: entry for name, entry in theirs.items() if name not in ignored[1]}
     if (found := _matched(mine, theirs, second)) is not None:
-        return found, {}
+        return {name: renamed.get(own, own) for name, own in found.items()}, {}
     for has, has_path, lacks, lacks_path in (
         (mine, first_path, theirs, second_path),
         (theirs, second_path, mine, first_path),
@@ -81,7 +86,7 @@ def _paired_names(
         for name in sorted(selection.kept(lacking, second)):
             raise WsteerError(f"{lacks_path} lacks {name!r}, which {has_path} has; the two must be of one model")
     alone = {name: (mine | theirs)[name] for name in sorted(mine.keys() ^ theirs)}
-    return {name: name for name in sorted(mine.keys() & theirs)}, alone
+    return {name: renamed.get(name, name) for name in sorted(mine.keys() & theirs)}, alone
 
 
 def _matched(mine: Iterable[str], theirs: Iterable[str], second: Checkpoint) -> dict[str, str] | None:
