@@ -130,7 +130,7 @@ def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
     elif all(TOWER.search(name) for name in unmatched) and not base.towers:
         hint = "it has no tower of images or sound; leave them out with --exclude"
     elif (count := _blocks_beyond(unmatched, base)) is not None:
-        hint = f"its language model has {count} blocks; was it made on a deeper one?"
+        hint = f"its language model has {count} blocks; was it made on another model?"
     for conversion in conversions_of(base):
         for name in unmatched[:1]:
             parameter, _ = conversion.renamed(name)
