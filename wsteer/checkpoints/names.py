@@ -23,6 +23,7 @@ NUMBERED = re.compile(r"(.+?)\.([0-9]{1,9})(?:\.|$)")  # the path before a name'
 # modules that torch and peft put around others: peft loads no adapter whose keys have them
 WRAPPER = re.compile(r"(?:^|\.)(?:_\w+|base_model|module)(?:\.|$)")
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # as configs name the number of blocks
+OTHER_MODEL = "was it made on another model?"
 MOST_KEPT = 8  # checkpoints whose conversions are kept
 EXPERT = re.compile(r"\.[0-9]+\..+\.[0-9]+\.")  # a name with two numbers: of a block, and of one of its experts
 
@@ -127,15 +128,15 @@ def _each_once(found: dict[str, str], where: object) -> dict[str, str]:
 
 def _lacking(unmatched: list[str], base: Checkpoint, where: object) -> str:
     more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-    hint = "was it made on another model?"
+    hint = OTHER_MODEL
     if base.config.get("quantization_config"):
         hint = "it is quantised: use the unquantised model"
     elif all(TOWER.search(name) for name in unmatched) and not base.towers:
         hint = "it has no tower of images or sound; leave them out with --exclude"
     elif (count := _blocks_beyond(unmatched, base)) is not None:
-        hint = f"its language model has {count} blocks; was it made on a deeper one?"
+        hint = f"its language model has {count} blocks; was it made on another model?"
     conversions, failure = _asked(base)
-    if failure is not None:
+    if failure is not None and hint == OTHER_MODEL:
         hint = f"its names were compared as they stand, since {failure}"
     for conversion in conversions:
         for name in unmatched[:1]:
