@@ -375,6 +375,7 @@ TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 ARCHITECTURES = {**TEXT, **TOWERS}
+NEEDS_IMAGES = ("kosmos-2",)  # these do not run on text alone
 
 
 def build(kind: str, seed: int = 0, std: float = 0.08) -> PreTrainedModel:

@@ -51,6 +51,9 @@ class Chain:
         ]
         found: dict[str, float | str] = {}
         for command, step in zip(COMMANDS, steps, strict=True):
+            if step not in (self.steer, self.activations, self.everything) and not self.steered.exists():
+                found[command] = "-"  # there is no delta
+                continue
             try:
                 found[command] = step()
             except WsteerError as error:
@@ -192,7 +195,8 @@ def _head(model: PreTrainedModel) -> str | None:
 
 def _targets(model: PreTrainedModel, head: str | None) -> list[str]:
     """Every layer that peft's LoRA takes, the head too where it is not tied."""
-    refused = ("out_proj", "router") if model.config.model_type in ("mamba", "phimoe") else ()  # by peft itself
+    by_peft = model.config.model_type in ("mamba", "falcon_h1", "phimoe")
+    refused = ("out_proj", "router") if by_peft else ()
     names = [
         name
         for name, module in model.named_modules()
