@@ -89,10 +89,15 @@ class Checkpoint:
         copy = self.tied[1] if self.tied is not None else None
         return {name: entry for name, entry in self.tensors.items() if name != copy}
 
+    @property
+    def text_settings(self) -> dict:
+        """The config of the language model: its text part if it has one."""
+        text = self.config.get("text_config")
+        return text if isinstance(text, dict) else self.config
+
     def config_number(self, *keys: str) -> int:
         """The config's first positive integer among these keys, in its text part if it has one; else a WsteerError."""
-        text = self.config.get("text_config")
-        settings = text if isinstance(text, dict) else self.config
+        settings = self.text_settings
         for key in keys:
             if type(settings.get(key)) is int and 0 < settings[key] < LARGEST_NUMBER:
                 return settings[key]

@@ -274,13 +274,10 @@ def block_path(base: Checkpoint) -> str | None:
 
 def depth(base: Checkpoint) -> int:
     """How many decoder blocks the base has: as its config says, else as its files number them."""
-    try:
+    numbers = _numbered_paths(base.tensors).get(block_path(base) or "")
+    if not numbers or any(key in base.text_settings for key in DEPTHS):
         return base.config_number(*DEPTHS)
-    except WsteerError:
-        numbers = _numbered_paths(base.tensors).get(block_path(base) or "")
-        if not numbers:
-            raise
-        return max(numbers) + 1
+    return max(numbers) + 1
 
 
 def _asked_path(base: Checkpoint) -> str | None:

@@ -231,7 +231,11 @@ def without_template(value: object) -> Edit:
 
 NAMED = [
     model("template that is a number", without_template(5), "is no text of up to"),
-    model("templates without a default", without_template([{"name": "tool", "template": "x"}]), "has no chat template"),
+    model(
+        "templates without a default",
+        without_template([{"name": "tool", "template": "x"}]),
+        "templates named tool, and none",
+    ),
     model(
         "template named default",
         without_template([{"name": "default", "template": "{% for m in messages %}{{ m.content }}<end>{% endfor %}"}]),
