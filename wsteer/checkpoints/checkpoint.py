@@ -136,7 +136,7 @@ class Checkpoint:
         """The names of the embedding and of the head, stored or not; None for one that the model lacks."""
         embedding = next(filter(COMMON.fullmatch, self.tensors), None)
         head = next(filter(COMMON_HEAD.fullmatch, self.tensors), None)
-        if embedding is None and (self.folder / "config.json").exists():
+        if embedding is None and (self.folder / "config.json").exists() and self.config.get("model_type"):
             embedding, own_head = tied_names(self.config, self.tensors)
             head = own_head or head
         embedding = embedding or next((name for name in self.tensors if name.endswith(EMBEDDINGS)), None)

@@ -39,6 +39,8 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     `where` is the source of the names.
     """
     names = list(names)
+    if all(name in base.tensors for name in names):
+        return {name: name for name in names}  # as mostly: nothing else is asked
     known = base.known_names
     fewest: list[str] | None = None
     for way in _ways(names, base, known):
@@ -54,7 +56,10 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
 
 def known_names(names: Iterable[str], base: Checkpoint) -> dict[str, str]:
     """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
-    names, known = list(names), base.known_names
+    names = list(names)
+    if all(name in base.tensors for name in names):
+        return {name: name for name in names}
+    known = base.known_names
     best: dict[str, str] = {}
     for way in _ways(names, base, known):
         matches = {name: name if name in known else way(name) for name in names}

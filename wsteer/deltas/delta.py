@@ -15,7 +15,16 @@ from torch import Tensor
 
 from wsteer import __version__
 from wsteer.checkpoints.checkpoint import EMBEDDINGS, HEADS, UNKNOWN_BASE, Checkpoint, base_entry
-from wsteer.checkpoints.names import BLOCK, block_path, file_names, known_names, layer_of, likely_path, scattered_names
+from wsteer.checkpoints.names import (
+    BLOCK,
+    NUMBERED,
+    block_path,
+    file_names,
+    known_names,
+    layer_of,
+    likely_path,
+    scattered_names,
+)
 from wsteer.deltas.bases import check_alike
 from wsteer.deltas.choosing import check_layers, in_layers
 from wsteer.deltas.gram import cosine_from_gram, gram
@@ -280,7 +289,9 @@ def fitted(delta: Delta, checkpoint: Checkpoint, added: Mapping[str, tuple[int, 
     names = file_names([name for name in delta.terms if name not in added], checkpoint, "the delta")
     for name, renamed in names.items():
         entry = base_entry(renamed, checkpoint)
-        tied = checkpoint.tied if renamed in checkpoint.ends and not delta.untied else None
+        # no end of the model has a number: what the ends are called may have to be asked
+        end = not NUMBERED.match(renamed) and not delta.untied and renamed in checkpoint.ends
+        tied = checkpoint.tied if end else None
         if tied is not None and renamed == tied[1]:
             other = "head" if renamed == checkpoint.ends[0] else "embedding"
             raise WsteerError(

@@ -10,7 +10,7 @@ import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.contents import check_files
-from wsteer.checkpoints.names import shared_blocks
+from wsteer.checkpoints.names import NUMBERED, shared_blocks
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.model_input import open_model
 from wsteer.deltas.selection import EVERYTHING, Selection
@@ -209,7 +209,8 @@ def _plan(checkpoint: Checkpoint, delta: Delta, dtype: str, changed: bool) -> _P
         biases = baked(delta, checkpoint)
         added.update(biases.added)
         config.update(biases.config)
-    if any(end in delta.terms for end in checkpoint.ends) and checkpoint.tied is not None:
+    outside = [name for name in delta.terms if not NUMBERED.match(name)]  # without any, the ends are not asked for
+    if any(name in checkpoint.ends for name in outside) and checkpoint.tied is not None:
         embedding, head = checkpoint.tied
         if not delta.untied:
             copies = {head: embedding}

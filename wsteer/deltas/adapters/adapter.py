@@ -20,7 +20,7 @@ from wsteer.checkpoints.checkpoint import (
     local_name,
 )
 from wsteer.checkpoints.contents import check_folder
-from wsteer.checkpoints.names import expert_files, file_names, known_names
+from wsteer.checkpoints.names import NUMBERED, expert_files, file_names, known_names
 from wsteer.checkpoints.ties import ties
 from wsteer.deltas.adapters.keys import PREFIX
 from wsteer.deltas.adapters.lora import BaseRows, BaseWeight, TokenRows
@@ -239,8 +239,9 @@ def _separate_tied(
     values stored for both (`ensure_weight_tying`, where peft can tie), and trained tokens of the embedding, which peft
     sets in the head too, unless the head has trained tokens of its own.
     """
-    heads = [name for name in terms if (name == base.ends[1] if base else name.endswith(HEADS))]
-    embeddings = [name for name in terms if (name == base.ends[0] if base else name.endswith(EMBEDDINGS))]
+    outside = [name for name in terms if not NUMBERED.match(name)]  # without any, the ends are not asked for
+    heads = [name for name in outside if (name == base.ends[1] if base else name.endswith(HEADS))]
+    embeddings = [name for name in outside if (name == base.ends[0] if base else name.endswith(EMBEDDINGS))]
     if not heads and not embeddings:
         return terms, False
     tokens = {name: [part for part in terms[name] if _is_of_tokens(part[1])] for name in (*embeddings, *heads)}
