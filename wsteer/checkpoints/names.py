@@ -38,32 +38,24 @@ def file_names(names: Iterable[str], base: Checkpoint, where: object) -> dict[st
     a text model whose adapter is used on a model of text and images. Names that match nothing are listed in an error;
     `where` is the source of the names.
     """
-    names = list(names)
+    names = list(dict.fromkeys(names))
+    found = known_names(names, base, where)
+    if unmatched := [name for name in names if name not in found]:
+        raise WsteerError(_lacking(unmatched, base, where))
+    return _each_once(found, where)
+
+
+def known_names(names: Iterable[str], base: Checkpoint, where: object = "a change") -> dict[str, str]:
+    """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
+    names = list(dict.fromkeys(names))
     if all(name in base.tensors for name in names):
         return {name: name for name in names}  # as mostly: nothing else is asked
     known = base.known_names
-    fewest: list[str] | None = None
-    for way in _ways(names, base, known):
-        with bounded(f"finding what {where} changes in {base.name}"):
-            found = {name: name if name in known else way(name) for name in names}
-            unmatched = [name for name, match in found.items() if match is None]
-        if not unmatched:
-            return _each_once({name: match for name, match in found.items() if match is not None}, where)
-        if fewest is None or len(unmatched) < len(fewest):
-            fewest = unmatched
-    raise WsteerError(_lacking(fewest or names, base, where))
-
-
-def known_names(names: Iterable[str], base: Checkpoint) -> dict[str, str]:
-    """Each parameter's name in the base's files, as `file_names` gives it; those that the base lacks are left out."""
-    names = list(names)
-    if all(name in base.tensors for name in names):
-        return {name: name for name in names}
-    known = base.known_names
     best: dict[str, str] = {}
     for way in _ways(names, base, known):
-        matches = {name: name if name in known else way(name) for name in names}
-        best = max(best, {name: match for name, match in matches.items() if match is not None}, key=len)
+        with bounded(f"finding what {where} changes in {base.name}"):
+            matches = {name: name if name in known else way(name) for name in names}
+            best = max(best, {name: match for name, match in matches.items() if match is not None}, key=len)
         if len(best) == len(names):
             break
     return best
