@@ -1,0 +1,106 @@
+"""The one table of an evaluation: each metric's value on each row of data under each condition."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from wsteer.errors import WsteerError
+from wsteer.files.rows import read_objects
+from wsteer.files.text import write_jsonl
+
+# Why a row has no value. Rows outside of a metric's denominator are no failures; all others are shown beside it.
+OUTSIDE = "outside"  # not among the rows that the metric is a share of
+ABSTAINED = "abstained"  # the rule could not grade the answer
+CUT = "cut"  # the limit of tokens came before an answer
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric on one row of data under one condition: its value, or `why` there is none.
+
+    `condition` is the condition's unique name. `id` is unique in (task, metric, condition) and the same for the same
+    row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
+    `prompt` is the sha256 of all that the model was given, "" where it is not known: rows whose prompts differ are
+    never paired. `input` and `answer` are for people. `weight` is the row's in a weighted mean, as its tokens.
+    """
+
+    task: str
+    metric: str
+    condition: str
+    id: str
+    value: float | None
+    why: str = ""
+    group: str = ""
+    prompt: str = ""
+    input: str = ""
+    answer: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != bool(self.why):
+            raise AssertionError(f"row {self.id}: a row has a value, or a reason why it has none")
+        if not self.group:
+            object.__setattr__(self, "group", self.id)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one metric of a task becomes one number, and what it stands for in pictures and in the choice of k.
+
+    A share is of values 0 and 1; a mean is of any numbers; a perplexity is exp of the weighted mean of nats per token.
+    `role` is the axis of the trade-off picture: behaviour is what steering is to change, capability what it is to keep.
+    """
+
+    task: str
+    metric: str
+    kind: Literal["share", "mean", "perplexity"] = "share"
+    better: Literal["higher", "lower"] | None = None
+    role: Literal["behaviour", "capability"] | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running one task gave: its rows, what its metrics are, and warnings for the user."""
+
+    rows: tuple[Row, ...]
+    measures: tuple[Measure, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def prompt_digest(*texts: str) -> str:
+    """The sha256 of what a model was given, in one or several texts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write `rows.jsonl`: one object a line."""
+    write_jsonl(path, map(asdict, rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what `write_rows` wrote. Raises WsteerError where a line is something else."""
+    names = {field.name for field in fields(Row)}
+    rows = []
+    for where, found in read_objects(path):
+        if found.keys() - names or {"task", "metric", "condition", "id", "value"} - found.keys():
+            raise WsteerError(f"{where} is no row of an evaluation; give a rows.jsonl that wsteer eval wrote")
+        rows.append(Row(**found))
+    return rows
+
+
+def by_condition(rows: Sequence[Row]) -> Mapping[tuple[str, str, str], dict[str, Row]]:
+    """The rows of each (task, metric, condition), by their ids."""
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        place = found.setdefault((row.task, row.metric, row.condition), {})
+        if row.id in place:
+            raise AssertionError(f"the row {row.id} of {row.task}, {row.metric}, {row.condition} is there twice")
+        place[row.id] = row
+    return found

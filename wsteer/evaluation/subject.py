@@ -1,0 +1,42 @@
+"""The model under test: loaded once, and the change that each condition adds to it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from wsteer.deltas.delta import Delta
+from wsteer.evaluation.conditions import Condition
+from wsteer.files.rows import Message
+from wsteer.models.loading import LoadedModel
+from wsteer.steering.loading import changed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in memory, and by the name of each condition what it adds; conditions without a delta are not in there.
+
+    `batch_size` is how many rows run at once, `seed` that of sampled answers.
+    """
+
+    loaded: LoadedModel
+    deltas: Mapping[str, Delta]
+    batch_size: int = 32
+    seed: int = 0
+
+    @contextlib.contextmanager
+    def under(self, condition: Condition) -> Iterator[None]:
+        """Run the `with` body on the model under `condition`; then the weights are as before, bit for bit."""
+        delta = self.deltas.get(condition.name)
+        if delta is None:
+            yield
+        else:
+            with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed):
+                yield
+
+
+def with_system(condition: Condition, chat: Sequence[Message]) -> list[Message]:
+    """The chat with the condition's system prompt before it; one that the chat has of its own comes after it."""
+    if condition.system is None:
+        return list(chat)
+    own = [message["content"] for message in chat[:1] if message["role"] == "system"]
+    return [{"role": "system", "content": "\n\n".join([condition.system, *own])}, *chat[len(own) :]]
