@@ -1,6 +1,8 @@
 """The chain as a user would type it, command by command, with a table of the results."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import shlex
@@ -21,10 +23,10 @@ from wsteer.files.text import read_json, write_json
 from wsteer.progress import Progress, silent
 
 DATA = Path(__file__).parent
-KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
+KS = (-1.0, 0.5, 1.0, 1.5)
 ANSWERED_AT = (-1.0, 0.0, 1.0)
 DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
-PICTURES = ("eval-w/tradeoff.png", "eval-a/tradeoff.png", "monitor/similarity.png")
+PICTURES = ("eval/tradeoff.png", "monitor/similarity.png", "eval/report.html")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class DemoReport:
 
 def commands(model: str, block: int) -> list[list[str]]:
     """The chain, run inside the demo's folder; the activation vector is added at decoder block `block`."""
-    tune = ["--lr", "5e-4", "--max-steps", "24"]
+    # half of the rows of a step at a time: their activations are the most that any command holds
+    tune = ["--lr", "5e-4", "--max-steps", "24", "--micro-batch-size", "4"]
     ks = "--k=" + ",".join(f"{k:g}" for k in KS)
     return [
         ["finetune", model, "data/pos.jsonl", "-o", "pos", *tune],
@@ -53,10 +56,9 @@ def commands(model: str, block: int) -> list[list[str]]:
         ["diff", "pos", "neg", "-o", "w.safetensors"],
         ["steer", model, "w.safetensors", "--k", "1", "-o", "steered"],
         ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
-        ["eval", model, "--delta", "w.safetensors", ks, "--task", "agreement", "--limit", "40", "-o", "eval-w"],
         [
-            *("eval", model, "--delta", "a.safetensors", "--layers", str(block), ks),
-            *("--task", "agreement", "--limit", "40", "-o", "eval-a"),
+            *("eval", model, "--delta", "w.safetensors", "--delta", f"a.safetensors@{block}", ks),
+            *("--task", "agreement", "--limit", "40", "-o", "eval"),
         ],
         ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
     ]
@@ -86,8 +88,9 @@ def demo(
         with _inside(partial):
             for command, text in zip(chain, typed, strict=True):
                 execute(command, text)
-            weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
-            example = _example(Path("eval-w"))
+                return_memory()
+            results = read_json(Path("eval/results.json"))
+            example = _example(Path("eval"))
         inputs = [{"role": "model", "path": recordable(model)}]
         write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
     return DemoReport(
@@ -111,6 +114,16 @@ def as_typed(command: Sequence[str]) -> str:
     return " ".join(
         ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in words)]
     )
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the system.
+
+    glibc keeps what a command's tensors leave, in pieces too small for the next command's, which come on top.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int:

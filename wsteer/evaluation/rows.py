@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -63,11 +63,29 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running one task gave: its rows, what its metrics are, and warnings for the user."""
+    """What running one task gave: its rows, what its metrics are, and warnings for the user.
+
+    `samples` are the answers with their verdicts, as lines of samples.jsonl; `files` are more results in JSON, by the
+    names of their files.
+    """
 
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     warnings: tuple[str, ...] = ()
+    samples: tuple[Mapping[str, object], ...] = ()
+    files: Mapping[str, object] = field(default_factory=dict)
+
+
+def joined(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcomes of several tasks and conditions as one; measures and warnings each once."""
+    outcomes = list(outcomes)
+    return Outcome(
+        tuple(row for outcome in outcomes for row in outcome.rows),
+        tuple(dict.fromkeys(measure for outcome in outcomes for measure in outcome.measures)),
+        tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings)),
+        tuple(sample for outcome in outcomes for sample in outcome.samples),
+        {name: content for outcome in outcomes for name, content in outcome.files.items()},
+    )
 
 
 def prompt_digest(*texts: str) -> str:

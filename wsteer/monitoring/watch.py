@@ -18,7 +18,6 @@ from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import (
     Item,
     checkpoint_item,
-    checkpoints_in,
     comparable,
     in_tables,
     listed,
