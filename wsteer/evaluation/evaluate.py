@@ -10,14 +10,15 @@ from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
 from wsteer.evaluation.calibration import calibrate as calibrated
 from wsteer.evaluation.choosing import Choice, Gates
-from wsteer.evaluation.comparison import Added, Comparison, compare
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.inspection import Inspection
+from wsteer.evaluation.inspection import check_judges
+from wsteer.evaluation.inspection import run as run_inspect
+from wsteer.evaluation.methods import Added, open_methods
 from wsteer.evaluation.outputs import write_outputs
 from wsteer.evaluation.pieces import Pieces
 from wsteer.evaluation.results import EvalReport, report_of
 from wsteer.evaluation.rows import Outcome, joined
-from wsteer.evaluation.runners import Runner, open_runners
+from wsteer.evaluation.runners import Runner, Tasks
 from wsteer.evaluation.subject import Subject
 from wsteer.files.provenance import RECORD, key, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder
@@ -89,8 +90,8 @@ def evaluate(
     rule = Choice.of(choose) if choose is not None else None
     gates = Gates(fail_above or {}, fail_below or {})
     output, opened = Path(output), open_model(model)
-    runners, inspections = open_runners(_listed(task), data, limit)
-    comparison = compare(
+    tasks = Tasks.of(_listed(task), data, limit)
+    methods = open_methods(
         opened.checkpoint,
         added,
         ks,
@@ -101,20 +102,20 @@ def evaluate(
         attribute=attribute,
         seed=seed,
     )
-    inputs = [*opened.folders, *comparison.paths, *(file for runner in runners for file in runner.files)]
+    inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files)]
     check_output(output, force, folder=True, inputs=[*inputs, *chat_format.files], resume=resume)
     loaded = load(opened, device, dtype, chat_format=chat_format)
-    for folder in comparison.folders:
+    for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
     if calibrate is not None:
-        comparison = comparison.at_kl(loaded, calibrate, progress)
+        methods = methods.at_kl(loaded, calibrate, progress)
     settings = {
         "model": key(loaded.entries("model")),
         "rounding": wanted.mode,
         "seed": wanted.seed,
         "dtype": dtype_name(loaded),
     }
-    conditions = comparison.conditions(**settings)
+    conditions = methods.conditions(**settings)
     subject = Subject(loaded, {c.name: delta for c, delta in conditions.items() if delta is not None}, batch_size, seed)
     _check_vectors(subject, list(conditions))
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
@@ -135,18 +136,20 @@ def evaluate(
         **settings,
         **asked,
     }
-    sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in comparison.inputs)]
-    sources += [source_entry("system", path) for path in comparison.files]
-    sources += [source_entry(role, path) for runner in runners for role, path in runner.files.items()]
+    sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in methods.inputs)]
+    sources += [source_entry("system", path) for path in methods.files]
+    sources += tasks.sources
     weights = [_state(path) for path in opened.checkpoint.shards]
     with new_folder(output, force, key(["eval", weights, asked]), resume) as folder:
         pieces = Pieces(folder, key([weights, asked]))
-        outcomes = _answered(subject, list(conditions), runners, pieces, progress)
-        if inspections:
-            outcomes.append(inspected(inspections, subject, list(conditions), _listed(judges), folder, limit, progress))
+        outcomes = _answered(subject, list(conditions), tasks.runners(subject), pieces, progress)
+        if tasks.inspect:
+            mark_work(folder)  # its logs are work: inspect goes on behind them
+            judged = run_inspect(tasks.inspect, subject, list(conditions), _listed(judges), folder, limit=limit, progress=progress)
+            outcomes.append(judged)
         found = joined(outcomes)
         what = record("eval", options, sources)
-        report = report_of(str(output), found, list(conditions), rule, gates, max_unscored, comparison.warnings)
+        report = report_of(str(output), found, list(conditions), rule, gates, max_unscored, methods.warnings)
         write_outputs(folder, found, list(conditions), report, what)
         pieces.remove()
         write_json(folder / RECORD, what)
@@ -168,7 +171,7 @@ def _answered(
             with subject.under(condition):
                 for place, runner in enumerate(runners):
                     if found[place] is None:
-                        outcome = runner.run(subject, condition, labelled(progress, condition.label))
+                        outcome = runner.run(condition, labelled(progress, condition.label))
                         pieces.write(runner.key, condition, outcome)
                         found[place] = outcome
         outcomes += found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.blocks import all_layers
 from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
@@ -16,6 +17,8 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.attribution import Part
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.files.text import read_text
+from wsteer.models.loading import LoadedModel
+from wsteer.progress import Progress
 from wsteer.steering.combination import base_notes
 from wsteer.steering.memory import activation_vectors
 
@@ -53,10 +56,10 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The methods that are compared with the model as it is, and the inputs that they were opened from."""
+class Methods:
+    """The methods that are compared with the model as it is, as `lines`, and the inputs that they were opened from."""
 
-    methods: tuple[Method, ...] = ()
+    lines: tuple[Method, ...] = ()
     inputs: tuple[ChangeInput, ...] = ()
     files: tuple[Path, ...] = ()  # of system prompts
     warnings: tuple[str, ...] = ()
@@ -64,9 +67,18 @@ class Comparison:
     def conditions(self, **settings: object) -> dict[Condition, Delta | None]:
         """All conditions with what each adds, the base first; `settings` are those that all have in common."""
         found: dict[Condition, Delta | None] = {Condition(BASE, **settings): None}  # type: ignore[arg-type]
-        for method in self.methods:
+        for method in self.lines:
             found.update(method.points(**settings))
         return found
+
+    def at_kl(self, loaded: LoadedModel, target: float, progress: Progress) -> "Methods":
+        """The same with the k of each delta, of both signs, whose KL to the model as it is reaches `target` nats."""
+        raise NotImplementedError
+
+    @property
+    def paths(self) -> list[str | Path]:
+        """All that was read for them."""
+        return [*(given.reference for given in self.inputs), *self.files]
 
     @property
     def folders(self) -> list[Path]:
@@ -74,7 +86,7 @@ class Comparison:
         return [given.files[0].parent for given in self.inputs if not Path(given.reference).is_file()]
 
 
-def compare(
+def open_methods(
     checkpoint: Checkpoint,
     added: Sequence[Added],
     ks: Sequence[float],
@@ -85,7 +97,7 @@ def compare(
     positions: str = "response",
     attribute: str | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> Methods:
     """Open everything that is compared and check it against headers and config.json, before the model is loaded.
 
     Every delta is added k times for each of `ks`, and its `controls` like it; a checkpoint of a training folder and a
@@ -115,7 +127,7 @@ def compare(
         methods.append(Method(Condition(name, system=prompt), (0.0,)))
     _check_names(methods)
     files = tuple(file for _, _, file in prompts if file is not None)
-    return Comparison(tuple(methods), tuple(inputs), files, tuple(warnings))
+    return Methods(tuple(methods), tuple(inputs), files, tuple(warnings))
 
 
 def _digest(given: ChangeInput) -> str:
@@ -148,7 +160,7 @@ def _of_delta(
     if wanted.variant is not None:
         if wanted.layers is not None:
             raise WsteerError(f"{reference}: --variant {wanted.variant} adds at all blocks; leave out --layers")
-        whole = gained(delta, sizes.num_hidden_layers)
+        whole = all_layers(delta, sizes.num_hidden_layers)
         return [Method(replace(condition, variant=wanted.variant), ks, whole)], given
     if each:
         if len(ks) != 1:
