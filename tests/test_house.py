@@ -59,6 +59,7 @@ LIBRARIES = {
             "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
+            "evaluation/likelihood.py",
             "files/tensors.py",
             "models/",
             "monitoring/",
