@@ -60,6 +60,7 @@ LIBRARIES = {
             "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
+            "evaluation/likelihood.py",
             "files/tensors.py",
             "models/",
             "monitoring/",

@@ -24,6 +24,7 @@ class Row:
     row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
     `prompt` is the sha256 of all that the model was given, "" where it is not known: rows whose prompts differ are
     never paired. `input` and `answer` are for people. `weight` is the row's in a weighted mean, as its tokens.
+    `finished` is False where the limit of tokens ended an answer, which has its value all the same.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Row:
     input: str = ""
     answer: str = ""
     weight: float = 1.0
+    finished: bool = True
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.why):
