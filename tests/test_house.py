@@ -49,6 +49,7 @@ LIBRARIES = {
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
+    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "registry")),
     "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
