@@ -51,6 +51,7 @@ LIBRARIES = {
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py", "evaluation/harness_rows.py"),
+    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "registry")),
     "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),

@@ -1,0 +1,186 @@
+"""Tasks of inspect_ai run on the subject under each condition, and their logs as rows."""
+
+import ast
+import asyncio
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsteer.errors import WsteerError, one_error
+from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.engine import Engine
+from wsteer.evaluation.logs import ROLE, measures, read_log
+from wsteer.evaluation.rows import Outcome
+from wsteer.evaluation.subject import Subject
+from wsteer.files.text import read_text
+from wsteer.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model
+
+LOGS = "inspect"  # the folder of the logs, which `inspect view --log-dir` opens
+MOST_SAMPLES = 1000  # of one task at once: the engine makes batches of what is asked at the same time
+RETRIES = 7  # of a judge's call, which take six minutes together
+
+
+def check_tasks(references: Sequence[str]) -> None:
+    """Refuse what is no inspect task, before any model is loaded: FILE.py, FILE.py@NAME or PACKAGE/NAME."""
+    check_installed()
+    for reference in references:
+        file, _, name = reference.partition("@")
+        if file.endswith(".py"):
+            tasks = _tasks_in(file)
+            if not tasks or (name and name not in tasks):
+                raise WsteerError(
+                    f"{file} has no function {name or ''}{' ' if name else ''}with the decorator @task"
+                    + (f"; it has {', '.join(tasks)}" if tasks else "; write one, as inspect_ai's tutorial shows")
+                )
+        elif "/" not in reference or importlib.util.find_spec(reference.partition("/")[0]) is None:
+            raise WsteerError(
+                f"--task inspect:{reference} is neither a file (FILE.py) nor a task of an installed package "
+                "(PACKAGE/NAME)"
+            )
+
+
+def check_installed() -> None:
+    """Refuse to go on without inspect_ai."""
+    if importlib.util.find_spec("inspect_ai") is None:
+        raise WsteerError("--task inspect: needs inspect_ai: pip install 'wsteer[inspect]'")
+
+
+def _tasks_in(file: str) -> list[str]:
+    """The names of the functions with the decorator @task in a file of Python."""
+    try:
+        tree = ast.parse(read_text(file))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise WsteerError(f"{file} is no Python: {error}") from None
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            called = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+            names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
+            found += [node.name] if "task" in names else []
+    return found
+
+
+def check_judges(judges: Sequence[str], model: str | Path) -> None:
+    """Refuse a judge that is the model under test, is named twice, or does not answer a first call."""
+    for number, judge in enumerate(judges):
+        named = judge.partition("/")[2]
+        if not named:
+            raise WsteerError(f"--judge {judge}: name its provider too, as --judge openai/gpt-4o-mini")
+        if named == str(model) or (Path(named).exists() and Path(named).resolve() == Path(model).resolve()):
+            raise WsteerError(f"--judge {judge} is the model under test, which may not grade itself; give another")
+        if judge in judges[:number]:
+            raise WsteerError(f"--judge {judge} is given twice; each judge of a panel has one vote")
+    if judges:
+        check_installed()
+    for judge in judges:
+        with one_error(f"the judge {judge} does not answer"):
+            asyncio.run(_asked(judge))
+
+
+async def _asked(judge: str) -> None:
+    from inspect_ai.model import GenerateConfig  # noqa: PLC0415  an extra
+
+    async with _judge(judge, retries=1) as model:
+        try:
+            await model.generate("Answer with the word OK.", config=GenerateConfig(max_tokens=16))
+        except Exception as error:
+            raise WsteerError(f"the judge {judge} does not answer: {_cause(error)}") from None
+
+
+def _judge(name: str, retries: int = RETRIES) -> "Model":
+    """A judge: greedy, and never cached, since inspect_ai's cache unpickles whatever lies in its folder."""
+    from inspect_ai.model import GenerateConfig, get_model  # noqa: PLC0415
+
+    from wsteer.evaluation import registry  # noqa: F401, PLC0415  for judges by the name wsteer/
+
+    with one_error(f"--judge {name}"):
+        return get_model(name, config=GenerateConfig(temperature=0, max_retries=retries), memoize=False)
+
+
+def _cause(error: BaseException) -> str:
+    """The error behind one that only says that retries have ended."""
+    attempt = getattr(error, "last_attempt", None)
+    if attempt is not None and (cause := attempt.exception()) is not None:
+        error = cause
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """An error's text in one line, without the marks of bold type that inspect_ai writes."""
+    return " ".join(re.sub(r"\[/?(?:bold|blue|italic)\]", "", text).split())[:400]
+
+
+def run(
+    references: Sequence[str],
+    subject: Subject,
+    conditions: Sequence[Condition],
+    judges: Sequence[str],
+    folder: Path,
+    *,
+    limit: int | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Run inspect tasks on the subject under each condition, with logs in the folder `inspect` of `folder`.
+
+    A condition whose log is there and complete is not run again, and of one that was interrupted only the rest is.
+    The role `grader` is bound to the judges: several vote, in inspect_ai's own model-graded scorers. Without judges a
+    task that asks for one is an error, and no model grades itself. Decoding is greedy where the task sets no
+    temperature; sampled answers are seeded by the subject's seed (or the task's own), the sample and the epoch.
+    Raises WsteerError for what a task's code raises, and for a model or a judge that fails.
+    """
+    check_tasks(references)
+    from inspect_ai import eval_set  # noqa: PLC0415  an extra
+    from inspect_ai.model import GenerateConfig, get_model  # noqa: PLC0415
+
+    from wsteer.evaluation import provider, registry  # noqa: F401, PLC0415  import inspect_ai
+
+    files = [each.partition("@")[0].endswith(".py") for each in references]
+    tasks = [str(Path(each).absolute()) if file else each for each, file in zip(references, files, strict=True)]
+    grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
+    all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
+    with Engine(subject, progress) as engine, provider.serving(engine, conditions):
+        models = [get_model(f"wsteer/{each.name}", config=all_at_once, memoize=False) for each in conditions]
+        try:
+            _, logs = eval_set(
+                tasks,
+                log_dir=str((folder / LOGS).absolute()),
+                model=models,
+                model_roles={ROLE: grader[0] if len(grader) == 1 else grader},
+                limit=limit,
+                display="none",
+                log_level="critical",
+                score_display=False,
+                log_realtime=False,
+                ctl_server=False,
+                retry_attempts=0,
+                retry_immediate=False,
+                max_samples=MOST_SAMPLES,
+                max_tasks=2 if judges else 1,  # one is answered while judges read another's answers
+            )
+        except Exception as error:  # a task is the user's program and can raise anything
+            raise WsteerError(f"inspect_ai cannot run {', '.join(references)}: {_cause(error)}") from error
+    return _outcome([log.location for log in logs], conditions, judges)
+
+
+def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequence[str]) -> Outcome:
+    """The rows of all logs, each metric under every condition. Raises WsteerError if all samples of a task failed."""
+    names = {f"wsteer/{condition.name}": condition.name for condition in conditions}
+    warnings: dict[str, None] = {}
+    found = [read_log(path, names.__getitem__) for path in paths]
+    for log in found:
+        if not log.rows:
+            first = next(iter(log.errors.values()), "its scorers gave no score")
+            raise WsteerError(f"the inspect task {log.task} has no score at {log.model}: {first}")
+        asked = set(log.judged)
+        if judges and asked and (left_out := [name for name in judges if name not in asked]):
+            warnings[
+                f"{log.task} asked {', '.join(sorted(asked))} alone, and not {', '.join(left_out)}: only inspect_ai's "
+                f"model-graded scorers have panels, and others that ask for each of model_roles()[{ROLE!r}]"
+            ] = None
+    rows = tuple(row for log in found for row in log.rows)
+    return Outcome(rows, measures(rows), tuple(warnings))
