@@ -24,21 +24,20 @@ from wsteer.progress import Progress, silent
 
 DATA = Path(__file__).parent
 KS = (-1.0, 0.5, 1.0, 1.5)
-ANSWERED_AT = (-1.0, 0.0, 1.0)
+ANSWERED_AT = ("w k=-1", "base", "w k=1")  # conditions of the example
 DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
 PICTURES = ("eval/tradeoff.png", "monitor/similarity.png", "eval/report.html")
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo made: the commands it ran, and the metrics of both deltas at every k."""
+    """What the demo made: the commands it ran, what eval found (as results.json has it), and one question answered."""
 
     output: str
     model: str
     block: int
     commands: tuple[str, ...]
-    weights: tuple[dict, ...]
-    activations: tuple[dict, ...]
+    results: dict
     example: tuple[dict, ...]
     pictures: tuple[str, ...]
     seconds: float
@@ -90,7 +89,7 @@ def demo(
                 execute(command, text)
                 return_memory()
             results = read_json(Path("eval/results.json"))
-            example = _example(Path("eval"))
+            example = _example(results, Path("eval"))
         inputs = [{"role": "model", "path": recordable(model)}]
         write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
     return DemoReport(
@@ -98,8 +97,7 @@ def demo(
         model=model,
         block=block,
         commands=tuple(typed),
-        weights=tuple(weights),
-        activations=tuple(activations),
+        results=results,
         example=tuple(example),
         pictures=tuple(str(output / picture) for picture in PICTURES),
         seconds=round(time.perf_counter() - start, 1),
@@ -142,17 +140,18 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _conditions(folder: Path) -> list[dict]:
-    return read_json(folder / "results.json")["conditions"]
-
-
-def _example(folder: Path) -> list[dict]:
-    """One question answered at three values of k: the first whose verdicts change with k as hoped, else the first."""
-    samples = [sample for _, sample in read_objects(folder / "samples.jsonl") if sample["prompt"] == "claim"]
-    verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
+def _example(results: dict, folder: Path) -> list[dict]:
+    """One question under three conditions: the first whose verdicts change with k as hoped, else the first."""
+    labels = {each["name"]: each["label"] for each in results["conditions"]}
+    samples = [
+        {**sample, "condition": labels[sample["condition"]]}
+        for _, sample in read_objects(folder / "samples.jsonl")
+        if sample["prompt"] == "claim" and labels[sample["condition"]] in ANSWERED_AT
+    ]
+    verdicts = {(sample["id"], sample["condition"]): sample["verdict"] for sample in samples}
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
     wanted = ("disagrees", "disagrees", "agrees")
-    turned = [i for i in ids if tuple(verdicts[i, k] for k in ANSWERED_AT) == wanted]
+    turned = [i for i in ids if tuple(verdicts[i, label] for label in ANSWERED_AT) == wanted]
     chosen = (turned or ids)[0]
-    keys = ("k", "user", "answer")
-    return [{key: s[key] for key in keys} for s in samples if s["id"] == chosen and s["k"] in ANSWERED_AT]
+    found = {sample["condition"]: sample for sample in samples if sample["id"] == chosen}
+    return [{key: found[label][key] for key in ("condition", "user", "answer")} for label in ANSWERED_AT]
