@@ -70,7 +70,7 @@ LIBRARIES = {
             "monitoring/",
             "steering/",
         ),
-        *("statistics.py", "workers.py"),
+        *("statistics.py", "workers.py", "evaluation/calibration.py"),
         *(
             f"training/{name}.py"
             for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting")
