@@ -89,6 +89,18 @@ def test_intervals_of_pairs_that_all_agree_have_a_width() -> None:
     assert up_by_one.value == 1 and up_by_one.low < 1 < up_by_one.high
 
 
+def test_p_is_below_5_percent_exactly_where_the_interval_leaves_out_zero() -> None:
+    generator = np.random.default_rng(5)
+    found = []
+    for _ in range(200):
+        other, base = generator.binomial(1, 0.5, (2, 30)) * (generator.random(30) < 0.8)
+        ratios = paired_ratios(np.stack([other, base | other, base, np.ones(30)], 1).astype(float))
+        means = paired_means(np.stack([other + 0.4, np.ones(30), 2 * base, np.ones(30)], 1).astype(float))
+        found += [ratios, means]
+    assert all((each.p < 0.05) == (not each.low <= 0 <= each.high) for each in found)
+    assert 20 < sum(each.p < 0.05 for each in found) < 380
+
+
 def test_what_one_group_or_constant_values_cannot_tell_is_undefined() -> None:
     one = np.array([[1.0, 1, 0, 1]])
     assert paired_ratios(one) == paired_means(one) == Difference(1.0, None, None, None)
