@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
@@ -135,6 +135,7 @@ def _noted_generation(model: PreTrainedModel) -> Iterator[None]:
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         mask = kwargs.get("attention_mask")  # with a cache, it has the columns of what is read already
+        mask = mask if _is_flat(mask) else None
         given = (mask, kwargs.get("inputs_embeds"), kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1])
         widths = [each.shape[1] for each in given if each is not None]
         with _known(_Generation(max(widths, default=1), mask)):  # of nothing at all it begins with one token
@@ -185,6 +186,11 @@ def _chosen(positions: str, given: Mapping[str, Any], read: MutableMapping[objec
     return role if real is None else role & real[:, first:]
 
 
+def _is_flat(mask: object) -> TypeGuard[Tensor]:
+    """Whether it is a mask [rows, tokens], of what is read and what was read before."""
+    return isinstance(mask, Tensor) and mask.dim() == 2
+
+
 def _first(given: Mapping[str, Any], count: int, read: MutableMapping[object, int]) -> int:
     """The column of the first token of a forward pass: how many tokens the cache holds before it.
 
@@ -199,14 +205,14 @@ def _first(given: Mapping[str, Any], count: int, read: MutableMapping[object, in
         except (AttributeError, ValueError):
             first = read.get(cache, 0)
             read[cache] = first + count
-    return mask.shape[1] - count if isinstance(mask, Tensor) and mask.dim() == 2 else first
+    return mask.shape[1] - count if _is_flat(mask) else first
 
 
 def _real(
     known: _Lengths | _Generation | None, mask: object, rows: int, width: int, device: torch.device
 ) -> Tensor | None:
     """Which of the first `width` columns are no padding [rows, width]; None if none is known to be padding."""
-    if isinstance(mask, Tensor) and mask.dim() == 2:
+    if _is_flat(mask):
         return mask.bool()
     if isinstance(known, _Lengths) and known.tokens is not None:
         return torch.arange(width, device=device)[None] < torch.tensor(known.tokens, device=device)[:, None]
