@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.checkpoints.names import NUMBERED, block_path, layer_name, layer_of
+from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
@@ -73,13 +74,14 @@ def _place(label: str) -> tuple[int, int, str]:
     return (int(label == ENDS), int(number[1]) if number else -1, label)
 
 
-def pieces(delta: Delta, by: By, checkpoint: Checkpoint, randomised: Callable[[Delta], Delta]) -> Iterator[Piece]:
-    """For each part of the delta: it alone, all but it, and `randomised` of it."""
+def pieces(delta: Delta, by: By, checkpoint: Checkpoint, seed: int = 0) -> Iterator[Piece]:
+    """For each part of the delta: it alone, all but it, and a random change in its place."""
+    delta = delta.bound(checkpoint)
     for label, names in parts(delta, by, checkpoint).items():
         kept = delta.part(names)
         yield Piece(f"keep {label}", kept)
         yield Piece(f"drop {label}", delta.part(delta.terms.keys() - set(names)))
-        yield Piece(f"keep {label}", randomised(kept), RANDOM)
+        yield Piece(f"keep {label}", control(kept, RANDOM, seed), RANDOM)
 
 
 @dataclass(frozen=True)
