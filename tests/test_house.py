@@ -43,6 +43,7 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
+        "steering/positions.py",
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
@@ -59,6 +60,7 @@ LIBRARIES = {
             "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
+            "evaluation/likelihood.py",
             "files/tensors.py",
             "models/",
             "monitoring/",

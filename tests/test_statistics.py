@@ -19,6 +19,7 @@ from wsteer.statistics import (
     paired_means,
     paired_ratios,
     paired_shares,
+    ratio_of_effects,
     wilson,
 )
 
@@ -289,3 +290,40 @@ def test_perplexities_and_their_differences_cover_the_truth(jumps: float, least:
     assert coverage(texts(40, jumps), lambda sums: clustered_mean(sums[:, 2:]), base) >= 0.94
     difference = np.exp(other) - np.exp(base)
     assert coverage(texts(40, jumps), lambda sums: ends(paired_means(sums, perplexities=True)), difference) >= least
+
+
+def test_a_ratio_of_effects_is_undefined_where_the_wholes_effect_is_not_told_from_none() -> None:
+    none = np.zeros((40, 2))
+    assert ratio_of_effects(none) is None and ratio_of_effects(np.ones((1, 2))) is None
+    both_ways = np.stack([np.ones(40), np.tile([1.0, -1.0], 20)], axis=1)
+    assert ratio_of_effects(both_ways) is None
+    value, low, high = ratio_of_effects(np.stack([np.zeros(40), np.ones(40)], axis=1))
+    assert value == 0 and low < 0 < high < 0.1
+
+
+def test_a_ratio_of_effects_of_many_groups_is_fiellers() -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.normal(1, 1, 5000)
+    part = 0.5 * whole + generator.normal(0, 1, 5000)
+    value, low, high = ratio_of_effects(np.stack([part, whole], axis=1))
+    error = np.std(part - value * whole) / np.sqrt(5000) / whole.mean()  # the delta method, which it tends to
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [0.0, 0.05, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize(("groups", "up", "down"), [(24, 0.5, 0.0), (40, 0.3, 0.02), (40, 0.8, 0.05), (100, 0.1, 0.0)])
+def test_coverage_of_ratios_of_effects(groups: int, up: float, down: float, keep: float) -> None:
+    """The part does a share of what the whole does, and changes 2% of the other rows either way."""
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        drawn = generator.random(groups)
+        whole = np.where(drawn < up, 1.0, np.where(drawn < up + down, -1.0, 0.0))
+        part = np.where(generator.random(groups) < keep, whole, 0.0)
+        other = generator.random(groups)
+        noise = np.where(other < 0.02, 1.0, np.where(other > 0.98, -1.0, 0.0))
+        found = ratio_of_effects(np.stack([np.where(whole == 0, noise, part), whole], axis=1))
+        if found is not None:
+            covered.append(found[1] <= keep <= found[2])
+    assert len(covered) > 500 and np.mean(covered) >= 0.94

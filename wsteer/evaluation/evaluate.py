@@ -10,10 +10,13 @@ from wsteer.deltas.inputs import open_change
 from wsteer.deltas.model_input import open_model, short_name
 from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
+from wsteer.evaluation.answering import grade
 from wsteer.evaluation.report import write_results, write_tradeoff
 from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
 from wsteer.evaluation.scoring import own_words
-from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
+from wsteer.evaluation.tasks.facts import Fact, read_facts
+from wsteer.evaluation.tasks.task import Task, load_task, task_file
+from wsteer.evaluation.tasks.turns import user_turns
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.saving import check_output, new_folder

@@ -27,7 +27,8 @@ class Row:
     row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
     `prompt` is the sha256 of all that the model was given, but for the condition's own system prompt (which is what is
     compared), "" where it is not known: rows whose prompts differ are never paired. `input` and `answer` are for
-    people. `weight` is the row's in a weighted mean, as its tokens.
+    people. `weight` is the row's in a weighted mean, as its tokens. `finished` is False where the limit of tokens ended
+    an answer, which has its value all the same.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Row:
     input: str = ""
     answer: str = ""
     weight: float = 1.0
+    finished: bool = True
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.why):
@@ -67,11 +69,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running one task gave: its rows, what its metrics are, and warnings for the user."""
+    """What running one task gave: its rows, what its metrics are, warnings for the user, and lines of samples.jsonl."""
 
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     warnings: tuple[str, ...] = ()
+    samples: tuple[Mapping[str, object], ...] = ()
 
 
 def prompt_digest(*texts: str) -> str:

@@ -87,6 +87,21 @@ def answer(
     texts = [prompt_text(loaded.chat, chat) for chat in chats]
     asked = [token_ids(loaded.tokenizer, text) for text in texts]
     marks = find_marks(loaded.chat)
+    rows = following(loaded, asked, max_new_tokens, batch_size, temperature, seed, progress)
+    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+        return [_decoded(loaded, marks, text, row) for text, row in zip(texts, rows, strict=True)]
+
+
+def following(
+    loaded: LoadedModel,
+    asked: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[list[int]]:
+    """The token ids with which the model goes on after each prompt, to the end token, which is among them."""
     check_rows(loaded, asked, more=max_new_tokens)
     lengths = list(map(len, asked))
 
@@ -94,7 +109,7 @@ def answer(
         return _first_logits(loaded, [asked[index] for index in indices], other_padding)
 
     size = steady(lengths, batch_size, loaded.model.dtype, results)
-    answers: dict[int, Answer] = {}
+    found: dict[int, list[int]] = {}
     for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
         sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
@@ -102,9 +117,8 @@ def answer(
         rows = [asked[index] for index in indices]
         made = _run(loaded, rows, max_new_tokens, processors).sequences[:, max(map(len, rows)) :].tolist()
         scores.check()
-        with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
-            answers.update((i, _decoded(loaded, marks, texts[i], row)) for i, row in zip(indices, made, strict=True))
-    return [answers[index] for index in range(len(chats))]
+        found.update((index, row[: _length(loaded, row) + 1]) for index, row in zip(indices, made, strict=True))
+    return [found[index] for index in range(len(asked))]
 
 
 def _run(
@@ -162,9 +176,14 @@ def _ends(loaded: LoadedModel) -> list[int | None]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int]) -> Answer:
+def _length(loaded: LoadedModel, row: list[int]) -> int:
+    """How many tokens come before the first end token."""
     ends = _ends(loaded)
-    length = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return next((i for i, token in enumerate(row) if token in ends), len(row))
+
+
+def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int]) -> Answer:
+    length = _length(loaded, row)
     finished = length < len(row)
     # with its special tokens, which may be a thought's marks
     found = marks.split(prompt, str(loaded.tokenizer.decode(row[:length], skip_special_tokens=False)), finished)
