@@ -10,6 +10,7 @@ from wsteer.evaluation.summary import summarise
 
 BASE, UP = Condition("base"), Condition("w", 1.0, delta="d")
 CONTROL = Condition("w random", 1.0, delta="r", control="random")
+PART = Condition("w", 1.0, delta="p", part="drop layer 1")
 MEASURES = [Measure("facts", "agreement"), Measure("facts", "accuracy")]
 
 
@@ -22,8 +23,8 @@ def failures(gates: Gates, found: list[Row], conditions: list[Condition]) -> lis
 
 
 def test_a_value_beyond_its_bound_names_the_condition() -> None:
-    found = rows(BASE, 9) + rows(UP, 3) + rows(CONTROL, 10)
-    everything = [BASE, UP, CONTROL]
+    found = rows(BASE, 9) + rows(UP, 3) + rows(CONTROL, 10) + rows(PART, 10)
+    everything = [BASE, UP, CONTROL, PART]
     assert failures(Gates(above={"agreement": 0.2}), found, everything) == ["w k=1: agreement is 0.3, above 0.2"]
     assert failures(Gates(below={"facts.agreement": 0.5}), found, everything) == [
         "w k=1: facts.agreement is 0.3, below 0.5"
