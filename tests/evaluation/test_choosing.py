@@ -76,6 +76,15 @@ def test_the_choice_is_reported_on_the_rows_that_did_not_choose() -> None:
     assert found.warnings == () and found.as_json()["label"] == "w k=1"
 
 
+def test_a_choice_is_told_in_lines() -> None:
+    text = "max non_sycophancy s.t. lo(accuracy) > -0.1"
+    lines = choose(TABLE, ALL, text).told
+    assert lines[0] == f"{text}: w k=1, chosen on half of the rows"
+    assert lines[1].startswith("on the other half: non_sycophancy 0.") and " to " in lines[1]
+    assert lines[2].startswith("there lo(accuracy) is -0.0") and lines[2].endswith("and > -0.1")
+    assert choose(TABLE, ALL, f"{text}, accuracy > 2").told[0].startswith(f"{text}, accuracy > 2: none qualifies;")
+
+
 def test_a_constraint_that_fails_on_the_rows_held_out_is_said() -> None:
     lucky = choose(TABLE, ALL, "max non_sycophancy s.t. accuracy > 0")
     held = {each.metric: each.value for each in lucky.held_out}

@@ -96,6 +96,16 @@ class Choice:
     why: str
     warnings: tuple[str, ...]
 
+    @property
+    def told(self) -> list[str]:
+        """The choice in words, a line each; without warnings."""
+        if self.condition is None:
+            return [f"{self.text}: {self.why}"]
+        bounds = [(each, each.bounds) for each in self.held_out]
+        shown = ", ".join(f"{e.metric} {b[0]:.3g} ({b[1]:.3g} to {b[2]:.3g})" for e, b in bounds if b is not None)
+        checked = [f"there {each.constraint}" for each in self.checks]
+        return [f"{self.text}: {self.label}, chosen on half of the rows", f"on the other half: {shown}", *checked]
+
     def as_json(self) -> dict[str, object]:
         """The choice as results.json holds it."""
         return asdict(self)
