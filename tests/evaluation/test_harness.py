@@ -224,7 +224,7 @@ TWO = QUESTIONS[:2]
 
 def test_a_model_that_computes_nan_answers_nothing(loaded: LoadedModel, base: Path, tmp_path: Path) -> None:
     huge = Condition("w", 1.0, delta="huge")
-    broken = Delta.of_tensors({"model.norm.weight": torch.full((32,), float("inf"))})
+    broken = Delta.of_tensors({"model.norm.weight": torch.full((32,), 3e38)})
     subject = Subject(loaded, {huge.name: broken}, batch_size=2)
     rows = run(Harness(subject, load_tasks([write_task(tmp_path, CHOICE), write_task(tmp_path, TEXT)])), huge).rows
     assert {(row.value, row.why) for row in rows} == {(None, "the model computed no finite number")}
@@ -242,6 +242,84 @@ def test_a_head_that_a_change_unties_stays_untied(loaded: LoadedModel, delta: De
         assert loaded.model.lm_head.weight is not loaded.model.model.embed_tokens.weight
     assert inside == outside
     assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+
+
+def role(ids: torch.Tensor, prompt: int, positions: str) -> torch.Tensor:
+    """Which tokens of a row get the vector: of the response from the last one of the prompt on."""
+    places = torch.arange(ids.shape[1])
+    return {"response": places >= prompt - 1, "prompt": places < prompt, "all": places >= 0}[positions]
+
+
+@pytest.mark.parametrize("positions", ["response", "prompt", "all"])
+def test_an_activation_vector_is_added_at_the_tokens_of_its_role(base: Path, tmp_path: Path, positions: str) -> None:
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    condition = Condition("a", 1.0, delta="a", positions=positions)
+    subject = Subject(load(base, "cpu"), {condition.name: Delta.of_tensors({"blocks.1": vector}, "activation")}, 4)
+    # "!" is the token 0, with which lm-eval pads; the prompt of every other question ends in white space
+    chat = subject.loaded.tokenizer.chat_template
+    subject.loaded.tokenizer.chat_template = chat.replace("<assistant>", "<assistant>{{ '\n' * (messages | length) }}")
+    more = [{"question": "Hello", "options": ["!", "!!", "!?", "Bye!!!"], "right": 2}, *QUESTIONS]
+    rows = of(
+        run(Harness(subject, load_tasks([write_task(tmp_path, CHOICE, questions=more)])), condition).rows,
+        "choice",
+        "answer_margin",
+    )
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), subject.loaded.tokenizer
+    for i, question in enumerate(more):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question["question"]}], add_generation_prompt=True, tokenize=False
+        )
+        start = len(tokenizer.encode(prompt, add_special_tokens=False))
+        scores = []
+        for option in question["options"]:
+            ids = torch.tensor([tokenizer.encode(prompt + option, add_special_tokens=False)])
+            chosen = role(ids[:, :-1], start, positions)[None, :, None]
+            hook = model.model.layers[1].register_forward_hook(
+                lambda module, args, out, chosen=chosen: torch.where(chosen, out + vector, out)
+            )
+            with torch.no_grad():
+                logits = model(ids[:, :-1]).logits[0].double().log_softmax(-1)
+            hook.remove()
+            scores.append(sum(float(logits[j - 1, ids[0, j]]) for j in range(start, ids.shape[1])))
+            # lm-eval scores the white space too, which is the same for every option
+        wrong = max(score for j, score in enumerate(scores) if j != question["right"])
+        assert rows[str(i)].value == pytest.approx(scores[question["right"]] - wrong, abs=2e-4)
+
+
+def test_prompts_that_end_in_different_places_of_one_text_are_run_apart(base: Path, tmp_path: Path) -> None:
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    subject = Subject(load(base, "cpu"), {}, 4)
+    subject.loaded.tokenizer.chat_template = None
+    body = CHOICE + 'target_delimiter: ""\n'
+    pair = [
+        {"question": "ab", "options": ["cde", "x"], "right": 0},
+        {"question": "abc", "options": ["de", "y"], "right": 0},
+    ]
+    condition = Condition("a", 1.0, delta="a", positions="response")
+    deltas = {condition.name: Delta.of_tensors({"blocks.1": vector}, "activation")}
+
+    def margins(questions: list[dict]) -> list[float]:
+        tasks = load_tasks([write_task(tmp_path, body, questions=questions)])
+        rows = run(Harness(replace(subject, deltas=deltas), tasks), condition).rows
+        return [row.value for row in of(rows, "choice", "answer_margin").values()]
+
+    assert margins(pair) == pytest.approx([*margins(pair[:1]), *margins(pair[1:])], abs=1e-6)
+
+
+def test_texts_that_are_too_long_are_counted(tmp_path: Path) -> None:
+    subject = Subject(load(save_model(tmp_path / "model", max_position_embeddings=48), "cpu"), {}, batch_size=2)
+    file = write_task(tmp_path, ANSWER)
+    outcome = run(Harness(subject, load_tasks([file])), ROOT)
+    tokens = [len(subject.loaded.tokenizer.encode(row.input, add_special_tokens=False)) for row in outcome.rows]
+    cut = sum(length > 48 - 12 for length in tokens)
+    assert 0 < cut < len(tokens)
+    assert outcome.warnings == (
+        f"{cut} texts of lm-eval's tasks are longer than the 48 tokens that the model takes; lm-eval cut their "
+        "beginnings",
+    )
+    long = [{"question": "a" * 60, "options": ["b", "c"], "right": 0}]
+    outcome = run(Harness(subject, load_tasks([write_task(tmp_path, CHOICE, questions=long)])), ROOT)
+    assert outcome.warnings[0].startswith("2 texts of")
 
 
 def test_the_checkpoints_generation_settings_hold_for_the_run_alone(subject: Subject, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class Harness:
 
         with _quiet() as visible, _numbers_kept(), own_generation(self.subject.loaded), self._one_error(condition):
             self._prepare()
-            with self.model.reporting(progress, visible, system=condition.system is not None):
+            with self.model.under(condition, progress, visible):
                 return lm_eval.evaluate(
                     lm=self.model,
                     task_dict={"tasks": dict(self.tasks.tasks), "groups": dict(self.tasks.groups)},
@@ -177,10 +177,16 @@ class Harness:
                 samples = [{**sample, "prompt_hash": prompts[name, sample["doc_id"]]} for sample in samples]
             parts.append(measured(name, task, samples, results["results"][name], condition.name, name not in inside))
         parts += [pooled(group, parts) for group in self.tasks.named]
+        warnings = [warning for part in parts for warning in part.warnings]
+        if self.model.cut:
+            warnings.append(
+                f"{self.model.cut} texts of lm-eval's tasks are longer than the {self.model.max_length} tokens that "
+                "the model takes; lm-eval cut their beginnings"
+            )
         return Outcome(
             tuple(row for part in parts for row in part.rows),
             tuple(measure for part in parts for measure in part.measures),
-            tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+            tuple(dict.fromkeys(warnings)),
         )
 
     def _raw(self, results: Mapping[str, Any], condition: Condition) -> dict[str, Any]:
