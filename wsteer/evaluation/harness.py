@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 import torch
+from yaml import MappingNode, ScalarNode
 
 from wsteer.errors import WsteerError, out_of_memory, reason
 from wsteer.evaluation.conditions import Condition
@@ -68,17 +69,16 @@ def load_tasks(references: Sequence[str], limit: int | None = None) -> HarnessTa
         raise WsteerError("--task lm:NAME needs lm_eval: pip install 'wsteer[lm-eval]'")
     check_count("limit", 1 if limit is None else limit)
     references = [reference.removeprefix("lm:") for reference in references]
-    files = [Path(reference) for reference in references if reference.endswith(FILES)]
-    # reading all of lm-eval's own files takes five seconds
-    alone = len(files) == len(references) and not any(list(map(_is_group, files)))
+    files = {reference: Path(reference) for reference in references if reference.endswith(FILES)}
+    groups_of_files = {reference: _group(path) for reference, path in files.items()}
     sources: dict[str, str] = {}
     tasks: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     with _quiet(), _numbers_kept():
         _seed()
-        manager = _manager(include_defaults=not alone)
+        manager = _manager(references, groups_of_files)
         for reference in dict.fromkeys(references):
-            for name in _names(reference, manager):
+            for name in _names(reference, groups_of_files.get(reference), manager):
                 loaded = _loaded(reference, name, manager)
                 for task in loaded["tasks"]:
                     if task in sources:
@@ -93,7 +93,7 @@ def load_tasks(references: Sequence[str], limit: int | None = None) -> HarnessTa
         numbers = random.getstate(), numpy.random.get_state()
     inside = {name for group in groups.values() for name in group.child_names}
     named = tuple(group for name, group in groups.items() if name not in inside)
-    return HarnessTasks(tasks, groups, named, limit, tuple(files), numbers)
+    return HarnessTasks(tasks, groups, named, limit, tuple(files.values()), numbers)
 
 
 class Harness:
@@ -125,7 +125,7 @@ class Harness:
 
         with _quiet() as visible, _numbers_kept(), own_generation(self.subject.loaded), self._one_error(condition):
             self._prepare()
-            with self.model.reporting(progress, visible, system=condition.system is not None):
+            with self.model.under(condition, progress, visible):
                 return lm_eval.evaluate(
                     lm=self.model,
                     task_dict={"tasks": dict(self.tasks.tasks), "groups": dict(self.tasks.groups)},
@@ -177,10 +177,16 @@ class Harness:
                 samples = [{**sample, "prompt_hash": prompts[name, sample["doc_id"]]} for sample in samples]
             parts.append(measured(name, task, samples, results["results"][name], condition.name, name not in inside))
         parts += [pooled(group, parts) for group in self.tasks.named]
+        warnings = [warning for part in parts for warning in part.warnings]
+        if self.model.cut:
+            warnings.append(
+                f"{self.model.cut} texts of lm-eval's tasks are longer than the {self.model.max_length} tokens that "
+                "the model takes; lm-eval cut their beginnings"
+            )
         return Outcome(
             tuple(row for part in parts for row in part.rows),
             tuple(measure for part in parts for measure in part.measures),
-            tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+            tuple(dict.fromkeys(warnings)),
         )
 
     def _raw(self, results: Mapping[str, Any], condition: Condition) -> dict[str, Any]:
@@ -223,27 +229,30 @@ class Harness:
             raise WsteerError(f"lm-eval cannot run {names} under {condition.label}: {reason(error)}") from error
 
 
-def _is_group(path: Path) -> bool:
-    """Whether a file of tasks groups some, which may be lm-eval's own; an error if it is no file of tasks."""
+def _group(path: Path) -> str | None:
+    """The group's name that a file of tasks gives, None for a single task; an error if it is no file of tasks."""
     if not path.is_file():
         raise WsteerError(f"--task lm:{path}: there is no such file")
     root = yaml_nodes(path)  # lm-eval's tags, as !function, are not resolved here
-    keys = {key.value for key, _ in root.value} if root is not None and isinstance(root.value, list) else set()
-    if not keys & {"task", "group"}:
+    pairs = root.value if isinstance(root, MappingNode) else []
+    keys = {key.value: value.value for key, value in pairs if isinstance(key, ScalarNode)}
+    if not keys.keys() & {"task", "group", "include"}:
         raise WsteerError(f"--task lm:{path}: it names no `task`; see lm-eval's guide to new tasks")
-    return "group" in keys
+    return str(keys["group"]) if "group" in keys else None
 
 
-def _manager(include_defaults: bool) -> Any:
+def _manager(references: Sequence[str], groups: Mapping[str, str | None]) -> Any:
+    """lm-eval's finder of tasks; it knows its own, which takes five seconds, only where they may be asked for."""
     from lm_eval.tasks import TaskManager  # noqa: PLC0415  an extra
 
-    return TaskManager(include_defaults=include_defaults)
+    beside = sorted({str(Path(reference).absolute().parent) for reference, name in groups.items() if name})
+    return TaskManager(include_path=beside, include_defaults=bool(beside) or groups.keys() != set(references))
 
 
-def _names(reference: str, manager: Any) -> list[str]:
-    """What lm-eval is to load for a reference: a file, or the names that a pattern matches."""
+def _names(reference: str, group: str | None, manager: Any) -> list[str]:
+    """What lm-eval is to load for a reference: a file, a file's group, or the names that a pattern matches."""
     if reference.endswith(FILES):
-        return [str(Path(reference).absolute())]
+        return [group or str(Path(reference).absolute())]
     if names := manager.match_tasks([reference]):
         return list(names)
     near = difflib.get_close_matches(reference, manager.all_tasks, n=3)
