@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,8 @@ OUTSIDE = "outside"  # not among the rows that the metric is a share of
 ABSTAINED = "abstained"  # the rule could not grade the answer
 CUT = "cut"  # the limit of tokens came before an answer
 
+Kind = Literal["share", "mean", "perplexity"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -22,8 +25,9 @@ class Row:
 
     `condition` is the condition's unique name. `id` is unique in (task, metric, condition) and the same for the same
     row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
-    `prompt` is the sha256 of all that the model was given, "" where it is not known: rows whose prompts differ are
-    never paired. `input` and `answer` are for people. `weight` is the row's in a weighted mean, as its tokens.
+    `prompt` is the sha256 of all that the model was given, but for the condition's own system prompt (which is what is
+    compared), "" where it is not known: rows whose prompts differ are never paired. `input` and `answer` are for
+    people. `weight` is the row's in a weighted mean, as its tokens.
     """
 
     task: str
@@ -55,7 +59,7 @@ class Measure:
 
     task: str
     metric: str
-    kind: Literal["share", "mean", "perplexity"] = "share"
+    kind: Kind = "share"
     better: Literal["higher", "lower"] | None = None
     role: Literal["behaviour", "capability"] | None = None
     unit: str = ""
@@ -104,3 +108,23 @@ def by_condition(rows: Sequence[Row]) -> Mapping[tuple[str, str, str], dict[str,
             raise AssertionError(f"the row {row.id} of {row.task}, {row.metric}, {row.condition} is there twice")
         place[row.id] = row
     return found
+
+
+def find_measure(measures: Sequence[Measure], name: str) -> Measure:
+    """The measure that a user names: `metric` where one task alone has it, or `task.metric`.
+
+    Raises WsteerError, with the names there are.
+    """
+    full = [each for each in measures if f"{each.task}.{each.metric}" == name]
+    found = full or [each for each in measures if each.metric == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{each.task}.{each.metric}" for each in found)
+        raise WsteerError(f"several tasks have a metric {name!r}; write one of {names}")
+    there = list(dict.fromkeys(each.metric for each in measures))
+    longer = [f"{each.task}.{each.metric}" for each in measures]
+    close = get_close_matches(name, there, 1) or get_close_matches(name, longer, 1)
+    raise WsteerError(
+        f"there is no metric {name!r}; there are {', '.join(there)}{f'; did you mean {close[0]}?' if close else ''}"
+    )
