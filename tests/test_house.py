@@ -52,7 +52,10 @@ LIBRARIES = {
     "datasets": (),
     "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py", "evaluation/harness_rows.py"),
     "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "registry")),
-    "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
+    "matplotlib": (
+        *("files/pictures.py", "monitoring/", "training/curves.py"),
+        *(f"evaluation/{name}.py" for name in ("report", "pictures", "tradeoff", "curves", "sweeps")),
+    ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
     "torch": (
