@@ -219,7 +219,8 @@ def evaluate(
         force=force,
         progress=printer.progress,
     )
-    printer.result(report, result_lines(report))
+    found = report.as_json()
+    printer.result(found, [*result_lines(found), report.output])
     _fail(printer, report)
 
 

@@ -1,6 +1,6 @@
 """eval's results, as lines for the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wsteer.cli.output import table

@@ -4,25 +4,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
-from wsteer.evaluation.calibration import calibrate as calibrated
-from wsteer.evaluation.choosing import Choice, Gates
+from wsteer.evaluation.attribution import By
+from wsteer.evaluation.choosing import choose as choose_from
+from wsteer.evaluation.choosing import parse_choice
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.inspection import check_judges
+from wsteer.evaluation.gates import Gates
 from wsteer.evaluation.inspection import run as run_inspect
 from wsteer.evaluation.methods import Added, open_methods
 from wsteer.evaluation.outputs import write_outputs
+from wsteer.evaluation.page import Findings
 from wsteer.evaluation.pieces import Pieces
-from wsteer.evaluation.results import EvalReport, report_of
-from wsteer.evaluation.rows import Outcome, joined
+from wsteer.evaluation.results import EvalReport
+from wsteer.evaluation.rows import Outcome, joined, write_rows
 from wsteer.evaluation.runners import Runner, Tasks
 from wsteer.evaluation.subject import Subject
+from wsteer.evaluation.summary import mostly_abstained, summarise, unscored
 from wsteer.files.provenance import RECORD, key, record, recordable, source_entry
-from wsteer.files.saving import check_output, new_folder
-from wsteer.files.text import write_json
+from wsteer.files.saving import check_output, mark_work, new_folder
+from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import dtype_name, with_template_of
@@ -31,7 +33,7 @@ from wsteer.steering.combination import check_k
 from wsteer.steering.loading import load
 from wsteer.steering.rounding import Rounding
 
-T = TypeVar("T")
+ROWS = "rows.jsonl"
 
 BATCH_SIZE = 32  # rows that run at once by default
 
@@ -49,7 +51,7 @@ def evaluate(
     checkpoints: str | Path | Sequence[str | Path] = (),
     system: str | Sequence[str] = (),
     controls: str | Sequence[str] = (),
-    attribute: str | None = None,
+    attribute: By | None = None,
     calibrate: float | None = None,
     judges: str | Sequence[str] = (),
     choose: str | None = None,
@@ -85,19 +87,20 @@ def evaluate(
     check_run(batch_size, device, dtype)
     check_count("limit", 1 if limit is None else limit)
     chat_format = ChatFormat(template, template_args, date)
-    added = [_with_defaults(each, layers, variant) for each in _listed(delta)]
+    deltas = [delta] if isinstance(delta, str | Path | Added) else delta
+    added = [_with_defaults(each, layers, variant) for each in deltas]
     ks = _checked(ks, added, calibrate)
-    rule = Choice.of(choose) if choose is not None else None
+    rule = parse_choice(choose) if choose is not None else None
     gates = Gates(fail_above or {}, fail_below or {})
     output, opened = Path(output), open_model(model)
-    tasks = Tasks.of(_listed(task), data, limit)
+    tasks = Tasks.of(_texts(task), data, limit)
     methods = open_methods(
         opened.checkpoint,
         added,
         ks,
-        checkpoints=_listed(checkpoints),
-        systems=_listed(system),
-        controls=_listed(controls),
+        checkpoints=_texts(checkpoints),
+        systems=_texts(system),
+        controls=_texts(controls),
         positions=positions,
         attribute=attribute,
         seed=seed,
@@ -107,30 +110,30 @@ def evaluate(
     loaded = load(opened, device, dtype, chat_format=chat_format)
     for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
-    if calibrate is not None:
-        methods = methods.at_kl(loaded, calibrate, progress)
     settings = {
         "model": key(loaded.entries("model")),
         "rounding": wanted.mode,
         "seed": wanted.seed,
         "dtype": dtype_name(loaded),
     }
+    if calibrate is not None:
+        methods = methods.at_kl(Subject(loaded, {}, batch_size, seed), settings, tasks.chats(), calibrate, progress)
     conditions = methods.conditions(**settings)
     subject = Subject(loaded, {c.name: delta for c, delta in conditions.items() if delta is not None}, batch_size, seed)
     _check_vectors(subject, list(conditions))
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
-        "task": [recordable(each) for each in _listed(task)],
+        "task": [recordable(each) for each in _texts(task)],
         "data": recordable(data) if data is not None else None,
         "delta": [_recorded(each) for each in added],
         "k": list(ks),
         "positions": positions,
-        "checkpoints": [recordable(each) for each in _listed(checkpoints)],
-        "system": [recordable(each) for each in _listed(system)],
-        "control": _listed(controls),
+        "checkpoints": [recordable(each) for each in _texts(checkpoints)],
+        "system": [recordable(each) for each in _texts(system)],
+        "control": _texts(controls),
         "attribute": attribute,
         "calibrate": calibrate,
-        "judge": _listed(judges),
+        "judge": _texts(judges),
         "choose": choose,
         "max_unscored": max_unscored,
         **settings,
@@ -141,19 +144,42 @@ def evaluate(
     sources += tasks.sources
     weights = [_state(path) for path in opened.checkpoint.shards]
     with new_folder(output, force, key(["eval", weights, asked]), resume) as folder:
-        pieces = Pieces(folder, key([weights, asked]))
+        pieces = Pieces(folder)
         outcomes = _answered(subject, list(conditions), tasks.runners(subject), pieces, progress)
         if tasks.inspect:
             mark_work(folder)  # its logs are work: inspect goes on behind them
-            judged = run_inspect(tasks.inspect, subject, list(conditions), _listed(judges), folder, limit=limit, progress=progress)
+            judged = run_inspect(
+                tasks.inspect, subject, list(conditions), _texts(judges), folder, limit=limit, progress=progress
+            )
             outcomes.append(judged)
         found = joined(outcomes)
-        what = record("eval", options, sources)
-        report = report_of(str(output), found, list(conditions), rule, gates, max_unscored, methods.warnings)
-        write_outputs(folder, found, list(conditions), report, what)
+        written = record("eval", options, sources)
+        estimates = summarise(found.rows, found.measures, list(conditions))
+        choice = choose_from(found.rows, found.measures, list(conditions), rule, seed) if rule is not None else None
+        gates.check_names(found.measures)
+        findings = Findings(
+            found.rows,
+            found.measures,
+            list(conditions),
+            estimates,
+            written,
+            warnings=(
+                *methods.warnings,
+                *found.warnings,
+                *mostly_abstained(estimates, list(conditions)),
+                *(choice.warnings if choice is not None else ()),
+            ),
+            choice=choice,
+        )
+        write_rows(folder / ROWS, found.rows)
+        write_jsonl(folder / "samples.jsonl", found.samples)
+        for name, content in found.files.items():
+            write_json(folder / name, content)
+        write_outputs(folder, findings)
         pieces.remove()
-        write_json(folder / RECORD, what)
-    return report
+        write_json(folder / RECORD, written)
+    lost = tuple(f"{line}; see {output / ROWS}" for line in unscored(estimates, list(conditions), max_unscored))
+    return EvalReport(str(output), findings, lost, tuple(gates.failures(estimates, found.measures, list(conditions))))
 
 
 def _answered(
@@ -166,15 +192,14 @@ def _answered(
     """The outcomes of all tasks that run under one condition after the other; what is finished is read."""
     outcomes = []
     for condition in conditions:
-        found = [pieces.read(runner.key, condition) for runner in runners]
-        if None in found:
+        found = {runner: outcome for runner in runners if (outcome := pieces.read(runner.key, condition)) is not None}
+        if len(found) < len(runners):
             with subject.under(condition):
-                for place, runner in enumerate(runners):
-                    if found[place] is None:
-                        outcome = runner.run(condition, labelled(progress, condition.label))
-                        pieces.write(runner.key, condition, outcome)
-                        found[place] = outcome
-        outcomes += found
+                for runner in runners:
+                    if runner not in found:
+                        found[runner] = runner.run(condition, labelled(progress, condition.label))
+                        pieces.write(runner.key, condition, found[runner])
+        outcomes += [found[runner] for runner in runners]
     return outcomes
 
 
@@ -186,9 +211,9 @@ def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
                 pass
 
 
-def _listed(given: T | Sequence[T]) -> list[T]:
-    """What was given as a list: a text or a path alone is one of them."""
-    return list(given) if isinstance(given, list | tuple) else [given]
+def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """What was given as a list of texts: a text or a path alone is one of them."""
+    return [str(given)] if isinstance(given, str | Path) else [str(each) for each in given]
 
 
 def _with_defaults(given: str | Path | Added, layers: Sequence[int] | str | None, variant: str | None) -> Added:

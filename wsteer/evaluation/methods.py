@@ -14,10 +14,12 @@ from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
 from wsteer.deltas.model_input import short_name
 from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import Part
+from wsteer.evaluation.attribution import By, pieces
+from wsteer.evaluation.calibration import calibrate
 from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.subject import Subject
+from wsteer.files.rows import Message
 from wsteer.files.text import read_text
-from wsteer.models.loading import LoadedModel
 from wsteer.progress import Progress
 from wsteer.steering.combination import base_notes
 from wsteer.steering.memory import activation_vectors
@@ -71,9 +73,27 @@ class Methods:
             found.update(method.points(**settings))
         return found
 
-    def at_kl(self, loaded: LoadedModel, target: float, progress: Progress) -> "Methods":
-        """The same with the k of each delta, of both signs, whose KL to the model as it is reaches `target` nats."""
-        raise NotImplementedError
+    def at_kl(
+        self,
+        subject: Subject,
+        settings: Mapping[str, object],
+        chats: Sequence[Sequence[Message]],
+        target: float,
+        progress: Progress,
+    ) -> "Methods":
+        """The same with the k of each delta, of both signs, whose KL to the model as it is reaches `target` nats.
+
+        It is measured on the model's own greedy answers to `chats`. A sign that does not reach it has no condition.
+        """
+        lines, warnings = [], dict.fromkeys(self.warnings)
+        for line in self.lines:
+            if line.delta is not None and line.condition.step is None:
+                condition = replace(line.condition, **settings)  # type: ignore[arg-type]
+                found = calibrate(subject, line.delta, condition, chats, target, progress=progress)
+                line = replace(line, ks=found.ks)
+                warnings.update(dict.fromkeys(found.warnings))
+            lines.append(line)
+        return replace(self, lines=tuple(lines), warnings=tuple(warnings))
 
     @property
     def paths(self) -> list[str | Path]:
@@ -95,7 +115,7 @@ def open_methods(
     systems: Sequence[str] = (),
     controls: Sequence[str] = (),
     positions: str = "response",
-    attribute: str | None = None,
+    attribute: By | None = None,
     seed: int = 0,
 ) -> Methods:
     """Open everything that is compared and check it against headers and config.json, before the model is loaded.
@@ -189,18 +209,17 @@ def _controlled(method: Method, kind: str, seed: int) -> Method:
     return Method(condition, method.ks, control(method.delta, kind, seed))
 
 
-def _parts(methods: Sequence[Method], by: str, checkpoint: Checkpoint, seed: int) -> list[Method]:
+def _parts(methods: Sequence[Method], by: By, checkpoint: Checkpoint, seed: int) -> list[Method]:
     """The parts of the one change of weights that is compared, kept and dropped, and a random one like each kept."""
     whole = [method for method in methods if method.condition.control is None]
     delta = whole[0].delta if len(whole) == 1 else None
     if delta is None or delta.kind == "activation" or len(whole[0].ks) != 1:
         raise WsteerError(f"--attribute {by} takes one change of weights, as --delta w.safetensors, and one k")
     found = []
-    for part in parts(delta, by, checkpoint):
-        condition = replace(whole[0].condition, part=part.label)
-        found.append(Method(condition, whole[0].ks, part.delta))
-        if part.kept:
-            found.append(_controlled(found[-1], "random", seed))
+    for piece in pieces(delta, by, checkpoint, seed):
+        name = whole[0].condition.method + (f" {piece.control}" if piece.control else "")
+        condition = replace(whole[0].condition, method=name, part=piece.part, control=piece.control)
+        found.append(Method(condition, whole[0].ks, piece.delta))
     return found
 
 

@@ -15,9 +15,11 @@ from wsteer.evaluation.texts import PREFIX as TEXTS
 from wsteer.evaluation.texts import TextTask
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import key, source_entry
+from wsteer.files.rows import Message
 from wsteer.progress import Progress
 
 HARNESS, INSPECT = "lm:", "inspect:"
+MOST_CHATS = 24  # for a calibration
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class Tasks:
     def sources(self) -> list[dict[str, object]]:
         """These files as records list them, with their digests."""
         return [source_entry(role, path) for role, path in self.files]
+
+    def chats(self) -> list[list[Message]]:
+        """What a model is asked where only its answers count: the turns of the first task, or the built-in facts."""
+        own = [task for task in (*self.own, prepare("agreement")) if isinstance(task, AskedTask) and task.turns]
+        turns = own[0].turns
+        return [[{"role": "user", "content": turn}] for _, _, turn in turns[:MOST_CHATS]]
 
     def runners(self, subject: Subject) -> list[Runner]:
         """What runs under each condition by itself; called while nothing is applied to the model."""
