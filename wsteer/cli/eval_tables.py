@@ -8,11 +8,6 @@ from wsteer.cli.output import table
 Found = Mapping[str, Any]  # an estimate, a measure or a condition, as results.json has it
 
 
-def result_lines(report: Mapping[str, Any]) -> list[str]:
-    """A table for each task, and below it what was chosen."""
-    return [*tables(report), *report["told"]]
-
-
 def tables(report: Mapping[str, Any]) -> Iterator[str]:
     """For each task a line for each condition: every metric, and its change from the model as it is."""
     by_task: dict[str, list[Found]] = {}
