@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,8 @@ OUTSIDE = "outside"  # not among the rows that the metric is a share of
 ABSTAINED = "abstained"  # the rule could not grade the answer
 CUT = "cut"  # the limit of tokens came before an answer
 
+Kind = Literal["share", "mean", "perplexity"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -22,8 +25,10 @@ class Row:
 
     `condition` is the condition's unique name. `id` is unique in (task, metric, condition) and the same for the same
     row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
-    `prompt` is the sha256 of all that the model was given, "" where it is not known: rows whose prompts differ are
-    never paired. `input` and `answer` are for people. `weight` is the row's in a weighted mean, as its tokens.
+    `prompt` is the sha256 of all that the model was given, but for the condition's own system prompt (which is what is
+    compared), "" where it is not known: rows whose prompts differ are never paired. `input` and `answer` are for
+    people. `weight` is the row's in a weighted mean, as its tokens. `finished` is False where the limit of tokens ended
+    an answer, which has its value all the same.
     """
 
     task: str
@@ -37,6 +42,7 @@ class Row:
     input: str = ""
     answer: str = ""
     weight: float = 1.0
+    finished: bool = True
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.why):
@@ -55,7 +61,7 @@ class Measure:
 
     task: str
     metric: str
-    kind: Literal["share", "mean", "perplexity"] = "share"
+    kind: Kind = "share"
     better: Literal["higher", "lower"] | None = None
     role: Literal["behaviour", "capability"] | None = None
     unit: str = ""
@@ -63,11 +69,29 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running one task gave: its rows, what its metrics are, and warnings for the user."""
+    """What running one task gave: its rows, what its metrics are, and warnings for the user.
+
+    `samples` are the answers with their verdicts, as lines of samples.jsonl; `files` are more results in JSON, by the
+    names of their files.
+    """
 
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     warnings: tuple[str, ...] = ()
+    samples: tuple[Mapping[str, object], ...] = ()
+    files: Mapping[str, object] = field(default_factory=dict)
+
+
+def joined(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcomes of several tasks and conditions as one; measures and warnings each once."""
+    outcomes = list(outcomes)
+    return Outcome(
+        tuple(row for outcome in outcomes for row in outcome.rows),
+        tuple(dict.fromkeys(measure for outcome in outcomes for measure in outcome.measures)),
+        tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings)),
+        tuple(sample for outcome in outcomes for sample in outcome.samples),
+        {name: content for outcome in outcomes for name, content in outcome.files.items()},
+    )
 
 
 def prompt_digest(*texts: str) -> str:
@@ -104,3 +128,23 @@ def by_condition(rows: Sequence[Row]) -> Mapping[tuple[str, str, str], dict[str,
             raise AssertionError(f"the row {row.id} of {row.task}, {row.metric}, {row.condition} is there twice")
         place[row.id] = row
     return found
+
+
+def find_measure(measures: Sequence[Measure], name: str) -> Measure:
+    """The measure that a user names: `metric` where one task alone has it, or `task.metric`.
+
+    Raises WsteerError, with the names there are.
+    """
+    full = [each for each in measures if f"{each.task}.{each.metric}" == name]
+    found = full or [each for each in measures if each.metric == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{each.task}.{each.metric}" for each in found)
+        raise WsteerError(f"several tasks have a metric {name!r}; write one of {names}")
+    there = list(dict.fromkeys(each.metric for each in measures))
+    longer = [f"{each.task}.{each.metric}" for each in measures]
+    close = get_close_matches(name, there, 1) or get_close_matches(name, longer, 1)
+    raise WsteerError(
+        f"there is no metric {name!r}; there are {', '.join(there)}{f'; did you mean {close[0]}?' if close else ''}"
+    )
