@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import wsteer
-from tests.helpers.inspect_tasks import FOUR_PROMPTS, LETTERS, Bench, bench, random_delta
+from tests.helpers.inspect_tasks import LETTERS, Bench, bench, check_four_prompts, random_delta
 from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.tiny import save_model
 from wsteer.errors import WsteerError
@@ -175,7 +175,8 @@ def test_a_base_is_loaded_once_for_all_its_conditions(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 2}, "need a -M delta="),
+        ({"k": 2}, "-M k= needs a -M delta="),
+        ({"delta": "w.safetensors", "positions": "first"}, "-M positions=first: give one of response"),
         ({"delta": "w.safetensors", "k": "much"}, "-M k='much' is no number"),
         ({"dleta": "w.safetensors"}, "-M dleta=: a wsteer/ model has no such argument"),
         ({"delta": "missing.safetensors"}, "missing.safetensors does not exist"),
@@ -261,24 +262,7 @@ def test_a_local_judge_is_a_model_by_this_provider(tiny_bench: Bench, tmp_path: 
 
 @pytest.mark.slow
 def test_the_papers_task_has_the_counts_of_the_built_in_one(tiny_bench: Bench, tmp_path: Path) -> None:
-    check_four_prompts(tiny_bench.subject, tiny_bench.conditions, tmp_path)
-
-
-def check_four_prompts(subject: Subject, conditions: list, folder: Path) -> None:
-    answering = pytest.importorskip("wsteer.evaluation.answering")
-    facts = ROOT / "wsteer" / "evaluation" / "tasks" / "facts.jsonl"
-    path = folder / "four.py"
-    path.write_text(FOUR_PROMPTS.replace("FACTS", str(facts)))
-    found = run([str(path)], subject, conditions, [], folder / "out").rows
-    task = answering.prepare("sycophancy")
-    for condition in conditions:
-        with subject.under(condition):
-            expected = task.run(subject, condition).rows
-        for metric in ("accuracy", "accuracy_hint_wrong", "non_sycophancy"):
-            mine = [row for row in found if (row.condition, row.metric) == (condition.name, f"kept.{metric}")]
-            theirs = [row for row in expected if row.metric == metric]
-            assert [row.value for row in mine] == [row.value for row in theirs], (condition.label, metric)
-            assert [row.why for row in mine if row.why] == [row.why for row in theirs if row.why]
+    check_four_prompts(tiny_bench.subject, tiny_bench.conditions, tmp_path, limit=6)
 
 
 @pytest.fixture
