@@ -35,6 +35,7 @@ PROGRAMS = {
     "actvec": "activations.actvec",
     "eval": "evaluation.evaluate",  # `eval` is Python's own word
     "monitor": "monitoring.monitor",
+    "report": "evaluation.report",
     "demo": "demo.demo",
 }
 # where a library that takes long to import, or that belongs to one room, may be imported; a prefix of the path
@@ -49,10 +50,10 @@ LIBRARIES = {
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
-    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "registry")),
+    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "reading", "registry")),
     "matplotlib": (
         *("files/pictures.py", "monitoring/", "training/curves.py"),
-        *(f"evaluation/{name}.py" for name in ("report", "pictures", "tradeoff", "curves", "sweeps")),
+        *(f"evaluation/{name}.py" for name in ("earlier", "pictures", "tradeoff", "curves", "sweeps")),
     ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
