@@ -67,30 +67,24 @@ def lm_files(
     return folder
 
 
-TASK_FILE = """
-from inspect_ai import Task, task
-from inspect_ai.dataset import Sample
-from inspect_ai.scorer import includes
-
-@task
-def capitals():
-    rows = [Sample(id=f"q{i}", input=f"Question {i}?", target="Paris") for i in range(3)]
-    return Task(dataset=rows, scorer=includes())
-"""
-
-
 def inspect_logs(folder: Path, models: Mapping[str, Sequence[bool]], **changes: object) -> list[Path]:
     """Logs of inspect_ai of one small task, run on its own mock model, then given these models' names and values.
 
     `changes` are of the logs, as `status="cancelled"`.
     """
+    from inspect_ai import Task
     from inspect_ai import eval as run
+    from inspect_ai.dataset import Sample
     from inspect_ai.log import write_eval_log
-    from inspect_ai.scorer import Score
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+    from inspect_ai.scorer import Score, includes
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "task.py").write_text(TASK_FILE)
-    (log,) = run(str(folder / "task.py"), model="mockllm/model", display="none", log_dir=str(folder / "own"))
+    rows = [Sample(id=f"q{i}", input=f"Question {i}?", target="Paris") for i in range(3)]
+    task = Task(name="cities", dataset=rows, scorer=includes())
+    answer = ModelOutput.from_content("mockllm/model", "It is Paris.")
+    answer.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # else inspect_ai asks the network
+    model = get_model("mockllm/model", custom_outputs=[answer] * len(rows))
+    (log,) = run(task, model=model, display="none", log_dir=str(folder / "own"))
     paths = []
     for number, (model, rights) in enumerate(models.items()):
         samples = [

@@ -53,7 +53,8 @@ def read_run(path: Path) -> LmRun:
 
 def read_tasks(run: LmRun, condition: str) -> Iterator[tuple[str, Outcome]]:
     """(task, outcome) of each task of the run, and of each group whose figure is the mean over its tasks' rows."""
-    groups = {name: _leaves(run.results, name) for name in _mapping(run.results.get("group_subtasks"))}
+    subtasks = _mapping(run.results.get("group_subtasks"))
+    groups = {name: _leaves(subtasks, name) for name, inside in subtasks.items() if inside}
     inside = {task for leaves in groups.values() for task in leaves}
     found = {task: _outcome(run, task, file, condition, task not in inside) for task, file in run.samples.items()}
     for group, leaves in groups.items():
@@ -63,13 +64,12 @@ def read_tasks(run: LmRun, condition: str) -> Iterator[tuple[str, Outcome]]:
     yield from found.items()
 
 
-def _leaves(results: Found, group: str, depth: int = 0) -> list[str]:
-    """The tasks in a group, and in the groups in it."""
-    subtasks = _mapping(results.get("group_subtasks"))
+def _leaves(subtasks: Found, group: str, depth: int = 0) -> list[str]:
+    """The tasks in a group, and in the groups in it, which nest no deeper than 8."""
     named = subtasks.get(group)
     if not isinstance(named, list) or not named or depth > 8:
-        return [] if isinstance(named, list) else [group]
-    return list(dict.fromkeys(leaf for each in named for leaf in _leaves(results, str(each), depth + 1)))
+        return [group]
+    return list(dict.fromkeys(leaf for each in named for leaf in _leaves(subtasks, str(each), depth + 1)))
 
 
 def _outcome(run: LmRun, task: str, file: Path, condition: str, alone: bool) -> Outcome:
