@@ -44,16 +44,18 @@ LIBRARIES = {
     "rich": ("cli/output.py",),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
+        "steering/positions.py",
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
+    "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py", "evaluation/harness_rows.py"),
     "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "reading", "registry")),
     "matplotlib": (
         *("files/pictures.py", "monitoring/", "training/curves.py"),
-        *(f"evaluation/{name}.py" for name in ("earlier", "pictures", "tradeoff", "curves", "sweeps")),
+        *(f"evaluation/{name}.py" for name in ("pictures", "tradeoff", "curves", "sweeps")),
     ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
@@ -64,12 +66,15 @@ LIBRARIES = {
             "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
+            "evaluation/likelihood.py",
+            "evaluation/harness.py",
+            "evaluation/harness_model.py",
             "files/tensors.py",
             "models/",
             "monitoring/",
             "steering/",
         ),
-        *("statistics.py", "workers.py"),
+        *("statistics.py", "workers.py", "evaluation/calibration.py"),
         *(
             f"training/{name}.py"
             for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting")

@@ -19,6 +19,7 @@ from wsteer.statistics import (
     paired_means,
     paired_ratios,
     paired_shares,
+    ratio_of_effects,
     wilson,
 )
 
@@ -87,6 +88,18 @@ def test_intervals_of_pairs_that_all_agree_have_a_width() -> None:
     assert means.p == ratios.p == 1.0
     up_by_one = paired_means(np.array([[2.0, 1, 1, 1], [3, 1, 2, 1], [4, 1, 3, 1], [5, 1, 4, 1]]))
     assert up_by_one.value == 1 and up_by_one.low < 1 < up_by_one.high
+
+
+def test_p_is_below_5_percent_exactly_where_the_interval_leaves_out_zero() -> None:
+    generator = np.random.default_rng(5)
+    found = []
+    for _ in range(200):
+        other, base = generator.binomial(1, 0.5, (2, 30)) * (generator.random(30) < 0.8)
+        ratios = paired_ratios(np.stack([other, base | other, base, np.ones(30)], 1).astype(float))
+        means = paired_means(np.stack([other + 0.4, np.ones(30), 2 * base, np.ones(30)], 1).astype(float))
+        found += [ratios, means]
+    assert all((each.p < 0.05) == (not each.low <= 0 <= each.high) for each in found)
+    assert 20 < sum(each.p < 0.05 for each in found) < 380
 
 
 def test_what_one_group_or_constant_values_cannot_tell_is_undefined() -> None:
@@ -277,3 +290,40 @@ def test_perplexities_and_their_differences_cover_the_truth(jumps: float, least:
     assert coverage(texts(40, jumps), lambda sums: clustered_mean(sums[:, 2:]), base) >= 0.94
     difference = np.exp(other) - np.exp(base)
     assert coverage(texts(40, jumps), lambda sums: ends(paired_means(sums, perplexities=True)), difference) >= least
+
+
+def test_a_ratio_of_effects_is_undefined_where_the_wholes_effect_is_not_told_from_none() -> None:
+    none = np.zeros((40, 2))
+    assert ratio_of_effects(none) is None and ratio_of_effects(np.ones((1, 2))) is None
+    both_ways = np.stack([np.ones(40), np.tile([1.0, -1.0], 20)], axis=1)
+    assert ratio_of_effects(both_ways) is None
+    value, low, high = ratio_of_effects(np.stack([np.zeros(40), np.ones(40)], axis=1))
+    assert value == 0 and low < 0 < high < 0.1
+
+
+def test_a_ratio_of_effects_of_many_groups_is_fiellers() -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.normal(1, 1, 5000)
+    part = 0.5 * whole + generator.normal(0, 1, 5000)
+    value, low, high = ratio_of_effects(np.stack([part, whole], axis=1))
+    error = np.std(part - value * whole) / np.sqrt(5000) / whole.mean()  # the delta method, which it tends to
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [0.0, 0.05, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize(("groups", "up", "down"), [(24, 0.5, 0.0), (40, 0.3, 0.02), (40, 0.8, 0.05), (100, 0.1, 0.0)])
+def test_coverage_of_ratios_of_effects(groups: int, up: float, down: float, keep: float) -> None:
+    """The part does a share of what the whole does, and changes 2% of the other rows either way."""
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        drawn = generator.random(groups)
+        whole = np.where(drawn < up, 1.0, np.where(drawn < up + down, -1.0, 0.0))
+        part = np.where(generator.random(groups) < keep, whole, 0.0)
+        other = generator.random(groups)
+        noise = np.where(other < 0.02, 1.0, np.where(other > 0.98, -1.0, 0.0))
+        found = ratio_of_effects(np.stack([np.where(whole == 0, noise, part), whole], axis=1))
+        if found is not None:
+            covered.append(found[1] <= keep <= found[2])
+    assert len(covered) > 500 and np.mean(covered) >= 0.94

@@ -32,6 +32,7 @@ __all__ = [
     "links_followed",
     "load",
     "monitor",
+    "prompt_lengths",
     "steer",
 ]
 
@@ -51,6 +52,7 @@ _HOMES = {
     "links_followed": "wsteer.checkpoints.contents",
     "load": "wsteer.steering.loading",
     "monitor": "wsteer.monitoring.monitor",
+    "prompt_lengths": "wsteer.steering.positions",
     "steer": "wsteer.steering.steer",
 }
 

@@ -151,6 +151,29 @@ def paired_means(sums: Sums, perplexities: bool = False) -> Difference:
     return Difference(value, value - half, value + half, _two_sided(value / error, groups))
 
 
+def ratio_of_effects(sums: Sums) -> tuple[float, float, float] | None:
+    """A part's effect / the whole's, with its 95% interval; None where the whole's effect cannot be told from none.
+
+    `sums` is [groups, 2]: the change by the part and by the whole, both against the base, summed over the group's rows.
+    Fieller's interval (1954) with Student's t, and two groups more, in which the part has the average change up and
+    down. It covers 95% and more from 24 rows on, also where the part changes few rows or does all that the whole does,
+    where without the two it has 20 to 80%.
+    """
+    groups = len(sums)
+    largest = np.abs(sums).max(axis=1) if groups else np.zeros(0)
+    if groups < 2 or not largest.any():
+        return None
+    size = float(largest[largest > 0].mean())
+    more = np.vstack([sums, [[size, 0.0], [-size, 0.0]]])
+    part, whole = sums.sum(0)
+    noise = _student(groups - 1) ** 2 * len(more) * np.cov(more.T)  # of the sums
+    square, half, rest = whole**2 - noise[1, 1], part * whole - noise[0, 1], part**2 - noise[0, 0]
+    if square <= SMALL * whole**2:
+        return None
+    root = math.sqrt(max(0.0, half**2 - square * rest))
+    return float(part / whole), float((half - root) / square), float((half + root) / square)
+
+
 def _ratio(sums: Sums) -> NDArray[np.float64]:
     return np.asarray(sums[..., 0] / sums[..., 1])
 

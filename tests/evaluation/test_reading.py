@@ -166,7 +166,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_page_is_the_same_each_time_and_names_no_place(sweep: Path, tmp_path: Path, cli: Cli) -> None:
     ran = cli("report", sweep, "-o", tmp_path / "a.html", "-q")
     assert ran.code == 0, ran.err
-    assert ran.out.splitlines()[0].split() == ["capitals", "acc", "answer_margin"]
+    assert ran.out.splitlines()[0].split() == ["capitals", "acc", "change", "answer_margin", "change"]
     assert "sweep k=1" in ran.out and ran.out.splitlines()[-1] == str(tmp_path / "a.html")
     again = cli("report", sweep, "-o", tmp_path / "b.html", "--json", "-q").json
     assert [each["label"] for each in again["conditions"]] == ["base", "sweep k=-1", "sweep k=1"]

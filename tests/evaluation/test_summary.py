@@ -78,6 +78,14 @@ def test_rows_without_a_score_or_partner_or_of_another_prompt_are_left_out_and_c
     assert (found.against_base.pairs, found.against_base.broken) == (1, 1)
 
 
+def test_scored_answers_that_were_cut_are_counted_too() -> None:
+    found = rows(UP, [1, 0, CUT])
+    found = [replace(found[0], finished=False), found[1], replace(found[2], finished=False)]
+    (estimate,) = summarise(found, [ACCURACY], [UP])
+    assert (estimate.unfinished, estimate.unscored, estimate.numerator) == (1, {CUT: 1}, 1)
+    assert estimate.as_line()["unfinished"] == 1
+
+
 def test_a_number_that_is_not_finite_is_a_failure() -> None:
     found = only(summarise(rows(UP, [1.5, float("nan"), float("inf")]), [ACCURACY], [UP]), UP)
     assert (found.value, found.n, found.unscored) == (1.5, 1, {"failed: not a finite number": 2})

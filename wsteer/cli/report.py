@@ -1,14 +1,11 @@
 """wsteer report: one page from the logs of others' runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+from wsteer.cli.eval_tables import tables
 from wsteer.cli.options import Config, Force, Json, Quiet, argument, check_early, option
-from wsteer.cli.output import Printer, table
-
-if TYPE_CHECKING:
-    from wsteer.evaluation.report import LogReport
-    from wsteer.evaluation.summary import Estimate
+from wsteer.cli.output import Printer
 
 
 EPILOG = """
@@ -55,36 +52,5 @@ def report(
     from wsteer.evaluation.report import report as program
 
     printer = Printer(json, quiet)
-    found = program(logs, output, base=base, force=force, progress=printer.progress)
-    printer.result(found.as_json(), [*report_lines(found), found.output])
-
-
-def report_lines(found: "LogReport") -> list[str]:
-    """A table for each task: a line for each condition, a column for each metric."""
-    lines: list[str] = []
-    labels = {each.name: each.label for each in found.conditions}
-    for task in dict.fromkeys(each.task for each in found.estimates):
-        mine = [each for each in found.estimates if each.task == task]
-        metrics = list(dict.fromkeys(each.metric for each in mine))
-        by_place = {(each.condition, each.metric): each for each in mine}
-        rows = [
-            [labels[name], *(estimate_text(by_place.get((name, metric))) for metric in metrics)]
-            for name in dict.fromkeys(each.condition for each in mine)
-        ]
-        lines += table([task, *metrics], rows)
-    return lines
-
-
-def estimate_text(estimate: "Estimate | None") -> str:
-    """`75.0% (30/40), +12.5 (+3.1 to +22.0)`: value, counts, and the difference to the base."""
-    if estimate is None:
-        return "-"
-    from wsteer.evaluation.page import cells
-
-    shown = cells(estimate)
-    hidden = f"; {shown['unscored']}" if shown["unscored"] else ""
-    text = f"{shown['value']} ({shown['count']}{hidden})"
-    if shown["difference"]:
-        between = f" ({shown['difference_interval']})" if shown["difference_interval"] else ""
-        text += f", {shown['difference']}{between}"
-    return text
+    found = program(logs, output, base=base, force=force, progress=printer.progress).as_json()
+    printer.result(found, [*tables(found), str(output)])

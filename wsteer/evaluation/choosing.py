@@ -21,18 +21,21 @@ HOLDS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.l
 class Constraint:
     """A bound on a metric's value, or with `end` on that end (lo, hi) of its difference to the base."""
 
-    measure: Measure
-    term: str  # what is bounded, as the user wrote it: `lo(accuracy)`
+    metric: str
     end: str
     sign: str
     bound: float
 
-    def found(self, estimates: Sequence[Estimate], is_base: bool = False) -> float | None:
-        """The number that is bounded, of the estimates of one condition; None where it is undefined.
+    @property
+    def term(self) -> str:
+        """What is bounded: `lo(accuracy)`."""
+        return f"{self.end}({self.metric})" if self.end else self.metric
+
+    def found(self, estimate: Estimate | None, is_base: bool = False) -> float | None:
+        """The number that is bounded, of the metric's estimate under a condition; None where it is undefined.
 
         The base differs from itself by 0.
         """
-        estimate = _of(estimates, self.measure)
         if estimate is None or not self.end:
             return estimate.value if estimate else None
         compared = estimate.against_base
@@ -52,12 +55,17 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Rule:
-    """What --choose says, parsed."""
+    """What --choose says, parsed: the metric to make as large (or small) as can be, and the constraints."""
 
     text: str
     largest: bool
-    measure: Measure
+    metric: str
     constraints: tuple[Constraint, ...]
+
+    def check_names(self, measures: Sequence[Measure]) -> None:
+        """Refuse a rule on a metric that is not measured."""
+        for name in (self.metric, *(each.metric for each in self.constraints)):
+            find_measure(measures, name)
 
 
 @dataclass(frozen=True)
@@ -88,16 +96,26 @@ class Choice:
     why: str
     warnings: tuple[str, ...]
 
+    @property
+    def told(self) -> list[str]:
+        """The choice in words, a line each; without warnings."""
+        if self.condition is None:
+            return [f"{self.text}: {self.why}"]
+        bounds = [(each, each.bounds) for each in self.held_out]
+        shown = ", ".join(f"{e.metric} {b[0]:.3g} ({b[1]:.3g} to {b[2]:.3g})" for e, b in bounds if b is not None)
+        checked = [f"there {each.constraint}" for each in self.checks]
+        return [f"{self.text}: {self.label}, chosen on half of the rows", f"on the other half: {shown}", *checked]
+
     def as_json(self) -> dict[str, object]:
         """The choice as results.json holds it."""
         return asdict(self)
 
 
-def parse_choice(text: str, measures: Sequence[Measure]) -> Rule:
+def parse_choice(text: str) -> Rule:
     """`max|min METRIC [s.t.|subject to CONSTRAINT, CONSTRAINT...]`; a constraint is `METRIC > NUMBER`, or < >= <=.
 
-    `lo(METRIC)` and `hi(METRIC)` are the ends of the interval of its difference to the base. Raises WsteerError where
-    the text is something else, or a metric is not known.
+    METRIC is `metric` or `task.metric`. `lo(METRIC)` and `hi(METRIC)` are the ends of the interval of its difference to
+    the base. Raises WsteerError where the text is something else.
     """
     goal = GOAL.fullmatch(text)
     if goal is None:
@@ -113,59 +131,78 @@ def parse_choice(text: str, measures: Sequence[Measure]) -> Rule:
             bound = math.nan
         if not math.isfinite(bound):
             raise WsteerError(f"{match[5]!r} is no number; {FORM}")
-        measure = find_measure(measures, match[2] or match[3])
-        term = f"{match[1]}({match[2]})" if match[1] else match[3]
-        constraints.append(Constraint(measure, term, match[1] or "", match[4], bound))
+        constraints.append(Constraint(match[2] or match[3], match[1] or "", match[4], bound))
         place = match.end()
-    return Rule(text, goal[1] == "max", find_measure(measures, goal[2]), tuple(constraints))
+    return Rule(text, goal[1] == "max", goal[2], tuple(constraints))
+
+
+class _Half:
+    """The estimates of one half of the rows, by condition and by the metrics as the user names them."""
+
+    def __init__(self, rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequence[Condition]) -> None:
+        self.measures = measures
+        self.estimates = summarise(rows, measures, conditions)
+        self._found = {(each.task, each.metric, each.condition): each for each in self.estimates}
+
+    def of(self, name: str, condition: Condition) -> Estimate | None:
+        measure = find_measure(self.measures, name)
+        return self._found.get((measure.task, measure.metric, condition.name))
+
+    def bounded(self, constraint: Constraint, condition: Condition) -> float | None:
+        return constraint.found(self.of(constraint.metric, condition), condition.is_base)
+
+    def value(self, rule: Rule, condition: Condition) -> float | None:
+        estimate = self.of(rule.metric, condition)
+        return estimate.value if estimate else None
+
+    def misses(self, rule: Rule, condition: Condition) -> list[tuple[float, str]]:
+        """By how much each broken constraint is, in words too; an undefined goal is broken like a constraint."""
+        found = [(each, self.bounded(each, condition)) for each in rule.constraints]
+        missed = [
+            (math.inf if number is None else abs(number - each.bound), each.text(number))
+            for each, number in found
+            if not each.holds(number)
+        ]
+        if self.value(rule, condition) is None:
+            missed.append((math.inf, f"{rule.metric} is undefined"))
+        return missed
 
 
 def choose(
-    rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequence[Condition], text: str, seed: int = 0
+    rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequence[Condition], rule: Rule, seed: int = 0
 ) -> Choice:
     """The best condition under the constraints by one half of the rows, and how it does on the other half.
 
     Groups of rows are ordered by a hash of the seed and their names, and dealt out alternately; rows of the same group
-    in all tasks and conditions are in the same half. Controls are no candidates. Where the base keeps the constraints,
-    a condition must be better than it, else none qualifies: there is nothing to gain from steering. Of equals the
-    smallest |k| is chosen. Raises WsteerError as `parse_choice` does.
+    in all tasks and conditions are in the same half. Controls and parts of a delta are no candidates. Where the base
+    keeps the constraints, a condition must be better than it, else none qualifies: there is nothing to gain from
+    steering. Of equals the smallest |k| is chosen. Raises WsteerError where a metric is unknown.
     """
-    rule = parse_choice(text, measures)
-    first, second = _halves(rows, seed)
-    chosen_on, held_out = (summarise(half, measures, conditions) for half in (first, second))
-    candidates = [each for each in conditions if each.control is None]
-    mine = {each: [found for found in chosen_on if found.condition == each.name] for each in candidates}
-    missed = {each: _misses(rule, mine[each], each.is_base) for each in candidates}
+    rule.check_names(measures)
+    first, second = (_Half(half, measures, conditions) for half in _halves(rows, seed))
+    missed = {each: first.misses(rule, each) for each in conditions if each.is_base or each.is_steered}
     sign = -1 if rule.largest else 1
-
-    def cost(condition: Condition) -> float:
-        estimate = _of(mine[condition], rule.measure)
-        return math.inf if estimate is None or estimate.value is None else sign * estimate.value
-
-    qualified = sorted((each for each in candidates if not missed[each]), key=lambda each: (cost(each), abs(each.k)))
-    best = next((each for each in qualified if not each.is_base), None)
+    scores = {each: sign * (first.value(rule, each) or 0.0) for each, misses in missed.items() if not misses}
+    qualified = sorted(scores, key=lambda each: (scores[each], abs(each.k)))
+    best = next((each for each in qualified if each.is_steered), None)
     base = next((each for each in qualified if each.is_base), None)
-    warnings = tuple(_small(chosen_on, rule))
+    warnings = tuple(_small(first.estimates, rule, measures))
     if best is None:
-        why = _nearest({each: found for each, found in missed.items() if not each.is_base})
-        return Choice(text, None, None, None, (), (), None, why, warnings)
-    if base is not None and cost(base) <= cost(best):
+        why = _nearest({each: misses for each, misses in missed.items() if each.is_steered})
+        return Choice(rule.text, None, None, None, (), (), None, why, warnings)
+    if base is not None and scores[base] <= scores[best]:
         why = (
-            f"none qualifies: within the constraints none has a better {rule.measure.metric} than the base; "
-            f"the nearest is {best.label} ({sign * cost(best):.4g}, the base {sign * cost(base):.4g})"
+            f"none qualifies: within the constraints none has a better {rule.metric} than the base; "
+            f"the nearest is {best.label} ({first.value(rule, best):.4g}, the base {first.value(rule, base):.4g})"
         )
-        return Choice(text, None, None, None, (), (), None, why, warnings)
-    there = [each for each in held_out if each.condition == best.name]
-    checks = tuple(_check(each, mine[best], there) for each in rule.constraints)
-    holds = all(each.holds for each in checks)
+        return Choice(rule.text, None, None, None, (), (), None, why, warnings)
+    checks = tuple(_check(each, first.bounded(each, best), second.bounded(each, best)) for each in rule.constraints)
     broken = "; ".join(each.constraint for each in checks if not each.holds)
-    why = "" if holds else f"on the rows held out {broken}"
-    return Choice(text, best.name, best.label, sign * cost(best), tuple(there), checks, holds, why, warnings)
-
-
-def _of(estimates: Sequence[Estimate], measure: Measure) -> Estimate | None:
-    """The estimate of a measure among those of one condition."""
-    return next((e for e in estimates if (e.task, e.metric) == (measure.task, measure.metric)), None)
+    why = f"on the rows held out {broken}" if broken else ""
+    held_out = tuple(each for each in second.estimates if each.condition == best.name)
+    return Choice(
+        rule.text, best.name, best.label, first.value(rule, best), held_out, checks, not broken, why, warnings
+    )
 
 
 def _halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
@@ -174,38 +211,25 @@ def _halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row.group in first], [row for row in rows if row.group not in first]
 
 
-def _check(constraint: Constraint, chosen_on: Sequence[Estimate], held_out: Sequence[Estimate]) -> Check:
-    found = constraint.found(held_out)
-    return Check(constraint.text(found), constraint.found(chosen_on), found, constraint.holds(found))
-
-
-def _misses(rule: Rule, estimates: Sequence[Estimate], is_base: bool) -> list[tuple[float, str]]:
-    """By how much a condition breaks each constraint, in words too; an undefined goal is broken like a constraint."""
-    found = [(each, each.found(estimates, is_base)) for each in rule.constraints]
-    missed = [
-        (math.inf if number is None else abs(number - each.bound), each.text(number))
-        for each, number in found
-        if not each.holds(number)
-    ]
-    goal = _of(estimates, rule.measure)
-    undefined = goal is None or goal.value is None
-    return [*missed, (math.inf, f"{rule.measure.metric} is undefined")] if undefined else missed
+def _check(constraint: Constraint, chosen_on: float | None, held_out: float | None) -> Check:
+    return Check(constraint.text(held_out), chosen_on, held_out, constraint.holds(held_out))
 
 
 def _nearest(missed: dict[Condition, list[tuple[float, str]]]) -> str:
     """Why no condition qualifies, with the one that breaks the fewest constraints, and those by the least."""
     if not missed:
-        return "none qualifies: there is no condition but the base and controls"
+        return "none qualifies: there is no condition but the base, controls and parts"
     nearest = min(missed, key=lambda each: (len(missed[each]), max(short for short, _ in missed[each])))
     return f"none qualifies; the nearest is {nearest.label}: {'; '.join(text for _, text in missed[nearest])}"
 
 
-def _small(estimates: Sequence[Estimate], rule: Rule) -> list[str]:
+def _small(estimates: Sequence[Estimate], rule: Rule, measures: Sequence[Measure]) -> list[str]:
     """A warning where half of the rows are few."""
-    used = {(each.task, each.metric) for each in (rule.measure, *(c.measure for c in rule.constraints))}
+    named = [find_measure(measures, name) for name in (rule.metric, *(each.metric for each in rule.constraints))]
+    used = {(each.task, each.metric) for each in named}
     fewest: dict[str, int] = {}
     for each in estimates:
         if (each.task, each.metric) in used and each.groups < FEW:
             fewest[each.metric] = min(each.groups, fewest.get(each.metric, FEW))
-    named = ", ".join(f"{metric} ({groups})" for metric, groups in fewest.items())
-    return [f"the choice rests on fewer than {FEW} independent rows a half, for {named}"] if named else []
+    shown = ", ".join(f"{metric} ({groups})" for metric, groups in fewest.items())
+    return [f"the choice rests on fewer than {FEW} independent rows a half, for {shown}"] if shown else []

@@ -38,6 +38,11 @@ class Condition:
         return self.method == BASE
 
     @property
+    def is_steered(self) -> bool:
+        """Whether a user may want to keep it: not the base, no control, no part of a delta taken apart."""
+        return not self.is_base and self.control is None and self.part is None
+
+    @property
     def label(self) -> str:
         """How tables and pictures name it: `w k=1`; unique within a run."""
         if self.is_base:

@@ -1,32 +1,39 @@
-"""Run a task on a model for each k of a delta, loading the model once."""
+"""Tasks under each condition, the model loaded once: what deltas, prompts and checkpoints change, and at what cost."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from wsteer.checkpoints.architecture import read_config
-from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import open_change
-from wsteer.deltas.model_input import open_model, short_name
-from wsteer.deltas.selection import Selection
+from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
-from wsteer.evaluation.report import write_results, write_tradeoff
-from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
-from wsteer.evaluation.scoring import own_words
-from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
-from wsteer.files.opening import is_stream
-from wsteer.files.provenance import RECORD, record, recordable, source_entry
-from wsteer.files.saving import check_output, new_folder
+from wsteer.evaluation.attribution import By
+from wsteer.evaluation.choosing import choose as choose_from
+from wsteer.evaluation.choosing import parse_choice
+from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.gates import Gates
+from wsteer.evaluation.inspection import run as run_inspect
+from wsteer.evaluation.methods import Added, open_methods
+from wsteer.evaluation.outputs import write_outputs
+from wsteer.evaluation.page import Findings
+from wsteer.evaluation.pieces import Pieces
+from wsteer.evaluation.results import EvalReport
+from wsteer.evaluation.rows import Outcome, joined, write_rows
+from wsteer.evaluation.runners import Runner, Tasks
+from wsteer.evaluation.subject import Subject
+from wsteer.evaluation.summary import mostly_abstained, summarise, unscored
+from wsteer.files.provenance import RECORD, key, record, recordable, source_entry
+from wsteer.files.saving import check_output, mark_work, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
-from wsteer.models.generation import answer
-from wsteer.models.loading import LoadedModel, dtype_name, with_template_of
+from wsteer.models.loading import dtype_name, with_template_of
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import base_notes, check_k
-from wsteer.steering.loading import changed, load
-from wsteer.steering.memory import activation_vectors
+from wsteer.steering.combination import check_k
+from wsteer.steering.loading import load
 from wsteer.steering.rounding import Rounding
+
+ROWS = "rows.jsonl"
 
 BATCH_SIZE = 32  # rows that run at once by default
 
@@ -34,11 +41,23 @@ BATCH_SIZE = 32  # rows that run at once by default
 def evaluate(
     model: str | Path,
     output: str | Path,
-    task: str,
+    task: str | Sequence[str],
     *,
-    delta: str | Path | None = None,
-    ks: float | Sequence[float] = (0.0,),
-    layers: Sequence[int] | None = None,
+    delta: str | Path | Added | Sequence[str | Path | Added] = (),
+    ks: float | Sequence[float] | None = None,
+    layers: Sequence[int] | str | None = None,
+    variant: str | None = None,
+    positions: str = "response",
+    checkpoints: str | Path | Sequence[str | Path] = (),
+    system: str | Sequence[str] = (),
+    controls: str | Sequence[str] = (),
+    attribute: By | None = None,
+    calibrate: float | None = None,
+    judges: str | Sequence[str] = (),
+    choose: str | None = None,
+    fail_below: Mapping[str, float] | None = None,
+    fail_above: Mapping[str, float] | None = None,
+    max_unscored: float = 0.05,
     data: str | Path | None = None,
     limit: int | None = None,
     template: str | Path | None = None,
@@ -49,151 +68,184 @@ def evaluate(
     dtype: str = "auto",
     rounding: str = "auto",
     seed: int = 0,
+    resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
 ) -> EvalReport:
-    """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
+    """Evaluate `model` on tasks as it is, and under every condition that the other options name.
 
-    `model` may be an adapter, which is its base plus its change; `delta` is a delta file, an adapter or a checkpoint.
-    A model without a chat template gets that of the delta's folder, with its arguments and date.
-    With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
-    The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
-    `template` (a jinja file), `template_args` and `date` say how chats become text.
+    A `task` is built in, a YAML file, `lm:` and a task of lm-evaluation-harness, or `inspect:` and a task of inspect.
+    Each `delta` is added k times for every k of `ks`; it is a path, or `Added`, which may give it a name, layers or a
+    variant of its own. `checkpoints` are training folders, whose checkpoints are evaluated each; `system` are texts or
+    files of system prompts; `controls` ("random", "shuffled") are added like every delta. With a change of weights the
+    answers equal those of a checkpoint that `steer` writes with that k, rounding and seed, bit for bit.
+
+    The folder `output` gets rows.jsonl, of which all else is computed, results.json and .csv, pictures and report.html.
+    Finished pieces of an interrupted run stay, and with `resume` the run goes on behind them.
     """
     wanted = Rounding(rounding, seed)
     check_run(batch_size, device, dtype)
-    chat_format = ChatFormat(template, template_args, date)
     check_count("limit", 1 if limit is None else limit)
-    ks = _checked(ks)
-    output = Path(output)
-    parsed = load_task(task)
-    given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
-    check_output(output, force, folder=True, inputs=[*given, *chat_format.files])
-    facts = read_facts(data if data is not None else parsed.data, limit)
-    turns = user_turns(parsed, facts)
-    if delta is None and (list(ks) != [0] or layers is not None):
-        raise WsteerError("--k and --layers need a --delta to scale or to choose from")
-    change: Delta | None = None
-    named_apart: tuple[str, ...] = ()
-    opened = open_model(model)
-    if delta is not None:
-        source, change, folder = _chosen(delta, layers, opened.checkpoint)
-        named_apart = base_notes(str(delta), change, opened.checkpoint)
+    chat_format = ChatFormat(template, template_args, date)
+    deltas = [delta] if isinstance(delta, str | Path | Added) else delta
+    added = [_with_defaults(each, layers, variant) for each in deltas]
+    ks = _checked(ks, added, calibrate)
+    rule = parse_choice(choose) if choose is not None else None
+    gates = Gates(fail_above or {}, fail_below or {})
+    output, opened = Path(output), open_model(model)
+    tasks = Tasks.of(_texts(task), data, limit)
+    methods = open_methods(
+        opened.checkpoint,
+        added,
+        ks,
+        checkpoints=_texts(checkpoints),
+        systems=_texts(system),
+        controls=_texts(controls),
+        positions=positions,
+        attribute=attribute,
+        seed=seed,
+    )
+    inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files)]
+    check_output(output, force, folder=True, inputs=[*inputs, *chat_format.files], resume=resume)
     loaded = load(opened, device, dtype, chat_format=chat_format)
-    if delta is not None and not Path(delta).is_file():
+    for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
-    if change is not None and change.kind == "activation":
-        for k in ks:
-            with changed(loaded, change, k):
-                pass  # a k that the model cannot add is refused before any answer
-    samples: list[dict] = []
-    conditions: list[ConditionResult] = []
-    for k in dict.fromkeys(k + 0.0 for k in ks):  # 0 for -0
-        graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
-        samples += graded
-        conditions.append(ConditionResult(k, shares(parsed, graded)))
-    warnings = (*named_apart, *mostly_abstained(conditions), *cut_before_answers(parsed, samples))
-    report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
-    files = {"task": task, "data": data if data is not None else parsed.data}
-    inputs = [*loaded.entries("model"), *chat_format.inputs, *([source] if delta is not None else [])]
-    for role, path in files.items():
-        if path is not None and (Path(path).is_file() or is_stream(path)):
-            inputs.append(source_entry(role, path))
-    options = {
-        "task": recordable(task),
-        "data": recordable(data) if data is not None else None,
-        "k": list(ks),
-        "layers": list(layers) if layers is not None else None,
-        "positions": "all" if change is not None and change.kind == "activation" else None,
+    settings = {
+        "model": key(loaded.entries("model")),
+        "rounding": wanted.mode,
+        "seed": wanted.seed,
         "dtype": dtype_name(loaded),
-        "rounding": rounding,
-        "seed": seed,
-        "limit": limit,
-        "batch_size": batch_size,
-        **loaded.chat.recorded,
     }
-    with new_folder(output, force) as partial:
-        write_jsonl(partial / "samples.jsonl", samples)
-        write_json(partial / "results.json", report.as_json())
-        write_results(partial / "results.csv", report)
-        write_tradeoff(partial / "tradeoff.png", report, parsed, short_name(delta) if delta is not None else None)
-        write_json(partial / RECORD, record("eval", options, inputs))
-    return report
-
-
-def _checked(ks: float | Sequence[float]) -> tuple[float, ...]:
-    """The coefficients, of which there is one or more; a number alone is one."""
-    ks = (ks,) if isinstance(ks, int | float) else tuple(ks)
-    if not ks:
-        raise WsteerError("ks names no k; give one or more, as (0, 1)")
-    for k in ks:
-        check_k(k)
-    return ks
-
-
-def _chosen(
-    reference: str | Path, layers: Sequence[int] | None, checkpoint: Checkpoint
-) -> tuple[Mapping[str, object], Delta, Path]:
-    """The delta's entry in records, its part in these decoder blocks, as the model's files name it, and its folder.
-
-    It is checked against headers and config.json before the model is loaded. Of several activation vectors the blocks
-    must be named.
-    """
-    selection = Selection(layers)
-    given = open_change(reference, "delta", checkpoint, selection, _hooked_biases)
-    delta = given.delta
-    if delta.kind != "activation":
-        selection.check({*delta.terms, *given.left_out}, checkpoint)
-        return given.source, delta, given.files[0].parent
-    if layers is None and len(delta.terms) > 1:
-        raise WsteerError(
-            f"{reference} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
-            "blocks before it add: choose where to add one with --layers, as --layers 12"
+    if calibrate is not None:
+        methods = methods.at_kl(Subject(loaded, {}, batch_size, seed), settings, tasks.chats(), calibrate, progress)
+    conditions = methods.conditions(**settings)
+    subject = Subject(loaded, {c.name: delta for c, delta in conditions.items() if delta is not None}, batch_size, seed)
+    _check_vectors(subject, list(conditions))
+    asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
+    options = {
+        "task": [recordable(each) for each in _texts(task)],
+        "data": recordable(data) if data is not None else None,
+        "delta": [_recorded(each) for each in added],
+        "k": list(ks),
+        "positions": positions,
+        "checkpoints": [recordable(each) for each in _texts(checkpoints)],
+        "system": [recordable(each) for each in _texts(system)],
+        "control": _texts(controls),
+        "attribute": attribute,
+        "calibrate": calibrate,
+        "judge": _texts(judges),
+        "choose": choose,
+        "max_unscored": max_unscored,
+        **settings,
+        **asked,
+    }
+    sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in methods.inputs)]
+    sources += [source_entry("system", path) for path in methods.files]
+    sources += tasks.sources
+    weights = [_state(path) for path in opened.checkpoint.shards]
+    with new_folder(output, force, key(["eval", weights, asked]), resume) as folder:
+        pieces = Pieces(folder)
+        outcomes = _answered(subject, list(conditions), tasks.runners(subject), pieces, progress)
+        if tasks.inspect:
+            mark_work(folder)  # its logs are work: inspect goes on behind them
+            judged = run_inspect(
+                tasks.inspect, subject, list(conditions), _texts(judges), folder, limit=limit, progress=progress
+            )
+            outcomes.append(judged)
+        found = joined(outcomes)
+        written = record("eval", options, sources)
+        estimates = summarise(found.rows, found.measures, list(conditions))
+        choice = choose_from(found.rows, found.measures, list(conditions), rule, seed) if rule is not None else None
+        gates.check_names(found.measures)
+        findings = Findings(
+            found.rows,
+            found.measures,
+            list(conditions),
+            estimates,
+            written,
+            warnings=(
+                *methods.warnings,
+                *found.warnings,
+                *mostly_abstained(estimates, list(conditions)),
+                *(choice.warnings if choice is not None else ()),
+            ),
+            choice=choice,
         )
-    delta, sizes = delta.select_layers(layers), read_config(checkpoint).get_text_config()
-    activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
-    return given.source, delta, given.files[0].parent
+        write_rows(folder / ROWS, found.rows)
+        write_jsonl(folder / "samples.jsonl", found.samples)
+        for name, content in found.files.items():
+            write_json(folder / name, content)
+        write_outputs(folder, findings)
+        pieces.remove()
+        write_json(folder / RECORD, written)
+    lost = tuple(f"{line}; see {output / ROWS}" for line in unscored(estimates, list(conditions), max_unscored))
+    return EvalReport(str(output), findings, lost, tuple(gates.failures(estimates, found.measures, list(conditions))))
 
 
-def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The shapes of biases that the model lacks; they are added to the output of their modules."""
-    weights = {name: checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight") for name in delta.terms}
-    return {
-        name: weight.shape[:1]
-        for name, weight in weights.items()
-        if name.endswith(".bias") and name not in checkpoint.tensors and weight is not None
-    }
-
-
-def _answers_at(
-    k: float,
-    loaded: LoadedModel,
-    delta: Delta | None,
-    rounding: Rounding,
-    task: Task,
-    turns: Sequence[tuple[Fact, str, str]],
-    batch_size: int,
+def _answered(
+    subject: Subject,
+    conditions: Sequence[Condition],
+    runners: Sequence[Runner],
+    pieces: Pieces,
     progress: Progress,
-) -> list[dict]:
-    """The graded answers to all turns at one k, as rows of samples.jsonl."""
-    chats = [[{"role": "user", "content": turn}] for _, _, turn in turns]
-    stages = labelled(progress, f"k={k:g}")
-    if delta is None or k == 0:
-        answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
-    else:
-        with changed(loaded, delta, k, rounding.mode, rounding.seed):
-            answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
-    return [
-        {
-            "k": k,
-            "id": fact.id,
-            "prompt": name,
-            "user": turn,
-            "answer": given.text,
-            "thought": given.thought,
-            "verdict": grade(task, name, fact, own_words(given.text, turn)) if given.reached else CUT,
-            "tokens": given.tokens,
-            "finished": given.finished,
-        }
-        for (fact, name, turn), given in zip(turns, answers, strict=True)
-    ]
+) -> list[Outcome]:
+    """The outcomes of all tasks that run under one condition after the other; what is finished is read."""
+    outcomes = []
+    for condition in conditions:
+        found = {runner: outcome for runner in runners if (outcome := pieces.read(runner.key, condition)) is not None}
+        if len(found) < len(runners):
+            with subject.under(condition):
+                for runner in runners:
+                    if runner not in found:
+                        found[runner] = runner.run(condition, labelled(progress, condition.label))
+                        pieces.write(runner.key, condition, found[runner])
+        outcomes += [found[runner] for runner in runners]
+    return outcomes
+
+
+def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
+    """Refuse what the model cannot add before any answer: hooks cost nothing to set."""
+    for condition in conditions:
+        if condition.positions is not None:
+            with subject.under(condition):
+                pass
+
+
+def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """What was given as a list of texts: a text or a path alone is one of them."""
+    return [str(given)] if isinstance(given, str | Path) else [str(each) for each in given]
+
+
+def _with_defaults(given: str | Path | Added, layers: Sequence[int] | str | None, variant: str | None) -> Added:
+    """What is added, with the layers and the variant of all where it has none of its own."""
+    added = given if isinstance(given, Added) else Added(given)
+    own = added.layers is not None or added.variant is not None
+    return added if own else replace(added, layers=layers, variant=variant)
+
+
+def _recorded(added: Added) -> dict[str, object]:
+    layers = list(added.layers) if isinstance(added.layers, tuple | list) else added.layers
+    return {"path": recordable(added.reference), "name": added.name, "layers": layers, "variant": added.variant}
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """What tells whether a weight file is as it was when a piece was made, without reading it."""
+    found = path.stat()
+    return path.name, found.st_size, found.st_mtime_ns
+
+
+def _checked(ks: float | Sequence[float] | None, added: Sequence[Added], calibrate: float | None) -> list[float]:
+    """The coefficients, of which there is one or more; a number alone is one."""
+    if calibrate is not None:
+        if ks is not None:
+            raise WsteerError("--calibrate finds the k of each delta; leave out --k")
+        if not calibrate > 0 or not math.isfinite(calibrate):
+            raise WsteerError(f"calibrate is {calibrate!r}; a KL is a positive number of nats")
+    if ks is not None and not added:
+        raise WsteerError("--k needs a --delta to scale")
+    found = [1.0] if ks is None else [ks] if isinstance(ks, int | float) else list(ks)
+    if not found:
+        raise WsteerError("ks names no k; give one or more, as (-1, 1)")
+    for k in found:
+        check_k(k)
+    return found

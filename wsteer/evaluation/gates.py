@@ -25,10 +25,10 @@ class Gates:
     ) -> list[str]:
         """A line for each value that breaks a gate; one that is undefined or was not measured breaks every gate.
 
-        Gates hold for what was steered: all conditions but the base and the controls. Where there is no other, they
-        hold for the base.
+        Gates hold for what was steered: all conditions but the base, controls and parts of a delta. Where there is no
+        other, they hold for the base.
         """
-        gated = [each for each in conditions if not each.is_base and each.control is None]
+        gated = [each for each in conditions if each.is_steered]
         found = {(each.task, each.metric, each.condition): each.value for each in estimates}
         lines = []
         for side, bounds in (("below", self.below), ("above", self.above)):

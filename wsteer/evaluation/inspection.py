@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,14 @@ def _tasks_in(file: str) -> list[str]:
             names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
             found += [node.name] if "task" in names else []
     return found
+
+
+def _named(reference: str) -> list[str]:
+    """What inspect_ai calls the tasks of a reference, all of a file's by name: it takes a bare file for a pattern."""
+    file, _, name = reference.partition("@")
+    if not file.endswith(".py"):
+        return [reference]
+    return [f"{Path(file).absolute()}@{each}" for each in ([name] if name else _tasks_in(file))]
 
 
 def check_judges(judges: Sequence[str], model: str | Path) -> None:
@@ -139,12 +148,12 @@ def run(
 
     from wsteer.evaluation import provider, registry  # noqa: F401, PLC0415  import inspect_ai
 
-    files = [each.partition("@")[0].endswith(".py") for each in references]
-    tasks = [str(Path(each).absolute()) if file else each for each, file in zip(references, files, strict=True)]
+    tasks = [name for reference in references for name in _named(reference)]
     grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
     all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
     with Engine(subject, progress) as engine, provider.serving(engine, conditions):
         models = [get_model(f"wsteer/{each.name}", config=all_at_once, memoize=False) for each in conditions]
+        hook = sys.excepthook
         try:
             _, logs = eval_set(
                 tasks,
@@ -157,6 +166,7 @@ def run(
                 score_display=False,
                 log_realtime=False,
                 ctl_server=False,
+                log_dir_allow_dirty=True,  # of a run with other judges, say
                 retry_attempts=0,
                 retry_immediate=False,
                 max_samples=MOST_SAMPLES,
@@ -164,6 +174,10 @@ def run(
             )
         except Exception as error:  # a task is the user's program and can raise anything
             raise WsteerError(f"inspect_ai cannot run {', '.join(references)}: {_cause(error)}") from error
+        finally:
+            sys.excepthook = hook  # inspect_ai sets one of its own, for good
+    if len(logs) < len(tasks) * len(conditions):  # it ends in silence, with the logs that are complete
+        raise KeyboardInterrupt
     return _outcome([log.location for log in logs], conditions, judges)
 
 
@@ -171,7 +185,9 @@ def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequ
     """The rows of all logs, each metric under every condition. Raises WsteerError if all samples of a task failed."""
     names = {f"wsteer/{condition.name}": condition.name for condition in conditions}
     warnings: dict[str, None] = {}
+    order = list(names)
     found = [read_log(path, names.__getitem__) for path in paths]
+    found.sort(key=lambda log: (order.index(log.model), log.task))  # they come as they ended
     for log in found:
         if not log.rows:
             first = next(iter(log.errors.values()), "its scorers gave no score")

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 UNPARSED = "unparsed"  # the judge answered, and its answer has no verdict
 FILTERED = "filtered"  # the judge's endpoint withheld the answer
+UNSCORED, FAILED = "unscored", "failed: "  # the scorer gave no value; an error came before it could
+CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended because another failed
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
 GRADES = re.compile(r"[CIPN]|yes|no|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
+
+Scored = dict[str, dict[str, tuple[float | None, str]]]  # (value, why there is none) by scorer and key
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,31 @@ def read_log(path: str | Path, condition_of: Callable[[str], str], unfinished: b
         if log.status != "success" and not unfinished:
             raise WsteerError(f"{log.eval.task} at {log.eval.model} ended before it was done: {_failure(path, log)}")
         condition = condition_of(log.eval.model)
-        rows: list[Row] = []
-        failed: dict[str, Row] = {}
+        samples: list[tuple[Row, Scored]] = []
         judged: dict[str, int] = {}
         for sample in read_eval_log_samples(str(path), all_samples_required=False, resolve_attachments="core"):
-            row = _row(log.eval.task, condition, sample)
-            if sample.error is not None and not sample.scores:
-                failed[row.id] = replace(row, why=f"failed: {_said(sample) or _one_line(sample.error.message)}")
-            for name, score in _scores(sample):
-                value, why = _value(score, sample)
-                rows.append(replace(row, metric=name, value=value, why=why))
+            samples.append((_row(log.eval.task, condition, sample), _scored(sample)))
             for event in sample.events:
                 if event.event == "model" and event.role == ROLE and event.error is None:
                     judged[event.model] = judged.get(event.model, 0) + 1
-    for metric in dict.fromkeys(row.metric for row in rows):
-        scored = {row.id for row in rows if row.metric == metric}
-        rows += [replace(row, metric=metric) for row in failed.values() if row.id not in scored]
-    errors = {name: row.why.removeprefix("failed: ") for name, row in failed.items()}
-    return TaskLog(log.eval.task, log.eval.model, tuple(rows), errors, judged)
+    rows = tuple(_rows(samples))
+    errors = {row.id: row.why.removeprefix(FAILED) for row, _ in samples if row.why.startswith(FAILED)}
+    return TaskLog(log.eval.task, log.eval.model, rows, errors, judged)
+
+
+def _rows(samples: Sequence[tuple[Row, Scored]]) -> Iterator[Row]:
+    """The rows of each sample in each metric that any of them has."""
+    parts: dict[str, dict[str, None]] = {}  # of each scorer: "" for a value alone, or the keys of its values
+    for _, scored in samples:
+        for scorer, found in scored.items():
+            parts.setdefault(scorer, {}).update(dict.fromkeys(found))
+    for row, scored in samples:
+        for scorer, known in parts.items():
+            keys = [key for key in known if key] or [""]  # a scorer that gives no value gives no keys
+            found = scored.get(scorer, {})
+            for key in keys:
+                value, why = found.get(key) or found.get("") or (None, row.why)
+                yield replace(row, metric=f"{scorer}.{key}" if key else scorer, value=value, why=why)
 
 
 def measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
@@ -89,7 +100,7 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
         condition=condition,
         id=f"{sample.id}.{sample.epoch}",
         value=None,
-        why="failed",
+        why=UNSCORED if sample.error is None else f"{FAILED}{_said(sample) or _one_line(sample.error.message)}",
         group=str(sample.id),
         prompt=prompt_digest(*texts, *(sample.choices or ())),
         input=given if isinstance(given, str) else "\n".join(each.text for each in given),
@@ -97,35 +108,31 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
     )
 
 
-def _scores(sample: "EvalSample") -> Iterator[tuple[str, "Score"]]:
-    """(metric, score) of a sample, each value of a dict or a list as a metric of its own."""
+def _scored(sample: "EvalSample") -> Scored:
+    """The sample's values by scorer and, if a scorer gives several, by key."""
+    found: Scored = {}
     for name, score in (sample.scores or {}).items():
-        if isinstance(score.value, dict):
-            for key, value in score.value.items():
-                yield f"{name}.{key}", score.model_copy(update={"value": float("nan") if value is None else value})
-        elif isinstance(score.value, list):
-            for number, value in enumerate(score.value):
-                yield f"{name}.{number}", score.model_copy(update={"value": value})
-        else:
-            yield name, score
+        given = score.value
+        parts = given if isinstance(given, dict) else dict(enumerate(given)) if isinstance(given, list) else {"": given}
+        found[name] = {str(key): _value(value, score, sample) for key, value in parts.items()}
+    return found
 
 
-def _value(score: "Score", sample: "EvalSample") -> tuple[float | None, str]:
+def _value(given: object, score: "Score", sample: "EvalSample") -> tuple[float | None, str]:
     """(the value, ""), or (None, why there is none)."""
     from inspect_ai.scorer import value_to_float  # noqa: PLC0415
 
-    given = score.value
     if isinstance(given, str) and not GRADES.fullmatch(given.strip()):
         return None, f"no number: {_one_line(given)[:40]}"
-    value = value_to_float()(given.strip() if isinstance(given, str) else given)
-    if math.isfinite(value):
+    number = given.strip() if isinstance(given, str) else given
+    if isinstance(number, str | int | float) and math.isfinite(value := value_to_float()(number)):
         return value, ""
     if score.reason == "grader_failed":
         stopped = [e.output.stop_reason for e in sample.events if e.event == "model" and e.role == ROLE]
         return None, FILTERED if "content_filter" in stopped else UNPARSED
     if isinstance((score.metadata or {}).get("panel"), list | dict):
         return None, "no majority"
-    return None, _one_line(score.reason or "") or "unscored"
+    return None, _one_line(score.reason or "") or UNSCORED
 
 
 def _failure(path: str | Path, log: "EvalLog") -> str:
@@ -142,7 +149,8 @@ def _failure(path: str | Path, log: "EvalLog") -> str:
 
 def _said(sample: "EvalSample") -> str:
     """What the model call said that made a sample fail, with the judge's name if it was a judge's; "" if none did."""
-    calls = [event for event in sample.events if event.event == "model" and event.error]
+    # those that were cancelled are not what failed
+    calls = [each for each in sample.events if each.event == "model" and each.error and CANCELLED not in each.error]
     if not calls:
         return ""
     last, said = calls[-1], _one_line(str(calls[-1].error))

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.earlier import axis_label, write_results, write_tradeoff  # noqa: F401  until evaluate.py is new
-from wsteer.evaluation.outputs import write_page
+from wsteer.evaluation.outputs import results, write_page
 from wsteer.evaluation.page import Findings
 from wsteer.evaluation.pictures import write_pictures
 from wsteer.evaluation.reading import read
-from wsteer.evaluation.summary import Estimate, mostly_abstained, summarise
+from wsteer.evaluation.summary import mostly_abstained, summarise
 from wsteer.files.provenance import record, recordable, source_entry
 from wsteer.files.saving import check_output, new_file
 from wsteer.progress import Progress, silent
@@ -19,25 +17,15 @@ from wsteer.progress import Progress, silent
 
 @dataclass(frozen=True)
 class LogReport:
-    """What `report` wrote, and what is in it; `estimates` are of `conditions`, by their names."""
+    """What `report` found in the logs and wrote to `output`; `files` is how many files it read."""
 
     output: str
-    logs: int
-    rows: int
-    conditions: tuple[Condition, ...]
-    estimates: tuple[Estimate, ...]
-    warnings: tuple[str, ...] = ()
+    files: int
+    findings: Findings
 
     def as_json(self) -> dict[str, object]:
-        """What --json prints."""
-        return {
-            "output": self.output,
-            "logs": self.logs,
-            "rows": self.rows,
-            "conditions": [each.as_json() for each in self.conditions],
-            "estimates": [each.as_json() for each in self.estimates],
-            "warnings": list(self.warnings),
-        }
+        """What --json prints: what results.json of `wsteer eval` holds, and the path."""
+        return {"output": self.output, "files": self.files, **results(self.findings)}
 
 
 def report(
@@ -66,4 +54,4 @@ def report(
     with tempfile.TemporaryDirectory() as folder, new_file(output, force) as partial:
         pictures = write_pictures(Path(folder), estimates, found.measures, found.conditions)
         write_page(partial, findings, pictures, "wsteer report")
-    return LogReport(str(output), len(found.files), len(found.rows), found.conditions, tuple(estimates), warnings)
+    return LogReport(str(output), len(found.files), findings)

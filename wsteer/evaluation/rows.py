@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,8 @@ class Row:
     row of data under every condition. Rows of one `group`, as several samples of one question, are not independent.
     `prompt` is the sha256 of all that the model was given, but for the condition's own system prompt (which is what is
     compared), "" where it is not known: rows whose prompts differ are never paired. `input` and `answer` are for
-    people. `weight` is the row's in a weighted mean, as its tokens.
+    people. `weight` is the row's in a weighted mean, as its tokens. `finished` is False where the limit of tokens ended
+    an answer, which has its value all the same.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Row:
     input: str = ""
     answer: str = ""
     weight: float = 1.0
+    finished: bool = True
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.why):
@@ -67,11 +69,29 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running one task gave: its rows, what its metrics are, and warnings for the user."""
+    """What running one task gave: its rows, what its metrics are, and warnings for the user.
+
+    `samples` are the answers with their verdicts, as lines of samples.jsonl; `files` are more results in JSON, by the
+    names of their files.
+    """
 
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     warnings: tuple[str, ...] = ()
+    samples: tuple[Mapping[str, object], ...] = ()
+    files: Mapping[str, object] = field(default_factory=dict)
+
+
+def joined(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcomes of several tasks and conditions as one; measures and warnings each once."""
+    outcomes = list(outcomes)
+    return Outcome(
+        tuple(row for outcome in outcomes for row in outcome.rows),
+        tuple(dict.fromkeys(measure for outcome in outcomes for measure in outcome.measures)),
+        tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings)),
+        tuple(sample for outcome in outcomes for sample in outcome.samples),
+        {name: content for outcome in outcomes for name, content in outcome.files.items()},
+    )
 
 
 def prompt_digest(*texts: str) -> str:

@@ -30,7 +30,8 @@ class Subject:
         if delta is None:
             yield
         else:
-            with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed):
+            positions = condition.positions or "all"
+            with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions):
                 yield
 
 

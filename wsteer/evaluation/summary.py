@@ -58,7 +58,8 @@ class Estimate:
 
     `value` is None where the denominator is 0; `low` and `high` also where the rows do not tell. `n` rows were scored,
     in `groups` independent groups, fewer than 30 of which set `low_n`. `unscored` counts the other rows by reason,
-    without those outside of the metric. `numerator` and `denominator` are a share's. A base has no `against_base`.
+    without those outside of the metric; `unfinished` are scored rows whose answer was cut. `numerator` and
+    `denominator` are a share's. A base has no `against_base`.
     """
 
     task: str
@@ -74,6 +75,7 @@ class Estimate:
     groups: int
     low_n: bool
     unscored: Mapping[str, int]
+    unfinished: int = 0
     against_base: Comparison | None = None
 
     @property
@@ -178,6 +180,7 @@ def _estimate(measure: Measure, condition: str, rows: Mapping[str, Row]) -> Esti
         groups=len(sums),
         low_n=len(sums) < FEW,
         unscored=dict(sorted(unscored.items())),
+        unfinished=sum(row.value is not None and not row.finished for row in rows.values()),
     )
 
 

@@ -126,6 +126,28 @@ def answer_by(
     texts = [prompt_text(loaded.chat, chat) for chat in chats]
     asked = [token_ids(loaded.tokenizer, text) for text in texts]
     marks = find_marks(loaded.chat)
+    rows = following(loaded, asked, decoding, batch_size, seed, numbers, progress)
+    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+        return [
+            replace(_decoded(loaded, marks, text, row, decoding.stops), asked=len(ids))
+            for text, ids, row in zip(texts, asked, rows, strict=True)
+        ]
+
+
+def following(
+    loaded: LoadedModel,
+    asked: Sequence[list[int]],
+    decoding: Decoding,
+    batch_size: int = 32,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> list[list[int]]:
+    """The token ids with which the model goes on after each prompt, to the end token, which is among them.
+
+    Sampling is seeded by `seed` and each prompt's number, by default its place.
+    """
+    numbers = range(len(asked)) if numbers is None else numbers
     check_rows(loaded, asked, more=decoding.max_new_tokens)
     lengths = list(map(len, asked))
 
@@ -133,7 +155,7 @@ def answer_by(
         return _first_logits(loaded, [asked[index] for index in indices], other_padding)
 
     size = steady(lengths, batch_size, loaded.model.dtype, results)
-    answers: dict[int, Answer] = {}
+    found: dict[int, list[int]] = {}
     for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
         processors = LogitsProcessorList([scores, *_sampling(decoding, seed, [numbers[index] for index in indices])])
@@ -144,10 +166,8 @@ def answer_by(
         run = _run(loaded, rows, decoding.max_new_tokens, processors, **stops)
         made = run.sequences[:, max(map(len, rows)) :].tolist()
         scores.check()
-        with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
-            for i, row in zip(indices, made, strict=True):
-                answers[i] = replace(_decoded(loaded, marks, texts[i], row, decoding.stops), asked=lengths[i])
-    return [answers[index] for index in range(len(chats))]
+        found.update((index, row[: _length(loaded, row) + 1]) for index, row in zip(indices, made, strict=True))
+    return [found[index] for index in range(len(asked))]
 
 
 def _sampling(decoding: Decoding, seed: int, numbers: Sequence[int]) -> list[LogitsProcessor]:
@@ -218,9 +238,14 @@ def _ends(loaded: LoadedModel) -> list[int | None]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int], stops: Sequence[str]) -> Answer:
+def _length(loaded: LoadedModel, row: list[int]) -> int:
+    """How many tokens come before the first end token."""
     ends = _ends(loaded)
-    length = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return next((i for i, token in enumerate(row) if token in ends), len(row))
+
+
+def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int], stops: Sequence[str]) -> Answer:
+    length = _length(loaded, row)
     finished = length < len(row)
     # with its special tokens, which may be a thought's marks
     text = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=False))

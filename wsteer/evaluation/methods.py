@@ -1,0 +1,263 @@
+"""What is compared: deltas, checkpoints, prompts and controls as conditions, each with what it adds to the model."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsteer.checkpoints.architecture import read_config
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.deltas.blocks import all_layers
+from wsteer.deltas.controls import control
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
+from wsteer.deltas.model_input import short_name
+from wsteer.deltas.selection import Selection
+from wsteer.errors import WsteerError
+from wsteer.evaluation.attribution import By, pieces
+from wsteer.evaluation.calibration import calibrate
+from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.subject import Subject
+from wsteer.files.rows import Message
+from wsteer.files.text import read_text
+from wsteer.progress import Progress
+from wsteer.steering.combination import base_notes
+from wsteer.steering.memory import activation_vectors
+
+MOST_PROMPT = 10**6  # characters of a system prompt
+EACH = "each"  # for layers: every block of an activation vector by itself
+VARIANTS = ("all-layers",)
+
+
+@dataclass(frozen=True)
+class Added:
+    """A delta file, an adapter or a checkpoint that is added to the model, under a short `name` of its own.
+
+    `layers` are the decoder blocks of it that are used; "each" tries those of activation vectors one by one. The
+    `variant` all-layers adds at each block what activation vectors gain there.
+    """
+
+    reference: str | Path
+    name: str | None = None
+    layers: Sequence[int] | str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the comparison: what is added to the model, or said before the chat, and the k of each point."""
+
+    condition: Condition  # of any k: all else that the points have in common
+    ks: tuple[float, ...]
+    delta: Delta | None = None
+
+    def points(self, **settings: object) -> Iterator[tuple[Condition, Delta | None]]:
+        """The condition of each k, and what it adds times k."""
+        for k in self.ks:
+            yield replace(self.condition, k=k, **settings), self.delta  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods that are compared with the model as it is, as `lines`, and the inputs that they were opened from."""
+
+    lines: tuple[Method, ...] = ()
+    inputs: tuple[ChangeInput, ...] = ()
+    files: tuple[Path, ...] = ()  # of system prompts
+    warnings: tuple[str, ...] = ()
+
+    def conditions(self, **settings: object) -> dict[Condition, Delta | None]:
+        """All conditions with what each adds, the base first; `settings` are those that all have in common."""
+        found: dict[Condition, Delta | None] = {Condition(BASE, **settings): None}  # type: ignore[arg-type]
+        for method in self.lines:
+            found.update(method.points(**settings))
+        return found
+
+    def at_kl(
+        self,
+        subject: Subject,
+        settings: Mapping[str, object],
+        chats: Sequence[Sequence[Message]],
+        target: float,
+        progress: Progress,
+    ) -> "Methods":
+        """The same with the k of each delta, of both signs, whose KL to the model as it is reaches `target` nats.
+
+        It is measured on the model's own greedy answers to `chats`. A sign that does not reach it has no condition.
+        """
+        lines, warnings = [], dict.fromkeys(self.warnings)
+        for line in self.lines:
+            if line.delta is not None and line.condition.step is None:
+                condition = replace(line.condition, **settings)  # type: ignore[arg-type]
+                found = calibrate(subject, line.delta, condition, chats, target, progress=progress)
+                line = replace(line, ks=found.ks)
+                warnings.update(dict.fromkeys(found.warnings))
+            lines.append(line)
+        return replace(self, lines=tuple(lines), warnings=tuple(warnings))
+
+    @property
+    def paths(self) -> list[str | Path]:
+        """All that was read for them."""
+        return [*(given.reference for given in self.inputs), *self.files]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the inputs that have one of their own: a chat template may be in them."""
+        return [given.files[0].parent for given in self.inputs if not Path(given.reference).is_file()]
+
+
+def open_methods(
+    checkpoint: Checkpoint,
+    added: Sequence[Added],
+    ks: Sequence[float],
+    *,
+    checkpoints: Sequence[str | Path] = (),
+    systems: Sequence[str] = (),
+    controls: Sequence[str] = (),
+    positions: str = "response",
+    attribute: By | None = None,
+    seed: int = 0,
+) -> Methods:
+    """Open everything that is compared and check it against headers and config.json, before the model is loaded.
+
+    Every delta is added k times for each of `ks`, and its `controls` like it; a checkpoint of a training folder and a
+    system prompt are one condition each. Raises WsteerError for what does not fit, and for two methods of one name.
+    """
+    ks = tuple(dict.fromkeys(k + 0.0 for k in ks if k))
+    methods: list[Method] = []
+    inputs: list[ChangeInput] = []
+    warnings: dict[str, None] = {}
+    for each in added:
+        opened, given = _of_delta(checkpoint, each, ks, positions)
+        inputs.append(given)
+        warnings.update(dict.fromkeys(base_notes(str(each.reference), given.delta, checkpoint)))
+        for method in opened:
+            methods += [method, *(_controlled(method, kind, seed) for kind in controls)]
+    if attribute is not None:
+        methods += _parts(methods, attribute, checkpoint, seed)
+    for folder in checkpoints:
+        for step, path in _steps(folder).items():
+            given = open_change(path, "checkpoint", checkpoint, added=_hooked_biases)
+            inputs.append(given)
+            condition = Condition(short_name(folder), delta=_digest(given), step=step)
+            methods.append(Method(condition, (1.0,), given.delta))
+    prompts = [_prompt(text) for text in systems]
+    for number, (name, prompt, _) in enumerate(prompts, 1):
+        name = name or ("system" if len(prompts) == 1 else f"system {number}")
+        methods.append(Method(Condition(name, system=prompt), (0.0,)))
+    _check_names(methods)
+    files = tuple(file for _, _, file in prompts if file is not None)
+    return Methods(tuple(methods), tuple(inputs), files, tuple(warnings))
+
+
+def _digest(given: ChangeInput) -> str:
+    return str(given.source["sha256"])
+
+
+def _of_delta(
+    checkpoint: Checkpoint, wanted: Added, ks: tuple[float, ...], positions: str
+) -> tuple[list[Method], ChangeInput]:
+    """The methods of one delta: one, or one for each block that is tried by itself."""
+    reference, each = wanted.reference, wanted.layers == EACH
+    layers = None if each or isinstance(wanted.layers, str) or wanted.layers is None else tuple(wanted.layers)
+    selection = Selection(layers)
+    given = open_change(reference, "delta", checkpoint, selection, _hooked_biases)
+    name, delta = wanted.name or short_name(reference), given.delta
+    condition = Condition(name, delta=_digest(given), layers=layers)
+    if delta.kind != "activation":
+        if each or wanted.variant is not None:
+            what = "--layers each tries" if each else f"--variant {wanted.variant} adds"
+            raise WsteerError(
+                f"{reference} is a change of weights, and {what} activation vectors; for the parts of a change of "
+                "weights use --attribute layers"
+            )
+        selection.check({*delta.terms, *given.left_out}, checkpoint)
+        return [Method(condition, ks, delta)], given
+    blocks = sorted(int(name.removeprefix("blocks.")) for name in delta.terms)
+    sizes = read_config(checkpoint).get_text_config()
+    activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
+    condition = replace(condition, positions=positions)
+    if wanted.variant is not None:
+        if wanted.layers is not None:
+            raise WsteerError(f"{reference}: --variant {wanted.variant} adds at all blocks; leave out --layers")
+        whole = all_layers(delta, sizes.num_hidden_layers)
+        return [Method(replace(condition, variant=wanted.variant), ks, whole)], given
+    if each:
+        if len(ks) != 1:
+            raise WsteerError(f"{reference}: --layers each tries every block at one k; give one, as --k 1")
+        return [_at_blocks(condition, ks, delta, (block,)) for block in blocks], given
+    if layers is None and len(blocks) > 1:
+        raise WsteerError(
+            f"{reference} holds the activation vectors of {len(blocks)} blocks, and each one already has what the "
+            "blocks before it add: choose a block with --layers, as --layers 12 (or each, to try them all), or add at "
+            "every block what it gains with --variant all-layers"
+        )
+    return [_at_blocks(condition, ks, delta, layers or tuple(blocks), named=wanted.name is not None)], given
+
+
+def _at_blocks(
+    condition: Condition, ks: tuple[float, ...], delta: Delta, blocks: tuple[int, ...], named: bool = False
+) -> Method:
+    """The method that adds the vectors of these blocks; its name tells them, unless the user gave it a name."""
+    name = condition.method if named else f"{condition.method}@{','.join(map(str, blocks))}"
+    return Method(replace(condition, method=name, layers=blocks), ks, delta.select_layers(blocks))
+
+
+def _controlled(method: Method, kind: str, seed: int) -> Method:
+    assert method.delta is not None
+    condition = replace(method.condition, method=f"{method.condition.method} {kind}", control=kind)
+    return Method(condition, method.ks, control(method.delta, kind, seed))
+
+
+def _parts(methods: Sequence[Method], by: By, checkpoint: Checkpoint, seed: int) -> list[Method]:
+    """The parts of the one change of weights that is compared, kept and dropped, and a random one like each kept."""
+    whole = [method for method in methods if method.condition.control is None]
+    delta = whole[0].delta if len(whole) == 1 else None
+    if delta is None or delta.kind == "activation" or len(whole[0].ks) != 1:
+        raise WsteerError(f"--attribute {by} takes one change of weights, as --delta w.safetensors, and one k")
+    found = []
+    for piece in pieces(delta, by, checkpoint, seed):
+        name = whole[0].condition.method + (f" {piece.control}" if piece.control else "")
+        condition = replace(whole[0].condition, method=name, part=piece.part, control=piece.control)
+        found.append(Method(condition, whole[0].ks, piece.delta))
+    return found
+
+
+def _steps(folder: str | Path) -> Mapping[int, Path]:
+    found = checkpoints_in(folder)
+    if not found:
+        raise WsteerError(f"{folder} holds no folders checkpoint-N; of a finished training give --delta {folder}")
+    return found
+
+
+def _prompt(given: str) -> tuple[str | None, str, Path | None]:
+    """A system prompt: (its file's name, the text, the file), or the text alone where no file has that name."""
+    with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
+        if (path := Path(given)).is_file():
+            text = read_text(path).strip()
+            if not text or len(text) > MOST_PROMPT:
+                raise WsteerError(f"{path} is no system prompt: it has {len(text)} characters")
+            return path.stem, text, path
+    return None, given, None
+
+
+def _check_names(methods: Sequence[Method]) -> None:
+    seen: set[str] = set()
+    for method in methods:
+        for condition, _ in method.points():
+            if condition.label in seen or condition.method == BASE:
+                raise WsteerError(
+                    f"two conditions would be named {condition.label!r}; give a delta a name of its own, as "
+                    "--delta NAME=DELTA"
+                )
+            seen.add(condition.label)
+
+
+def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shapes of biases that the model lacks; they are added to the output of their modules."""
+    weights = {name: checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight") for name in delta.terms}
+    return {
+        name: weight.shape[:1]
+        for name, weight in weights.items()
+        if name.endswith(".bias") and name not in checkpoint.tensors and weight is not None
+    }
