@@ -7,7 +7,6 @@ from wsteer.cli.eval_tables import tables
 from wsteer.cli.options import Config, Force, Json, Quiet, argument, check_early, option
 from wsteer.cli.output import Printer
 
-
 EPILOG = """
 Logs: .eval and .json files of inspect_ai, results_*.json of lm-eval with
   the samples_*.jsonl that --log_samples writes beside them, folders that
