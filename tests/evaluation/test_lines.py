@@ -1,5 +1,7 @@
 """Conditions as lines of pictures."""
 
+from dataclasses import replace
+
 from tests.helpers.evaluations import conditions, parts, sweep
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.lines import CONTROL, layer_sweeps, lines
@@ -33,6 +35,12 @@ def test_conditions_of_single_blocks_are_a_sweep_and_one_line() -> None:
     assert [each.layers for each in found] == [(block,) for block in range(30)]
     (line,) = lines(sweep(30))
     assert (line.name, line.axis, len(line.points)) == ("a k=-1, each block", "block", 30)
+
+
+def test_a_control_of_each_block_is_a_sweep_of_its_own() -> None:
+    random = [replace(each, method=f"{each.method} random", control="random") for each in sweep(8)[1:]]
+    found = [line.name for line in lines([*sweep(8), *random])]
+    assert found == ["a k=-1, each block", "a random k=-1, each block"]
 
 
 def test_a_few_blocks_are_lines_of_their_own() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.evaluations import MEASURES, conditions, rows
 from wsteer.evaluation import answers
-from wsteer.evaluation.choosing import choose
+from wsteer.evaluation.choosing import choose, parse_choice
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.page import Findings, in_script, page
 from wsteer.evaluation.rows import ABSTAINED, OUTSIDE, Measure, Row
@@ -88,7 +88,7 @@ def test_differences_counts_and_reasons_are_in_the_table() -> None:
 def test_a_choice_is_shown_with_its_constraints() -> None:
     chosen = conditions(8)
     found = rows(chosen, 48)
-    choice = choose(found, MEASURES, chosen, "min agreement s.t. lo(accuracy) > -0.4")
+    choice = choose(found, MEASURES, chosen, parse_choice("min agreement s.t. lo(accuracy) > -0.4"))
     assert choice.label is not None
     html = page(findings(found, MEASURES, chosen, choice=choice), {}, "t")
     assert f"<code>min agreement s.t. lo(accuracy) &gt; -0.4</code>: <strong>{choice.label}</strong>" in html

@@ -48,7 +48,7 @@ def lm_files(
     **changes: object,
 ) -> Path:
     """The same of several tasks, with their samples and lm-eval's own figures."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     metrics = {task: {metric for each in found for metric in each["metrics"]} for task, found in samples.items()}
     results = {
         "results": dict(figures),

@@ -37,11 +37,12 @@ def value_text(estimate: Found, kind: str) -> str:
     hidden = ", ".join(f"{count} {why}" for why, count in estimate["unscored"].items())
     if estimate["value"] is None:
         return f"undefined ({hidden or '0/0'})"
-    value, low, high = (_number(estimate[name], kind) for name in ("value", "low", "high"))
-    counts = f"{estimate['numerator']}/{estimate['denominator']}, " if kind == "share" else ""
-    percent = "%" if kind == "share" else ""
-    told = f"{counts}{low}-{high}" if kind == "share" else f"{low} to {high}"
-    return f"{value}{percent} ({told}; {hidden})" if hidden else f"{value}{percent} ({told})"
+    value = _number(estimate["value"], kind) + ("%" if kind == "share" else "")
+    counts = f"{estimate['numerator']}/{estimate['denominator']}" if kind == "share" else ""
+    ends = [_number(estimate[name], kind) for name in ("low", "high") if estimate[name] is not None]
+    interval = ("-" if kind == "share" else " to ").join(ends)  # empty where all rows have one value
+    told = "; ".join(filter(None, (", ".join(filter(None, (counts, interval))), hidden)))
+    return f"{value} ({told})" if told else value
 
 
 def change_text(estimate: Found, kind: str) -> str:

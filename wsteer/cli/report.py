@@ -9,13 +9,14 @@ from wsteer.cli.output import Printer
 
 EPILOG = """
 Logs: .eval and .json files of inspect_ai, results_*.json of lm-eval with
-  the samples_*.jsonl that --log_samples writes beside them, folders that
-  wsteer eval wrote, or folders of any of these. They become one report, so
-  that conditions may be run on several machines, and tasks by both tools.
+  the samples_*.jsonl beside them (run it with its option log_samples),
+  folders that wsteer eval wrote, or folders of any of these. They become
+  one report, so that conditions may be run on several machines, and tasks
+  by both tools.
   inspect_ai's logs need the extra: pip install 'wsteer[inspect]'.
 Conditions: told from the model's name or arguments. vllm/MODEL:sweep/k1,
-  peft=sweep/k1 and pretrained=sweep/k1 are k = 1 of `sweep`, as wsteer
-  steer --sweep names its folders; wsteer/MODEL has its delta and k;
+  peft=sweep/k1 and pretrained=sweep/k1 are k = 1 of `sweep`, as a sweep of
+  wsteer steer names its folders; wsteer/MODEL has its delta and k;
   checkpoint-N is a training step.
 Base: what the others are compared with is the model to which nothing is
   added, else k = 0. Where several could be it, --base names one, as the

@@ -74,7 +74,8 @@ def read(paths: Sequence[str | Path], base: str | None = None, progress: Progres
     present = {row.condition for row in merged.rows}
     ordered = sorted((each for each in listed if each.name in present), key=lambda each: not each.is_base)
     if not merged.rows:
-        raise WsteerError("the logs hold no rows with scores; nothing can be reported")
+        why = f" ({warnings[0]})" if warnings else ""
+        raise WsteerError(f"the logs hold no rows with scores; nothing can be reported{why}")
     files = [folder / name for folder, _, _ in ours for name in (RESULTS, ROWS)]
     files += [file for log in others for file in log.files]
     return Readings(
