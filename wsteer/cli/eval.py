@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wsteer.cli.eval_tables import result_lines
+from wsteer.cli.eval_tables import retained_table, tables
 from wsteer.cli.options import (
     Batch,
     Config,
@@ -25,7 +25,16 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import GATE_FAILED, Printer
-from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_bounds, parse_ks, parse_layers, parse_share
+from wsteer.cli.values import (
+    MOST,
+    parse_added,
+    parse_batch_size,
+    parse_bounds,
+    parse_ks,
+    parse_layers,
+    parse_share,
+    shown,
+)
 
 if TYPE_CHECKING:
     from wsteer.evaluation.results import EvalReport
@@ -85,6 +94,7 @@ Thoughts: what a model thinks before it answers, by the marks of its own
   (thought). If the limit comes before the answer, the verdict is cut.
 """
 Positions = Literal["response", "prompt", "all"]
+CONTROLS = ("random", "shuffled")
 
 
 def evaluate(
@@ -124,8 +134,10 @@ def evaluate(
         option("--system", help="System prompt to compare with, or a file of one; repeat.", metavar="TEXT|FILE"),
     ] = None,
     control: Annotated[
-        list[Literal["random", "shuffled"]] | None,
-        option("--control", help="Compare each delta with one without its direction; repeat."),
+        list[str] | None,
+        option(
+            "--control", help="Compare each delta with one without its direction; repeat.", metavar="random|shuffled"
+        ),
     ] = None,
     attribute: Annotated[
         Literal["layers", "modules"] | None, option("--attribute", help="Keep and drop each part of the delta.")
@@ -181,6 +193,9 @@ def evaluate(
     target = parse_bounds([calibrate], "--calibrate") if calibrate else {}
     if target and target.keys() != {"kl"}:
         raise typer.BadParameter(f"{calibrate!r} is not kl=NATS, as kl=0.5", param_hint="--calibrate")
+    for kind in control or []:
+        if kind not in CONTROLS:
+            raise typer.BadParameter(f"{shown(kind)} is none of {', '.join(CONTROLS)}", param_hint="--control")
     check_early(output, force, folder=True, resume=resume)
     from wsteer.evaluation.evaluate import BATCH_SIZE
     from wsteer.evaluation.evaluate import evaluate as program
@@ -220,7 +235,7 @@ def evaluate(
         progress=printer.progress,
     )
     found = report.as_json()
-    printer.result(found, [*result_lines(found), report.output])
+    printer.result(found, [*tables(found), *retained_table(found), *report.told, report.output])
     _fail(printer, report)
 
 

@@ -95,11 +95,12 @@ def _metrics(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 class _Metric:
     """What one of lm-eval's metrics is on one row.
 
-    `kind_` and `scale` say how the pair (log-likelihood, words or bytes) or the log-likelihood alone becomes a number.
+    `form` says what lm-eval gives for a row: a number, a log-likelihood (perplexity), a pair of a log-likelihood and a
+    count of words or bytes (weighted, bits), or the right option and all probabilities (brier).
     """
 
-    def __init__(self, metric: str, aggregation: Any, kind: str, unit: str = "") -> None:
-        self.metric, self.aggregation, self.kind_, self.unit = metric, aggregation, kind, unit
+    def __init__(self, metric: str, aggregation: Any, form: str, unit: str = "") -> None:
+        self.metric, self.aggregation, self.form, self.unit = metric, aggregation, form, unit
 
     @staticmethod
     def of(task: Any, metric: str) -> "_Metric":
@@ -120,26 +121,26 @@ class _Metric:
         given = _plain(sample.get(self.metric))
         if given is None or self.unusable(sample):
             return None, 1.0
-        if self.kind_ == "weighted":  # nats per word or byte
+        if self.form == "weighted":  # nats per word or byte
             return -given[0] / given[1], float(given[1])
-        if self.kind_ == "bits":
+        if self.form == "bits":
             return -given[0] / given[1] / math.log(2), float(given[1])
-        if self.kind_ == "brier":
+        if self.form == "brier":
             return float(self.aggregation([given])), 1.0
-        return float(given) if self.kind_ == "number" else -float(given), 1.0
+        return float(given) if self.form == "number" else -float(given), 1.0
 
     def unusable(self, sample: Mapping[str, Any]) -> bool:
         """Whether it has a value of another form than its kind on a row."""
         given = _plain(sample.get(self.metric))
         if given is None:
             return False
-        if self.kind_ in ("weighted", "bits"):
+        if self.form in ("weighted", "bits"):
             return not (isinstance(given, tuple | list) and len(given) == 2 and given[1] > 0)
-        return self.kind_ != "brier" and not isinstance(given, Real)
+        return self.form != "brier" and not isinstance(given, Real)
 
     def kind(self, rows: Sequence[Row]) -> Literal["share", "mean", "perplexity"]:
         """A share if all values are 0 or 1."""
-        if self.kind_ in ("weighted", "perplexity"):
+        if self.form in ("weighted", "perplexity"):
             return "perplexity"
         return "share" if all(row.value in (0, 1) for row in rows if row.value is not None) else "mean"
 
@@ -149,7 +150,7 @@ class _Metric:
         if len(scored) < len(rows) or not isinstance(aggregate, Real) or not math.isfinite(aggregate):
             return True  # rows without a value are not in ours
         mean = sum(value * weight for value, weight in scored) / sum(weight for _, weight in scored)
-        if self.kind_ in ("weighted", "perplexity"):
+        if self.form in ("weighted", "perplexity"):
             return math.isclose(mean, math.log(aggregate), rel_tol=1e-6, abs_tol=1e-6)
         return math.isclose(mean, float(aggregate), rel_tol=1e-6, abs_tol=1e-9)
 

@@ -8,6 +8,7 @@ from wsteer.evaluation.outputs import results
 from wsteer.evaluation.page import Findings
 from wsteer.evaluation.rows import find_measure
 from wsteer.evaluation.summary import Estimate
+from wsteer.evaluation.sweeps import best_blocks
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class EvalReport:
         if condition not in names:
             raise WsteerError(f"there is no condition {condition!r}; there are {', '.join(names)}")
         return self.findings.by_place[measure.task, measure.metric, names[condition]]
+
+    @property
+    def told(self) -> list[str]:
+        """What was chosen, and where a sweep's best block is, in lines."""
+        found = self.findings
+        best = best_blocks(found.by_place, found.conditions, found.measures)
+        return [*(found.choice.told if found.choice else ()), *(each.text for each in best), *found.notes]
 
     def as_json(self) -> Mapping[str, object]:
         """What `--json` prints: results.json, the path, and what fails."""

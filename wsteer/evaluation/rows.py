@@ -83,11 +83,19 @@ class Outcome:
 
 
 def joined(outcomes: Iterable[Outcome]) -> Outcome:
-    """The outcomes of several tasks and conditions as one; measures and warnings each once."""
+    """The outcomes of several tasks and conditions as one; measures and warnings each once.
+
+    A metric whose values are all 0 or 1 under some conditions, and other numbers under others, is a mean.
+    """
     outcomes = list(outcomes)
+    measures: dict[tuple[str, str], Measure] = {}
+    for measure in (measure for outcome in outcomes for measure in outcome.measures):
+        known = measures.setdefault((measure.task, measure.metric), measure)
+        if known.kind == "share" and measure.kind == "mean":
+            measures[measure.task, measure.metric] = measure
     return Outcome(
         tuple(row for outcome in outcomes for row in outcome.rows),
-        tuple(dict.fromkeys(measure for outcome in outcomes for measure in outcome.measures)),
+        tuple(measures.values()),
         tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings)),
         tuple(sample for outcome in outcomes for sample in outcome.samples),
         {name: content for outcome in outcomes for name, content in outcome.files.items()},
