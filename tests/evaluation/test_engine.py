@@ -32,6 +32,7 @@ def asked(engine: Engine, conditions: list[Condition], count: int) -> list["Futu
     return [engine.ask(condition, chat(i), GREEDY, 0, i) for i in range(count) for condition in conditions]
 
 
+@pytest.mark.slow
 def test_requests_of_all_conditions_become_one_batch_each(given: Bench) -> None:
     state = {name: each.clone() for name, each in given.subject.loaded.model.state_dict().items()}
     with Engine(given.subject) as engine:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from tests.helpers.inspect_tasks import Bench, bench
 from tests.helpers.judge import judge
 from wsteer.errors import WsteerError
-from wsteer.evaluation import inspection
+from wsteer.evaluation import engine, inspection
 from wsteer.evaluation.inspection import check_judges, check_tasks, run
 from wsteer.evaluation.rows import Outcome, Row, by_condition, prompt_digest
 from wsteer.evaluation.subject import Subject
@@ -167,8 +168,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows(
         process.kill()
         process.wait()
     given = bench(tiny, tmp_path / "tasks")
-    from wsteer.evaluation import engine
-
     made, rounds = engine.answer_by, []
     monkeypatch.setattr(engine, "answer_by", lambda *args: rounds.append(len(args[1])) or made(*args))
     outcome = run([given.task("letters")], given.subject, given.conditions, [], tmp_path / "out")
@@ -321,14 +320,44 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_all_samples_are_asked_at_once_and_greedy_epochs_are_told(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rounds = engine.answer_by, []
+    monkeypatch.setattr(engine, "answer_by", lambda *args: rounds.append(len(args[1])) or made(*args))
+    handlers, hook = list(logging.getLogger().handlers), sys.excepthook
+    outcome = run([tiny_bench.task("many")], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+    assert rounds == [48]  # inspect_ai begins with 20 of its own accord
+    assert outcome.warnings == (
+        "many asks each sample 2 times, and all answers to one are equal: let the task set a temperature",
+    )
+    assert (logging.getLogger().handlers, sys.excepthook) == (handlers, hook)
+
+
+@pytest.mark.slow
+def test_a_scorer_that_asks_one_judge_of_a_panel_is_told(
+    tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reply(prompt: str, number: int) -> tuple[int, str, str]:
+        return 200, "C", "stop"
+
+    with judge(monkeypatch, reply, "one") as first, judge(monkeypatch, reply, "two") as second:
+        names, base = [first.name, second.name], tiny_bench.conditions[:1]
+        outcome = run([tiny_bench.task("one_judge")], tiny_bench.subject, base, names, tmp_path)
+    assert [row.value for row in outcome.rows] == [1.0, 1.0]
+    (warning,) = outcome.warnings
+    assert warning.startswith(f"one_judge asked {first.name} alone, and not {second.name}")
+
+
+@pytest.mark.slow
 def test_a_file_is_all_of_its_tasks(tiny_bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "two[1].py").write_text(tiny_bench.tasks.read_text().partition("@task\ndef graded")[0])
+    (tmp_path / "two[1].py").write_text(tiny_bench.tasks.read_text().partition("@scorer")[0])
     outcome = run([str(tmp_path / "two[1].py")], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
     assert [(measure.task, measure.metric) for measure in outcome.measures] == [
         ("letters", "includes"),
-        ("sampled", "includes"),
+        ("many", "includes"),
     ]
-    assert len(outcome.rows) == 12 + 24
+    assert len(outcome.rows) == 12 + 48
 
 
 @pytest.mark.slow

@@ -96,6 +96,7 @@ def test_answers_usage_and_stop_reasons(tiny: Path, tiny_bench: Bench) -> None:
     assert stop not in cut.completion
 
 
+@pytest.mark.slow
 def test_temperature_and_choices(tiny: Path) -> None:
     model = steered(tiny)
     greedy = says(model).completion
@@ -154,6 +155,7 @@ def test_the_default_limit_leaves_room_for_prompts(tmp_path: Path) -> None:
     assert asyncio.run(model.generate("Say 1.")).usage.output_tokens <= 32
 
 
+@pytest.mark.slow
 def test_a_base_is_loaded_once_for_all_its_conditions(
     tiny: Path, delta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ def test_arguments_that_mean_nothing_are_refused(tiny: Path, delta: Path, argume
         steered(tiny, **arguments)
 
 
+@pytest.mark.slow
 def test_a_whole_name_is_the_model_that_its_arguments_give_or_an_error(tiny: Path, delta: Path, tmp_path: Path) -> None:
     path = shutil.copy(delta, tmp_path / "w.safetensors")
     model = steered(tiny, delta=str(path), k=2)

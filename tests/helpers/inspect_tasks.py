@@ -17,7 +17,7 @@ LETTERS = '''
 """Whether an answer has the letter e, in twelve samples of different lengths."""
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig
+from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.scorer import includes, mean, model_graded_qa, scorer, Score
 
 
@@ -28,6 +28,24 @@ def samples(n=12):
 @task
 def letters():
     return Task(samples(), scorer=includes(), config=GenerateConfig(max_tokens=6))
+
+
+@task
+def many():
+    return Task(samples(24), scorer=includes(), epochs=2, config=GenerateConfig(max_tokens=2))
+
+
+@scorer(metrics=[mean()])
+def first_judge():
+    async def score(state, target):
+        return Score(value=float("C" in (await get_model(role="grader").generate(state.output.completion)).completion))
+
+    return score
+
+
+@task
+def one_judge():
+    return Task(samples(2), scorer=first_judge(), config=GenerateConfig(max_tokens=2))
 
 
 @task

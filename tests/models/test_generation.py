@@ -130,6 +130,7 @@ def test_an_answer_ends_before_its_first_stop(tiny: Path) -> None:
         assert after.asked == before.asked > 0
 
 
+@pytest.mark.slow
 def test_sampling_depends_on_a_rows_own_number_and_not_on_its_place(tiny: Path) -> None:
     given = decoded(tiny, [7, 8, 9, 7, 8], temperature=1.0)
     loaded = load(tiny, "cpu")
@@ -138,6 +139,7 @@ def test_sampling_depends_on_a_rows_own_number_and_not_on_its_place(tiny: Path) 
     assert decoded(tiny, [1, 2, 3, 4, 5], temperature=1.0) != given
 
 
+@pytest.mark.slow
 def test_sampling_among_the_likeliest_alone(tiny: Path) -> None:
     greedy = decoded(tiny)
     assert decoded(tiny, temperature=2.0) != greedy

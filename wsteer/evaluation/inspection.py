@@ -2,17 +2,18 @@
 
 import ast
 import asyncio
+import contextlib
 import importlib.util
-import re
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsteer.errors import WsteerError, one_error
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.engine import Engine
-from wsteer.evaluation.logs import ROLE, measures, read_log
+from wsteer.evaluation.logs import ROLE, TaskLog, measures, one_line, read_log
 from wsteer.evaluation.rows import Outcome
 from wsteer.evaluation.subject import Subject
 from wsteer.files.text import read_text
@@ -77,8 +78,9 @@ def _named(reference: str) -> list[str]:
 def check_judges(judges: Sequence[str], model: str | Path) -> None:
     """Refuse a judge that is the model under test, is named twice, or does not answer a first call."""
     _check_names(judges, model)
-    for judge in judges:
-        asyncio.run(_asked(judge))
+    with _as_before():
+        for judge in judges:
+            asyncio.run(_asked(judge))
 
 
 def _check_names(judges: Sequence[str], model: str | Path) -> None:
@@ -119,12 +121,19 @@ def _cause(error: BaseException) -> str:
     attempt = getattr(error, "last_attempt", None)
     if attempt is not None and (cause := attempt.exception()) is not None:
         error = cause
-    return _one_line(str(error)) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
-def _one_line(text: str) -> str:
-    """An error's text in one line, without the marks of bold type that inspect_ai writes."""
-    return " ".join(re.sub(r"\[/?(?:bold|blue|italic)\]", "", text).split())[:400]
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Give the process its logging and its hook for exceptions back, which inspect_ai sets for good."""
+    root = logging.getLogger()
+    hook, handlers, level = sys.excepthook, root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        sys.excepthook, root.handlers[:] = hook, handlers
+        root.setLevel(level)
 
 
 def run(
@@ -155,9 +164,8 @@ def run(
     tasks = [name for reference in references for name in _named(reference)]
     grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
     all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
-    with Engine(subject, progress) as engine, provider.serving(engine, conditions):
+    with _as_before(), Engine(subject, progress) as engine, provider.serving(engine, conditions):
         models = [get_model(f"wsteer/{each.name}", config=all_at_once, memoize=False) for each in conditions]
-        hook = sys.excepthook
         try:
             _, logs = eval_set(
                 tasks,
@@ -178,8 +186,6 @@ def run(
             )
         except Exception as error:  # a task is the user's program and can raise anything
             raise WsteerError(f"inspect_ai cannot run {', '.join(references)}: {_cause(error)}") from error
-        finally:
-            sys.excepthook = hook  # inspect_ai sets one of its own, for good
     if len(logs) < len(tasks) * len(conditions):  # it ends in silence, with the logs that are complete
         raise KeyboardInterrupt
     return _outcome([log.location for log in logs], conditions, judges)
@@ -188,19 +194,42 @@ def run(
 def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequence[str]) -> Outcome:
     """The rows of all logs, each metric under every condition. Raises WsteerError if all samples of a task failed."""
     names = {f"wsteer/{condition.name}": condition.name for condition in conditions}
-    warnings: dict[str, None] = {}
     order = list(names)
     found = [read_log(path, names.__getitem__) for path in paths]
     found.sort(key=lambda log: (order.index(log.model), log.task))  # they come as they ended
+    seen: set[tuple[str, str]] = set()
     for log in found:
+        if (log.task, log.model) in seen:
+            raise WsteerError(f"two tasks are named {log.task}; rename one, so that its results can be told apart")
+        seen.add((log.task, log.model))
         if not log.rows:
             first = next(iter(log.errors.values()), "its scorers gave no score")
             raise WsteerError(f"the inspect task {log.task} has no score at {log.model}: {first}")
-        asked = set(log.judged)
-        if judges and asked and (left_out := [name for name in judges if name not in asked]):
-            warnings[
-                f"{log.task} asked {', '.join(sorted(asked))} alone, and not {', '.join(left_out)}: only inspect_ai's "
-                f"model-graded scorers have panels, and others that ask for each of model_roles()[{ROLE!r}]"
-            ] = None
     rows = tuple(row for log in found for row in log.rows)
-    return Outcome(rows, measures(rows), tuple(warnings))
+    warnings = [warning for log in found for warning in (_half_asked(log, judges), _all_alike(log)) if warning]
+    return Outcome(rows, measures(rows), tuple(dict.fromkeys(warnings)))
+
+
+def _half_asked(log: TaskLog, judges: Sequence[str]) -> str:
+    """That a task asked some judges of the panel alone, if it did."""
+    left_out = [name for name in judges if name not in log.judged]
+    if not log.judged or not left_out:
+        return ""
+    return (
+        f"{log.task} asked {', '.join(sorted(log.judged))} alone, and not {', '.join(left_out)}: inspect_ai's own "
+        f"model-graded scorers are panels; another scorer has to ask each of model_roles()[{ROLE!r}]"
+    )
+
+
+def _all_alike(log: TaskLog) -> str:
+    """That epochs gave nothing new, if they did not."""
+    answers: dict[str, list[str]] = {}
+    for row in log.rows:
+        if row.metric == log.rows[0].metric:
+            answers.setdefault(row.group, []).append(row.answer)
+    again = max(map(len, answers.values()))
+    if again == 1 or any(len(set(each)) > 1 for each in answers.values()):
+        return ""
+    return (
+        f"{log.task} asks each sample {again} times, and all answers to one are equal: let the task set a temperature"
+    )

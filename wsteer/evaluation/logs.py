@@ -100,7 +100,7 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
         condition=condition,
         id=f"{sample.id}.{sample.epoch}",
         value=None,
-        why=UNSCORED if sample.error is None else f"{FAILED}{_said(sample) or _one_line(sample.error.message)}",
+        why=UNSCORED if sample.error is None else f"{FAILED}{_said(sample) or one_line(sample.error.message)}",
         group=str(sample.id),
         prompt=prompt_digest(*texts, *(sample.choices or ())),
         input=given if isinstance(given, str) else "\n".join(each.text for each in given),
@@ -123,7 +123,7 @@ def _value(given: object, score: "Score", sample: "EvalSample") -> tuple[float |
     from inspect_ai.scorer import value_to_float  # noqa: PLC0415
 
     if isinstance(given, str) and not GRADES.fullmatch(given.strip()):
-        return None, f"no number: {_one_line(given)[:40]}"
+        return None, f"no number: {one_line(given)[:40]}"
     number = given.strip() if isinstance(given, str) else given
     if isinstance(number, str | int | float) and math.isfinite(value := value_to_float()(number)):
         return value, ""
@@ -132,7 +132,7 @@ def _value(given: object, score: "Score", sample: "EvalSample") -> tuple[float |
         return None, FILTERED if "content_filter" in stopped else UNPARSED
     if isinstance((score.metadata or {}).get("panel"), list | dict):
         return None, "no majority"
-    return None, _one_line(score.reason or "") or UNSCORED
+    return None, one_line(score.reason or "") or UNSCORED
 
 
 def _failure(path: str | Path, log: "EvalLog") -> str:
@@ -144,7 +144,7 @@ def _failure(path: str | Path, log: "EvalLog") -> str:
     for sample in read_eval_log_samples(str(path), all_samples_required=False):
         if sample.error is not None and (said := _said(sample)):
             return said
-    return _one_line(log.error.message) if log.error is not None else log.status
+    return one_line(log.error.message) if log.error is not None else log.status
 
 
 def _said(sample: "EvalSample") -> str:
@@ -153,13 +153,13 @@ def _said(sample: "EvalSample") -> str:
     calls = [each for each in sample.events if each.event == "model" and each.error and CANCELLED not in each.error]
     if not calls:
         return ""
-    last, said = calls[-1], _one_line(str(calls[-1].error))
+    last, said = calls[-1], one_line(str(calls[-1].error))
     judge = last.role == ROLE and not last.model.startswith("wsteer")  # ours say themselves what is wrong
     return f"the judge {last.model} does not answer: {said}" if judge else said
 
 
-def _one_line(text: str) -> str:
-    """An error's text in one line, without the class that `repr` writes."""
-    line = " ".join(text.split())[:400]
+def one_line(text: str) -> str:
+    """An error's text in one line, without the class that `repr` writes, and inspect_ai's marks of bold type."""
+    line = " ".join(re.sub(r"\[/?(?:bold|blue|italic)\]", "", text).split())[:400]
     found = re.fullmatch(r"\w*Error\((['\"])(.*)\1\)", line)
     return found[2] if found else line

@@ -51,7 +51,6 @@ REFUSED = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "best_of", "frequency_penalty", "presence_penalty", "logit_bias"),
     *("response_schema", "extra_body", "modalities"),
 )
-IGNORED = ("reasoning_effort", "reasoning_tokens", "effort", "verbosity")
 
 _serving: dict[str, tuple[Engine, Condition]] = {}  # what `serving` offers, by the name of the condition
 # of models that inspect_ai's own commands asked for, with the deltas of their subjects
