@@ -99,7 +99,7 @@ class Tasks:
 
 
 def _own(task: AskedTask | TextTask, subject: Subject, limit: int | None) -> Runner:
-    sources = [source_entry(role, path) for role, path in task.files if Path(path).is_file()]
+    sources = [source_entry(role, path) for role, path in task.files]
 
     def run(condition: Condition, progress: Progress) -> Outcome:
         return task.run(subject, condition, progress)
