@@ -16,6 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Added",
     "Delta",
     "Recipe",
     "Selection",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Added": "wsteer.evaluation.methods",
     "Delta": "wsteer.deltas.delta",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",

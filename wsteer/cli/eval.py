@@ -75,8 +75,8 @@ Numbers: shares have Wilson intervals; the change from k = 0 is over the
   over the conditions. What a rule could not grade (abstained) or a limit
   cut is counted, never graded. Above --max-unscored rows that a judge left
   without a verdict the exit code is 1.
-  --choose 'max non_sycophancy s.t. lo(accuracy) > -0.03' chooses a condition
-  on half of the rows, and reports it on the other half.
+  --choose 'max non_sycophancy s.t. lo(accuracy) > -0.03' chooses a
+  condition on half of the rows, and reports it on the other half.
 Gates: --fail-above METRIC=X and --fail-below METRIC=X end with exit code 3
   if a condition's value is beyond, as for CI.
 Files: rows.jsonl has a line for each metric, condition and row; all else is

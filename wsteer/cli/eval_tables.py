@@ -1,34 +1,39 @@
 """eval's results, as lines for the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wsteer.cli.output import table
 
 Found = Mapping[str, Any]  # an estimate, a measure or a condition, as results.json has it
+WIDTH = 120  # columns of the widest table, where more than one metric would be in it
 
 
 def tables(report: Mapping[str, Any]) -> Iterator[str]:
-    """For each task a line for each condition: every metric, and its change from the model as it is."""
+    """For each task a line for each condition: every metric, and its change from the model as it is.
+
+    Metrics that have no place beside the others within `WIDTH` columns are in tables of their own.
+    """
     by_task: dict[str, list[Found]] = {}
     for measure in report["measures"]:
         by_task.setdefault(measure["task"], []).append(measure)
     places = {(each["task"], each["metric"], each["condition"]): each for each in report["estimates"]}
-    compared = len(report["conditions"]) > 1
+    labels = [each["label"] for each in report["conditions"]]
     for task, measures in by_task.items():
-        heads = [head for measure in measures for head in (measure["metric"], *(["change"] if compared else []))]
-        rows = []
-        for condition in report["conditions"]:
-            row = [condition["label"]]
-            for measure in measures:
-                estimate = places.get((task, measure["metric"], condition["name"]))
-                row.append(value_text(estimate, measure["kind"]) if estimate is not None else "")
-                if compared:
-                    row.append(change_text(estimate, measure["kind"]) if estimate is not None else "")
-            rows.append(row)
-        yield from table([task, *heads], rows)
-        if compared and any(_changed(each) for each in places.values() if each["task"] == task):
-            yield "change: from k = 0 on the same rows, 95% interval; * after Holm's correction over the conditions"
+        shown: list[list[str]] = []  # columns of the table so far
+        for measure in measures:
+            found = [places.get((task, measure["metric"], each["name"])) for each in report["conditions"]]
+            columns = [[measure["metric"], *(value_text(each, measure["kind"]) for each in found)]]
+            if len(labels) > 1:
+                columns.append(["change", *(change_text(each, measure["kind"]) for each in found)])
+            if shown and _width([[task, *labels], *shown, *columns]) > WIDTH:
+                yield from _lines([[task, *labels], *shown])
+                shown = []
+            shown += columns
+        yield from _lines([[task, *labels], *shown])
+    if any(_changed(each) for each in places.values()):
+        yield "change: from k = 0 on the same rows, of shares in percentage points, with 95% interval; * is"
+        yield "significant at 5% by Holm's correction over the conditions"
         yield ""
 
 
@@ -58,26 +63,44 @@ def _retained_text(each: Found) -> str:
     return f"{100 * each['value']:.0f}% ({100 * each['low']:.0f} to {100 * each['high']:.0f})"
 
 
-def value_text(estimate: Found, kind: str) -> str:
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns) - 2
+
+
+def _lines(columns: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table of columns, each of which begins with its head, and an empty line."""
+    head, *rows = zip(*columns, strict=True)
+    yield from table(head, rows)
+    yield ""
+
+
+def value_text(estimate: Found | None, kind: str) -> str:
     """`75% (30/40, 60-86; 2 abstained)`: value, counts, 95% interval, and what has no value."""
-    hidden = ", ".join(f"{count} {why}" for why, count in estimate["unscored"].items())
+    if estimate is None:
+        return ""
+    counts: dict[str, int] = {}
+    for why, count in estimate["unscored"].items():
+        short = why if why in ("abstained", "cut") else "failed"  # the reason may be a long text of a judge's
+        counts[short] = counts.get(short, 0) + count
+    hidden = ", ".join(f"{count} {why}" for why, count in counts.items())
     if estimate["value"] is None:
         return f"undefined ({hidden or '0/0'})"
-    value = _number(estimate["value"], kind) + ("%" if kind == "share" else "")
-    counts = f"{estimate['numerator']}/{estimate['denominator']}" if kind == "share" else ""
-    ends = [_number(estimate[name], kind) for name in ("low", "high") if estimate[name] is not None]
-    interval = ("-" if kind == "share" else " to ").join(ends)  # empty where all rows have one value
-    told = "; ".join(filter(None, (", ".join(filter(None, (counts, interval))), hidden)))
-    return f"{value} ({told})" if told else value
+    told = _number(estimate["value"], kind) + ("%" if kind == "share" else "")
+    beside = [f"{estimate['numerator']}/{estimate['denominator']}"] if kind == "share" else []
+    if estimate["low"] is not None:  # one row alone has no interval of a mean
+        low, high = (_number(estimate[name], kind) for name in ("low", "high"))
+        beside.append(f"{low}-{high}" if kind == "share" else f"{low} to {high}")
+    shown = "; ".join(filter(None, (", ".join(beside), hidden)))
+    return f"{told} ({shown})" if shown else told
 
 
-def change_text(estimate: Found, kind: str) -> str:
-    """`+20 (8 to 33) *`: the change in percent or in the metric's unit, its 95% interval, and whether it is one."""
-    if not _changed(estimate):
+def change_text(estimate: Found | None, kind: str) -> str:
+    """`+20 (8 to 33) *`: the change in points or in the metric's unit, its 95% interval, and whether it is one."""
+    if estimate is None or not _changed(estimate):
         return ""
     against = estimate["against_base"]
     change, low, high = (_number(against[name], kind) for name in ("difference", "low", "high"))
-    sign = "" if change.startswith("-") else "+"
+    sign = "" if change.startswith("-") or change == "0" else "+"
     return f"{sign}{change} ({low} to {high})" + (" *" if against["significant"] else "  ")
 
 
@@ -87,4 +110,5 @@ def _changed(estimate: Found) -> bool:
 
 
 def _number(value: float, kind: str) -> str:
-    return f"{100 * value:.0f}" if kind == "share" else f"{value:.3g}"
+    text = f"{100 * value:.0f}" if kind == "share" else f"{value:.3g}"
+    return "0" if text == "-0" else text

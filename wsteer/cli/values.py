@@ -94,7 +94,7 @@ def parse_added(values: Sequence[str]) -> "list[Added]":
         if layers in VARIANTS:
             found.append(Added(reference, name, variant=layers))
         else:
-            found.append(Added(reference, name, EACH if layers == EACH else parse_layers(layers)))
+            found.append(Added(reference, name, EACH if layers == EACH else parse_layers(layers, "--delta")))
     return found
 
 
@@ -155,7 +155,7 @@ def parse_batch_size(text: str) -> int | None:
     return parse_count(text, "--batch-size")
 
 
-def parse_layers(text: str | None) -> list[int] | None:
+def parse_layers(text: str | None, name: str = "--layers") -> list[int] | None:
     """`0-11,20` as a list of block numbers; None stays None."""
     if text is None:
         return None
@@ -163,10 +163,10 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
         if match is None:
-            raise typer.BadParameter(f"{shown(part)} is no block number or range; write 0-11,20", param_hint="--layers")
-        first, last = (parse_count(each, "--layers", 0, MOST_BLOCKS - 1) for each in (match[1], match[2] or match[1]))
+            raise typer.BadParameter(f"{shown(part)} is no block number or range; write 0-11,20", param_hint=name)
+        first, last = (parse_count(each, name, 0, MOST_BLOCKS - 1) for each in (match[1], match[2] or match[1]))
         if last < first:
-            raise typer.BadParameter(f"{shown(part)} is no range; write 0-11,20", param_hint="--layers")
+            raise typer.BadParameter(f"{shown(part)} is no range; write 0-11,20", param_hint=name)
         layers.update(range(first, last + 1))
     return sorted(layers)
 

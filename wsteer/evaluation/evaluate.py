@@ -12,6 +12,7 @@ from wsteer.evaluation.choosing import choose as choose_from
 from wsteer.evaluation.choosing import parse_choice
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.gates import Gates
+from wsteer.evaluation.inspection import check_judges
 from wsteer.evaluation.inspection import run as run_inspect
 from wsteer.evaluation.methods import Added, open_methods
 from wsteer.evaluation.outputs import write_outputs
@@ -89,11 +90,18 @@ def evaluate(
     chat_format = ChatFormat(template, template_args, date)
     deltas = [delta] if isinstance(delta, str | Path | Added) else delta
     added = [_with_defaults(each, layers, variant) for each in deltas]
-    ks = _checked(ks, added, calibrate)
+    if not added:
+        _check_unused(k=ks, layers=layers, variant=variant, control=controls, calibrate=calibrate, attribute=attribute)
+    ks = _checked(ks, calibrate, attribute)
     rule = parse_choice(choose) if choose is not None else None
     gates = Gates(fail_above or {}, fail_below or {})
     output, opened = Path(output), open_model(model)
     tasks = Tasks.of(_texts(task), data, limit)
+    for named in (gates, rule):
+        if named is not None and tasks.measures is not None:
+            named.check_names(tasks.measures)
+    if judges and not tasks.inspect:
+        raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
     methods = open_methods(
         opened.checkpoint,
         added,
@@ -107,6 +115,7 @@ def evaluate(
     )
     inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files)]
     check_output(output, force, folder=True, inputs=[*inputs, *chat_format.files], resume=resume)
+    check_judges(_texts(judges), model)
     loaded = load(opened, device, dtype, chat_format=chat_format)
     for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
@@ -126,7 +135,7 @@ def evaluate(
         "task": [recordable(each) for each in _texts(task)],
         "data": recordable(data) if data is not None else None,
         "delta": [_recorded(each) for each in added],
-        "k": list(ks),
+        "k": list(ks) if added and calibrate is None else None,
         "positions": positions,
         "checkpoints": [recordable(each) for each in _texts(checkpoints)],
         "system": [recordable(each) for each in _texts(system)],
@@ -143,8 +152,10 @@ def evaluate(
     sources += [source_entry("system", path) for path in methods.files]
     sources += tasks.sources
     weights = [_state(path) for path in opened.checkpoint.shards]
-    with new_folder(output, force, key(["eval", weights, asked]), resume) as folder:
+    same = [weights, loaded.model.device.type, record("eval", asked, [])]  # what all pieces depend on
+    with new_folder(output, force, key(same), resume) as folder:
         pieces = Pieces(folder)
+        pieces.remove_results()
         outcomes = _answered(subject, list(conditions), tasks.runners(subject), pieces, progress)
         if tasks.inspect:
             mark_work(folder)  # its logs are work: inspect goes on behind them
@@ -170,14 +181,15 @@ def evaluate(
                 *(choice.warnings if choice is not None else ()),
             ),
             choice=choice,
+            notes=methods.notes,
         )
         write_rows(folder / ROWS, found.rows)
         write_jsonl(folder / "samples.jsonl", found.samples)
         for name, content in found.files.items():
             write_json(folder / name, content)
         write_outputs(folder, findings)
-        pieces.remove()
         write_json(folder / RECORD, written)
+        pieces.remove()
     lost = tuple(f"{line}; see {output / ROWS}" for line in unscored(estimates, list(conditions), max_unscored))
     return EvalReport(str(output), findings, lost, tuple(gates.failures(estimates, found.measures, list(conditions))))
 
@@ -197,10 +209,19 @@ def _answered(
             with subject.under(condition):
                 for runner in runners:
                     if runner not in found:
-                        found[runner] = runner.run(condition, labelled(progress, condition.label))
+                        found[runner] = _run(runner, condition, progress)
                         pieces.write(runner.key, condition, found[runner])
         outcomes += [found[runner] for runner in runners]
     return outcomes
+
+
+def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
+    """The outcome of a task under a condition, which warnings and errors name."""
+    try:
+        found = runner.run(condition, labelled(progress, condition.label))
+    except WsteerError as error:
+        raise WsteerError(f"{condition.label}: {error}") from error
+    return replace(found, warnings=tuple(f"{condition.label}: {warning}" for warning in found.warnings))
 
 
 def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
@@ -234,15 +255,22 @@ def _state(path: Path) -> tuple[str, int, int]:
     return path.name, found.st_size, found.st_mtime_ns
 
 
-def _checked(ks: float | Sequence[float] | None, added: Sequence[Added], calibrate: float | None) -> list[float]:
+def _check_unused(**options: object) -> None:
+    """Refuse options that say what to do with a delta where there is none."""
+    for name, value in options.items():
+        if value is not None and value != () and value != []:
+            raise WsteerError(f"--{name} needs a --delta")
+
+
+def _checked(ks: float | Sequence[float] | None, calibrate: float | None, attribute: By | None) -> list[float]:
     """The coefficients, of which there is one or more; a number alone is one."""
     if calibrate is not None:
         if ks is not None:
             raise WsteerError("--calibrate finds the k of each delta; leave out --k")
+        if attribute is not None:
+            raise WsteerError("--attribute compares parts at one k; leave out --calibrate, or give its k with --k")
         if not calibrate > 0 or not math.isfinite(calibrate):
             raise WsteerError(f"calibrate is {calibrate!r}; a KL is a positive number of nats")
-    if ks is not None and not added:
-        raise WsteerError("--k needs a --delta to scale")
     found = [1.0] if ks is None else [ks] if isinstance(ks, int | float) else list(ks)
     if not found:
         raise WsteerError("ks names no k; give one or more, as (-1, 1)")

@@ -67,7 +67,7 @@ def _tasks_in(file: str) -> list[str]:
     return found
 
 
-def _named(reference: str) -> list[str]:
+def named(reference: str) -> list[str]:
     """What inspect_ai calls the tasks of a reference, all of a file's by name: it takes a bare file for a pattern."""
     file, _, name = reference.partition("@")
     if not file.endswith(".py"):
@@ -161,7 +161,7 @@ def run(
 
     from wsteer.evaluation import provider, registry  # noqa: F401, PLC0415  import inspect_ai
 
-    tasks = [name for reference in references for name in _named(reference)]
+    tasks = [name for reference in references for name in named(reference)]
     grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
     all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
     with _as_before(), Engine(subject, progress) as engine, provider.serving(engine, conditions):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.blocks import all_layers
+from wsteer.deltas.blocks import all_layers, block_text
 from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
@@ -23,6 +23,7 @@ from wsteer.files.text import read_text
 from wsteer.progress import Progress
 from wsteer.steering.combination import base_notes
 from wsteer.steering.memory import activation_vectors
+from wsteer.steering.positions import POSITIONS
 
 MOST_PROMPT = 10**6  # characters of a system prompt
 EACH = "each"  # for layers: every block of an activation vector by itself
@@ -65,6 +66,7 @@ class Methods:
     inputs: tuple[ChangeInput, ...] = ()
     files: tuple[Path, ...] = ()  # of system prompts
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what others call the blocks of activation vectors
 
     def conditions(self, **settings: object) -> dict[Condition, Delta | None]:
         """All conditions with what each adds, the base first; `settings` are those that all have in common."""
@@ -123,14 +125,20 @@ def open_methods(
     Every delta is added k times for each of `ks`, and its `controls` like it; a checkpoint of a training folder and a
     system prompt are one condition each. Raises WsteerError for what does not fit, and for two methods of one name.
     """
+    if positions not in POSITIONS:
+        raise WsteerError(f"positions is {positions!r}; it must be one of {', '.join(POSITIONS)}")
+    if twice := next((each for each in controls if list(controls).count(each) > 1), None):
+        raise WsteerError(f"--control {twice} is given twice")
     ks = tuple(dict.fromkeys(k + 0.0 for k in ks if k))
     methods: list[Method] = []
+    notes: list[str] = []
     inputs: list[ChangeInput] = []
     warnings: dict[str, None] = {}
     for each in added:
         opened, given = _of_delta(checkpoint, each, ks, positions)
         inputs.append(given)
         warnings.update(dict.fromkeys(base_notes(str(each.reference), given.delta, checkpoint)))
+        notes += _block_notes(str(each.reference), opened, checkpoint)
         for method in opened:
             methods += [method, *(_controlled(method, kind, seed) for kind in controls)]
     if attribute is not None:
@@ -147,7 +155,7 @@ def open_methods(
         methods.append(Method(Condition(name, system=prompt), (0.0,)))
     _check_names(methods)
     files = tuple(file for _, _, file in prompts if file is not None)
-    return Methods(tuple(methods), tuple(inputs), files, tuple(warnings))
+    return Methods(tuple(methods), tuple(inputs), files, tuple(warnings), tuple(notes))
 
 
 def _digest(given: ChangeInput) -> str:
@@ -168,8 +176,8 @@ def _of_delta(
         if each or wanted.variant is not None:
             what = "--layers each tries" if each else f"--variant {wanted.variant} adds"
             raise WsteerError(
-                f"{reference} is a change of weights, and {what} activation vectors; for the parts of a change of "
-                "weights use --attribute layers"
+                f"{reference} is a change of weights, and {what} activation vectors: say so of those alone, as --delta "
+                f"a.safetensors@{EACH if each else wanted.variant}, and of a change of weights use --attribute layers"
             )
         selection.check({*delta.terms, *given.left_out}, checkpoint)
         return [Method(condition, ks, delta)], given
@@ -201,6 +209,17 @@ def _at_blocks(
     """The method that adds the vectors of these blocks; its name tells them, unless the user gave it a name."""
     name = condition.method if named else f"{condition.method}@{','.join(map(str, blocks))}"
     return Method(replace(condition, method=name, layers=blocks), ks, delta.select_layers(blocks))
+
+
+def _block_notes(reference: str, methods: Sequence[Method], checkpoint: Checkpoint) -> Iterator[str]:
+    """A line that says what others call the blocks at which activation vectors are added."""
+    deltas = [method.delta for method in methods if method.delta is not None and method.delta.kind == "activation"]
+    blocks = sorted({int(name.removeprefix("blocks.")) for delta in deltas for name in delta.terms})
+    count = read_config(checkpoint).get_text_config().num_hidden_layers
+    if blocks:
+        ends = blocks if len(blocks) < 3 else (blocks[0], blocks[-1])
+        joint = " and " if len(blocks) < 3 else " to "
+        yield f"{reference} is added at {joint.join(block_text(block, count) for block in ends)}"
 
 
 def _controlled(method: Method, kind: str, seed: int) -> Method:

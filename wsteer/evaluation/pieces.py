@@ -9,7 +9,7 @@ from pathlib import Path
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Outcome, Row
-from wsteer.files.saving import mark_work
+from wsteer.files.saving import WORK, mark_work
 from wsteer.files.text import read_json, write_json
 
 FOLDER = "pieces"
@@ -45,6 +45,12 @@ class Pieces:
         write_json(partial, json.loads(json.dumps(asdict(outcome))))
         os.replace(partial, path)
         mark_work(self.whole)
+
+    def remove_results(self) -> None:
+        """Remove the results of a run that failed when it had written some; its pieces and inspect's logs stay."""
+        for path in self.whole.iterdir():
+            if path.is_file() and path.name != WORK:
+                path.unlink()
 
     def remove(self) -> None:
         """Remove the pieces: the results have them all."""

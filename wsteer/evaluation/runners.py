@@ -8,8 +8,8 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.answering import AskedTask, prepare
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.harness import Harness, HarnessTasks, load_tasks
-from wsteer.evaluation.inspection import check_tasks
-from wsteer.evaluation.rows import Outcome
+from wsteer.evaluation.inspection import check_tasks, named
+from wsteer.evaluation.rows import Measure, Outcome
 from wsteer.evaluation.subject import Subject
 from wsteer.evaluation.texts import PREFIX as TEXTS
 from wsteer.evaluation.texts import TextTask
@@ -52,12 +52,26 @@ class Tasks:
         if data is not None and not any(not each.startswith(TEXTS) for each in rest):
             raise WsteerError("--data is for built-in tasks and YAML files of wsteer's; other tasks name their own")
         own = tuple(prepare(each, None if each.startswith(TEXTS) else data, limit) for each in rest)
-        for number, task in enumerate(own):
-            if any(task.name == other.name for other in own[:number]):
-                raise WsteerError(f"two tasks have the name {task.name}; give one of the two files another name")
         if inspect:
             check_tasks(inspect)
-        return Tasks(own, load_tasks(harness, limit) if harness else None, tuple(inspect), limit)
+        found = Tasks(own, load_tasks(harness, limit) if harness else None, tuple(inspect), limit)
+        names = found._names()
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise WsteerError(f"two tasks are named {twice!r}; rename one, or evaluate them one by one")
+        return found
+
+    def _names(self) -> list[str]:
+        """The names that rows will have for the tasks."""
+        harness = (*self.harness.tasks, *(group.name for group in self.harness.named)) if self.harness else ()
+        inspect = (each.partition("@")[2] or each for name in self.inspect for each in named(name))
+        return [*(task.name for task in self.own), *harness, *inspect]
+
+    @property
+    def measures(self) -> list[Measure] | None:
+        """All metrics, or None where some are known only when their tasks have run."""
+        if self.harness or self.inspect:
+            return None
+        return [measure for task in self.own for measure in task.measures]
 
     @property
     def files(self) -> list[tuple[str, str | Path]]:
