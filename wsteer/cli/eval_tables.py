@@ -37,11 +37,13 @@ def value_text(estimate: Found, kind: str) -> str:
     hidden = ", ".join(f"{count} {why}" for why, count in estimate["unscored"].items())
     if estimate["value"] is None:
         return f"undefined ({hidden or '0/0'})"
-    value, low, high = (_number(estimate[name], kind) for name in ("value", "low", "high"))
-    counts = f"{estimate['numerator']}/{estimate['denominator']}, " if kind == "share" else ""
-    percent = "%" if kind == "share" else ""
-    told = f"{counts}{low}-{high}" if kind == "share" else f"{low} to {high}"
-    return f"{value}{percent} ({told}; {hidden})" if hidden else f"{value}{percent} ({told})"
+    value, percent = _number(estimate["value"], kind), "%" if kind == "share" else ""
+    told = [f"{estimate['numerator']}/{estimate['denominator']}"] if kind == "share" else []
+    if estimate["low"] is not None:  # equal values do not tell how far a mean may be off
+        low, high = (_number(estimate[name], kind) for name in ("low", "high"))
+        told.append(f"{low}-{high}" if kind == "share" else f"{low} to {high}")
+    parts = "; ".join(filter(None, (", ".join(told), hidden)))
+    return f"{value}{percent} ({parts})" if parts else f"{value}{percent}"
 
 
 def change_text(estimate: Found, kind: str) -> str:
