@@ -35,6 +35,7 @@ PROGRAMS = {
     "actvec": "activations.actvec",
     "eval": "evaluation.evaluate",  # `eval` is Python's own word
     "monitor": "monitoring.monitor",
+    "report": "evaluation.report",
     "demo": "demo.demo",
 }
 # where a library that takes long to import, or that belongs to one room, may be imported; a prefix of the path
@@ -51,10 +52,10 @@ LIBRARIES = {
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py", "evaluation/harness_rows.py"),
-    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "registry")),
+    "inspect_ai": tuple(f"evaluation/{name}.py" for name in ("inspection", "logs", "provider", "reading", "registry")),
     "matplotlib": (
         *("files/pictures.py", "monitoring/", "training/curves.py"),
-        *(f"evaluation/{name}.py" for name in ("report", "pictures", "tradeoff", "curves", "sweeps")),
+        *(f"evaluation/{name}.py" for name in ("pictures", "tradeoff", "curves", "sweeps")),
     ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),

@@ -22,6 +22,7 @@ from wsteer.evaluation.harness import Harness, load_tasks
 from wsteer.evaluation.harness_rows import measured
 from wsteer.evaluation.rows import Measure, Outcome, Row
 from wsteer.evaluation.subject import Subject
+from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel
 from wsteer.steering.loading import load
 
@@ -44,7 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with tied embeddings that ships a repetition penalty, as Qwen2.5-Instruct does."""
     folder = save_model(tmp_path_factory.mktemp("base") / "base", tie_word_embeddings=True, seed=3)
-    settings = GenerationConfig(repetition_penalty=1.3, eos_token_id=257, pad_token_id=258, bos_token_id=256)
+    settings = GenerationConfig(repetition_penalty=20.0, eos_token_id=257, pad_token_id=258, bos_token_id=256)
     settings.save_pretrained(folder)
     return folder
 
@@ -207,6 +208,7 @@ def test_a_limit_asks_the_first_rows(subject: Subject, files: list[str]) -> None
     assert {row.id for row in rows} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_metrics_that_are_no_means_are_left_to_lm_eval(subject: Subject, tmp_path: Path) -> None:
     more = "  - {metric: f1, aggregation: f1, higher_is_better: true}\n  - {metric: brier_score}\n"
     harness = Harness(subject, load_tasks([write_task(tmp_path, CHOICE.replace('["', '["') + more, questions=TWO)]))
@@ -286,6 +288,22 @@ def test_an_activation_vector_is_added_at_the_tokens_of_its_role(base: Path, tmp
         assert rows[str(i)].value == pytest.approx(scores[question["right"]] - wrong, abs=2e-4)
 
 
+@pytest.mark.parametrize("positions", ["response", "prompt"])
+def test_a_vector_by_role_gives_the_text_of_wsteers_own_generation(tmp_path: Path, positions: str) -> None:
+    vector = 3 * torch.randn(32, generator=torch.Generator().manual_seed(1))
+    condition = Condition("a", 1.0, delta="a", positions=positions)
+    folder = save_model(tmp_path / "model", seed=4)
+    deltas = {condition.name: Delta.of_tensors({"blocks.1": vector}, "activation")}
+    subject = Subject(load(folder, "cpu"), deltas, batch_size=2)
+    harness = Harness(subject, load_tasks([write_task(tmp_path, ANSWER.replace("num_fewshot: 1", "num_fewshot: 0"))]))
+    rows, plain = run(harness, condition).rows, run(harness, ROOT).rows
+    with subject.under(condition):
+        chats = [[{"role": "user", "content": question["question"]}] for question in QUESTIONS]
+        own = answer(subject.loaded, chats, max_new_tokens=12, batch_size=2)
+    assert [row.answer.strip() for row in rows] == [each.text for each in own]
+    assert [row.answer for row in rows] != [row.answer for row in plain]
+
+
 def test_prompts_that_end_in_different_places_of_one_text_are_run_apart(base: Path, tmp_path: Path) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
     subject = Subject(load(base, "cpu"), {}, 4)
@@ -323,12 +341,15 @@ def test_texts_that_are_too_long_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_checkpoints_generation_settings_hold_for_the_run_alone(subject: Subject, tmp_path: Path) -> None:
-    harness = Harness(subject, load_tasks([write_task(tmp_path, ANSWER)]))
+    harness = Harness(subject, load_tasks([write_task(tmp_path, ANSWER.replace("num_fewshot: 1", "num_fewshot: 0"))]))
     before = subject.loaded.model.generation_config
     result = harness.run(ROOT)
-    assert result.raw["generation_config"]["repetition_penalty"] == 1.3
+    assert result.raw["generation_config"]["repetition_penalty"] == 20.0
     assert subject.loaded.model.generation_config is before
     assert before.repetition_penalty is None
+    chats = [[{"role": "user", "content": question["question"]}] for question in QUESTIONS]
+    own = answer(subject.loaded, chats, max_new_tokens=12, batch_size=2)
+    assert all(each.text != row.answer.strip() for each, row in zip(own, result.outcome.rows, strict=True))
 
 
 def test_a_checkpoint_without_generation_settings_has_those_of_its_config(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ Templates: --template FILE is the chat template of a model that has none, or
   made the model or the adapter.
 Use: the file holds one vector for each decoder block, counted from 0: block
   11 is the paper's layer 12. wsteer eval adds the vectors of the chosen
-  blocks to these blocks' outputs, at the tokens that --positions says there;
+  blocks to these blocks' outputs, at the tokens that are chosen there;
   wsteer monitor projects data sets on them; wsteer steer bakes them into a
   checkpoint where that is exact.
 """

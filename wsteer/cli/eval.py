@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wsteer.cli.eval_tables import tables
+from wsteer.cli.eval_tables import retained_table, tables
 from wsteer.cli.options import (
     Batch,
     Config,
@@ -235,7 +235,7 @@ def evaluate(
         progress=printer.progress,
     )
     found = report.as_json()
-    printer.result(found, [*tables(found), *report.told, report.output])
+    printer.result(found, [*tables(found), *retained_table(found), *report.told, report.output])
     _fail(printer, report)
 
 

@@ -32,18 +32,43 @@ def tables(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
 
 
+def retained_table(report: Mapping[str, Any]) -> Iterator[str]:
+    """How much of the whole delta's effect each part has alone, and how much is left without it; for one metric."""
+    measures = report["measures"]
+    measure = next((each for each in measures if each["role"] == "behaviour"), measures[0])
+    conditions = {each["name"]: each for each in report["conditions"]}
+    found: dict[str, dict[str, str]] = {}
+    for each in report["retained"]:
+        condition = conditions[each["condition"]]
+        if (each["task"], each["metric"]) == (measure["task"], measure["metric"]):
+            side, part = condition["part"].split(" ", 1)
+            found.setdefault(part, {})[condition["control"] or side] = _retained_text(each)
+    if found:
+        columns = {"keep": "alone", "drop": "all but it", "random": "random of its norm"}
+        yield from table(
+            [f"share of the change of {measure['metric']}", *columns.values()],
+            ([part, *(cells.get(column, "") for column in columns)] for part, cells in found.items()),
+        )
+        yield ""
+
+
+def _retained_text(each: Found) -> str:
+    if each["value"] is None:
+        return "undefined"
+    return f"{100 * each['value']:.0f}% ({100 * each['low']:.0f} to {100 * each['high']:.0f})"
+
+
 def value_text(estimate: Found, kind: str) -> str:
     """`75% (30/40, 60-86; 2 abstained)`: value, counts, 95% interval, and what has no value."""
     hidden = ", ".join(f"{count} {why}" for why, count in estimate["unscored"].items())
     if estimate["value"] is None:
         return f"undefined ({hidden or '0/0'})"
-    value, percent = _number(estimate["value"], kind), "%" if kind == "share" else ""
-    told = [f"{estimate['numerator']}/{estimate['denominator']}"] if kind == "share" else []
-    if estimate["low"] is not None:  # equal values do not tell how far a mean may be off
-        low, high = (_number(estimate[name], kind) for name in ("low", "high"))
-        told.append(f"{low}-{high}" if kind == "share" else f"{low} to {high}")
-    parts = "; ".join(filter(None, (", ".join(told), hidden)))
-    return f"{value}{percent} ({parts})" if parts else f"{value}{percent}"
+    value = _number(estimate["value"], kind) + ("%" if kind == "share" else "")
+    counts = f"{estimate['numerator']}/{estimate['denominator']}" if kind == "share" else ""
+    ends = [_number(estimate[name], kind) for name in ("low", "high") if estimate[name] is not None]
+    interval = ("-" if kind == "share" else " to ").join(ends)  # empty where all rows have one value
+    told = "; ".join(filter(None, (", ".join(filter(None, (counts, interval))), hidden)))
+    return f"{value} ({told})" if told else value
 
 
 def change_text(estimate: Found, kind: str) -> str:

@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -190,16 +190,10 @@ class Engine:
     @contextlib.contextmanager
     def _stage(self, label: str) -> Iterator[Iterator[None]]:
         """The progress of one condition, to be moved on by one for each answer."""
-        going = True
-
-        def answers() -> Iterator[None]:
-            while going:
-                yield None
-
-        shown = iter(self.progress(answers(), f"{label} answers"))
+        shown = iter(self.progress(itertools.repeat(None), f"{label} answers"))
         next(shown, None)
         try:
             yield shown
         finally:
-            going = False
-            next(shown, None)
+            if isinstance(shown, Generator):
+                shown.close()

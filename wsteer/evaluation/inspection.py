@@ -76,6 +76,12 @@ def _named(reference: str) -> list[str]:
 
 def check_judges(judges: Sequence[str], model: str | Path) -> None:
     """Refuse a judge that is the model under test, is named twice, or does not answer a first call."""
+    _check_names(judges, model)
+    for judge in judges:
+        asyncio.run(_asked(judge))
+
+
+def _check_names(judges: Sequence[str], model: str | Path) -> None:
     for number, judge in enumerate(judges):
         named = judge.partition("/")[2]
         if not named:
@@ -86,9 +92,6 @@ def check_judges(judges: Sequence[str], model: str | Path) -> None:
             raise WsteerError(f"--judge {judge} is given twice; each judge of a panel has one vote")
     if judges:
         check_installed()
-    for judge in judges:
-        with one_error(f"the judge {judge} does not answer"):
-            asyncio.run(_asked(judge))
 
 
 async def _asked(judge: str) -> None:
@@ -143,6 +146,7 @@ def run(
     Raises WsteerError for what a task's code raises, and for a model or a judge that fails.
     """
     check_tasks(references)
+    _check_names(judges, subject.loaded.checkpoint.folder)
     from inspect_ai import eval_set  # noqa: PLC0415  an extra
     from inspect_ai.model import GenerateConfig, get_model  # noqa: PLC0415
 

@@ -1,5 +1,6 @@
 """Conditions as the lines of pictures: which points a line has, in which order, and how it looks."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +12,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 CONTROL = "#7F7F7F"  # random and shuffled changes
 PALEST = 0.35  # the share of its colour that the point with the smallest |k| has
+BLOCKS = re.compile(r"@[\d,]+")
 LEAST_SWEEP = 3  # conditions of single blocks that make a layer sweep
 
 Axis = Literal["k", "step", "block", "none"]
@@ -63,8 +65,8 @@ def layer_sweeps(conditions: Sequence[Condition]) -> list[tuple[Condition, ...]]
 
 
 def stem(method: str) -> str:
-    """The method's name without the blocks that it was applied to: `a` of `a@12`."""
-    return method.split("@")[0]
+    """The method's name without the blocks that it was applied to: `a random` of `a@12 random`."""
+    return BLOCKS.sub("", method)
 
 
 def lines(conditions: Sequence[Condition]) -> list[Line]:

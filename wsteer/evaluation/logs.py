@@ -39,17 +39,17 @@ class TaskLog:
     judged: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_log(path: str | Path, condition_of: Callable[[str], str]) -> TaskLog:
+def read_log(path: str | Path, condition_of: Callable[[str], str], unfinished: bool = False) -> TaskLog:
     """Read one log of inspect_ai; `condition_of` gives the condition's name for the model's.
 
     A sample that failed has a row without a value in each metric that other samples have. Raises WsteerError for a
-    log that cannot be read, or that ends in an error.
+    log that cannot be read, or that ends in an error unless it may be `unfinished`.
     """
     from inspect_ai.log import read_eval_log, read_eval_log_samples  # noqa: PLC0415  an extra
 
     with one_error(f"{path} cannot be read as a log of inspect_ai"):
         log = read_eval_log(str(path), header_only=True)
-        if log.status != "success":
+        if log.status != "success" and not unfinished:
             raise WsteerError(f"{log.eval.task} at {log.eval.model} ended before it was done: {_failure(path, log)}")
         condition = condition_of(log.eval.model)
         samples: list[tuple[Row, Scored]] = []

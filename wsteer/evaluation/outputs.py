@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from wsteer.evaluation.attribution import retained
 from wsteer.evaluation.page import Findings, page
 from wsteer.evaluation.pictures import write_pictures
 from wsteer.files.text import SURROGATES, write_csv, write_json
@@ -49,6 +50,7 @@ def results(findings: Findings) -> dict[str, object]:
         "conditions": [each.as_json() for each in findings.conditions],
         "measures": [asdict(each) for each in findings.measures],
         "estimates": [each.as_json() for each in findings.estimates],
+        "retained": [asdict(each) for each in retained(findings.rows, findings.measures, findings.conditions)],
         "choice": findings.choice.as_json() if findings.choice else None,
         "notes": list(findings.notes),
         "warnings": list(findings.warnings),

@@ -17,9 +17,8 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Row
 from wsteer.evaluation.summary import Comparison, Estimate
 from wsteer.evaluation.sweeps import best_blocks
+from wsteer.files.provenance import PAGE_MARK
 from wsteer.files.text import escaped
-
-MARK = "<!-- a report of wsteer -->"  # in the first line of every page: --force replaces no other
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def page(findings: Findings, pictures: Mapping[str, Path], title: str) -> str:
         style=Markup(style),
         style_hash=_digest(style),
     )
-    first, rest = shown.split("\n", 1)
-    return f"{first}{MARK}\n{rest}\n"
+    return f"{PAGE_MARK}\n{shown}\n"
 
 
 def in_script(value: object) -> str:

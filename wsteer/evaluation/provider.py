@@ -27,12 +27,11 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import open_change
-from wsteer.deltas.model_input import open_model, short_name
-from wsteer.deltas.selection import Selection
+from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
-from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.engine import Engine
+from wsteer.evaluation.methods import Added, open_methods
 from wsteer.evaluation.subject import Subject
 from wsteer.files.provenance import key
 from wsteer.files.rows import Message
@@ -41,11 +40,12 @@ from wsteer.models.generation import Answer, Decoding
 from wsteer.models.loading import dtype_name, max_positions
 from wsteer.steering.combination import check_k
 from wsteer.steering.loading import load
+from wsteer.steering.positions import POSITIONS
 from wsteer.steering.rounding import Rounding
 
 MOST_TOKENS = 2048  # of an answer, where the task sets no limit; inspect_ai's default for local models
 MARK = "~"  # between the base and the condition in a model's name
-OPTIONS = ("delta", "k", "layers", "rounding", "seed", "batch_size", "device", "dtype")
+OPTIONS = ("delta", "k", "layers", "positions", "variant", "rounding", "seed", "batch_size", "device", "dtype")
 # settings that change what a model answers, or that a scorer reads, and that this one does not have
 REFUSED = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "best_of", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -204,6 +204,8 @@ def _opened(name: str, options: Mapping[str, Any]) -> tuple[str, Engine, Conditi
         raise WsteerError(f"-M {unknown[0]}=: a wsteer/ model has no such argument; it takes {', '.join(OPTIONS)}")
     base, _, stated = name.partition(MARK)
     base = os.path.expanduser(base)
+    if "delta" not in options and (unused := sorted({"k", "layers", "positions", "variant"} & set(options))):
+        raise WsteerError(f"-M {unused[0]}= needs a -M delta= to be of")
     k, rounding = _k(options), Rounding(str(options.get("rounding", "auto")), _whole(options, "seed", 0))
     device, dtype = (str(options.get(name, "auto")) for name in ("device", "dtype"))
     batch_size = _whole(options, "batch_size", 32)
@@ -221,36 +223,17 @@ def _opened(name: str, options: Mapping[str, Any]) -> tuple[str, Engine, Conditi
         "seed": rounding.seed,
         "dtype": dtype_name(loaded),
     }
-    condition, delta = Condition(BASE, **settings), None
-    if "delta" in options and k:
-        condition, delta = _steered(str(options["delta"]), k, _layers(options.get("layers")), engine, settings)
-    elif "delta" not in options and (k or "layers" in options):
-        raise WsteerError("-M k= and -M layers= need a -M delta= to scale or to choose from")
+    added = [Added(str(options.get("delta")), layers=_layers(options.get("layers")), variant=options.get("variant"))]
+    positions = str(options.get("positions", "response"))
+    if positions not in POSITIONS:
+        raise WsteerError(f"-M positions={positions}: give one of {', '.join(POSITIONS)}")
+    methods = open_methods(loaded.checkpoint, added if "delta" in options else [], [k], positions=positions)
+    condition, delta = list(methods.conditions(**settings).items())[-1]  # the base is the first
     if stated and stated != condition.name:
         raise WsteerError(f"wsteer/{name} is not what its arguments give now, wsteer/{base}{MARK}{condition.name}")
     if delta is not None:
         deltas[condition.name] = delta
     return f"{base}{MARK}{condition.name}", engine, condition
-
-
-def _steered(
-    reference: str, k: float, layers: tuple[int, ...] | None, engine: Engine, settings: Mapping[str, Any]
-) -> tuple[Condition, Delta]:
-    """The condition of k times a delta, or some layers of it, and the delta."""
-    checkpoint, selection = engine.subject.loaded.checkpoint, Selection(layers)
-    given = open_change(reference, "delta", checkpoint, selection)
-    delta = given.delta
-    if delta.kind == "activation":
-        if layers is None and len(delta.terms) > 1:
-            raise WsteerError(
-                f"{reference} holds activation vectors of {len(delta.terms)} blocks; choose with -M layers="
-            )
-        delta = delta if layers is None else delta.select_layers(layers)
-    else:
-        selection.check({*delta.terms, *given.left_out}, checkpoint)
-    positions = "response" if delta.kind == "activation" else None
-    digest = str(given.source["sha256"])
-    return Condition(short_name(reference), k, delta=digest, layers=layers, positions=positions, **settings), delta
 
 
 def _k(options: Mapping[str, Any]) -> float:

@@ -52,6 +52,9 @@ class Tasks:
         if data is not None and not any(not each.startswith(TEXTS) for each in rest):
             raise WsteerError("--data is for built-in tasks and YAML files of wsteer's; other tasks name their own")
         own = tuple(prepare(each, None if each.startswith(TEXTS) else data, limit) for each in rest)
+        for number, task in enumerate(own):
+            if any(task.name == other.name for other in own[:number]):
+                raise WsteerError(f"two tasks have the name {task.name}; give one of the two files another name")
         if inspect:
             check_tasks(inspect)
         return Tasks(own, load_tasks(harness, limit) if harness else None, tuple(inspect), limit)
@@ -82,7 +85,7 @@ class Tasks:
 
 
 def _own(task: AskedTask | TextTask, subject: Subject, limit: int | None) -> Runner:
-    sources = [source_entry(role, path) for role, path in task.files if Path(path).is_file()]
+    sources = [source_entry(role, path) if Path(path).is_file() else str(path) for role, path in task.files]
 
     def run(condition: Condition, progress: Progress) -> Outcome:
         return task.run(subject, condition, progress)

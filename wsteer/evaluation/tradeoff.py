@@ -226,7 +226,7 @@ def _label(
         [(each.width, each.height) for each in extents],
         [kept for _, _, kept, _ in texts],
         taken,
-        Box(frame.x0, frame.y0, frame.x1, frame.y1),
+        Box(frame.x0 + pixels, frame.y0 + pixels, frame.x1 - 2 * pixels, frame.y1 - 2 * pixels),
         GAP * pixels,
     )
     for text, box in zip(shown, boxes, strict=True):

@@ -1,0 +1,30 @@
+"""The model under test under each condition."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import wsteer
+from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.subject import Subject
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def test_an_activation_vector_is_added_at_the_positions_of_its_condition(tiny: Path) -> None:
+    loaded = wsteer.load(tiny, "cpu")
+    vector = Delta.of_tensors({"blocks.2": torch.ones(32)}, kind="activation")
+    conditions = [Condition("a@2", 1.0, delta="digest", positions=each) for each in ("response", "prompt", "all", None)]
+    subject = Subject(loaded, {condition.name: vector for condition in conditions})
+    plain = loaded.model(IDS).logits
+    expected = ([False, False, True, True], [True, True, True, False], [True] * 4, [True] * 4)
+    for condition, moved in zip(conditions, expected, strict=True):
+        with subject.under(condition), wsteer.prompt_lengths([3]):
+            assert (loaded.model(IDS).logits != plain).any(dim=-1).tolist() == [moved]
+    with subject.under(conditions[0]), pytest.raises(WsteerError, match="prompt_lengths"):
+        loaded.model(IDS)
+    with subject.under(Condition(BASE)):
+        assert torch.equal(loaded.model(IDS).logits, plain)
