@@ -30,6 +30,7 @@ from pathlib import Path
 
 FACTS = Path(__file__).parents[2] / "wsteer" / "evaluation" / "tasks" / "facts.jsonl"
 PARTS = ("sweep", "libraries", "apply")
+KINDS = ("choices", "generation")
 PEERS = {"lm-eval": "lm_eval", "inspect": "inspect_ai"}
 KS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 TOKENS, BATCH, RANK, NORM = 20, 32, 32, 0.02
@@ -152,7 +153,7 @@ def timed(run: Callable[[], object]) -> tuple[Cost, object]:
     return Cost(time.process_time() - busy, time.perf_counter() - start), found
 
 
-def libraries(model: str, work: Path, rounds: int, peers: Sequence[str]) -> None:
+def libraries(model: str, work: Path, rounds: int, kinds: Sequence[str], peers: Sequence[str]) -> None:
     """Print what each way of asking costs in each round, and how many of its answers are those of wsteer's own."""
     from wsteer.evaluation.answering import prepare
     from wsteer.evaluation.conditions import BASE, Condition
@@ -164,7 +165,7 @@ def libraries(model: str, work: Path, rounds: int, peers: Sequence[str]) -> None
 
     subject, base = Subject(load(model), {}, BATCH), Condition(BASE)
     ways: dict[str, Callable[[], Outcome]] = {}
-    for kind in OWN_TASKS:
+    for kind in kinds:
         own = prepare(str(work / f"own-{kind}.yaml"))
         ways[f"{kind}: wsteer"] = lambda own=own: own.run(subject, base)
         if "lm-eval" in peers:
@@ -181,9 +182,9 @@ def libraries(model: str, work: Path, rounds: int, peers: Sequence[str]) -> None
             cost, outcome = timed(run)
             answers[way] = [row.answer.strip() for row in outcome.rows]
             costs[way] += [cost] if number else []  # the first round warms up
-    own = answers["generation: wsteer"]
     for way, given in answers.items():
         if way.startswith("generation"):
+            own = answers["generation: wsteer"]
             print(
                 f"{way}: {sum(a == b for a, b in zip(given, own, strict=True))} of {len(own)} answers are wsteer's own"
             )
@@ -253,14 +254,14 @@ def wsteer(*arguments: object) -> list[object]:
     return [sys.executable, "-m", "wsteer", *arguments]
 
 
-def sweep(model: str, work: Path, rounds: int) -> dict[str, list[Cost]]:
+def sweep(model: str, work: Path, rounds: int, kinds: Sequence[str]) -> dict[str, list[Cost]]:
     """Nine values of k, in one process or in nine, round by round."""
     delta, ks = work / "low-rank.safetensors", ",".join(f"{k:g}" for k in KS)
     measured(wsteer("steer", model, delta, f"--sweep={ks}", "-o", work / "sweep"), work)
     folders = [work / "sweep" / f"k{k:g}" for k in KS]
     costs: dict[str, list[Cost]] = {}
     for number in range(rounds):
-        for kind in LM_TASKS:
+        for kind in kinds:
             task, out = work / f"{kind}.yaml", work / f"out-{number}-{kind}"
             ways = {
                 "one `wsteer eval`": [
@@ -328,15 +329,16 @@ def main() -> None:
     parser.add_argument("--delta", help="delta file for the sweep [random]")
     parser.add_argument("--rows", type=int, default=48, help="questions [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="of each part [%(default)s]")
-    parser.add_argument("--skip", default="", help=f"comma-separated: {', '.join((*PARTS, *PEERS))}")
+    parser.add_argument("--skip", default="", help=f"comma-separated: {', '.join((*PARTS, *KINDS, *PEERS))}")
     arguments = parser.parse_args()
     skipped = set(filter(None, arguments.skip.split(",")))
-    if unknown := skipped - {*PARTS, *PEERS}:
+    if unknown := skipped - {*PARTS, *KINDS, *PEERS}:
         parser.error(f"--skip: there is no {', '.join(sorted(unknown))}")
     missing = [name for name, module in PEERS.items() if importlib.util.find_spec(module) is None]
     for name in missing:
         print(f"{name} is not installed and left out: pip install 'wsteer[{name}]'")
     peers = [name for name in PEERS if name not in {*skipped, *missing}]
+    kinds = [kind for kind in KINDS if kind not in skipped]
     if "lm-eval" not in peers:
         skipped.add("sweep")  # its tasks are lm-eval's
     if arguments.model is None:
@@ -353,10 +355,10 @@ def main() -> None:
         if "apply" not in skipped:
             tables += table("one more k", inner(["apply", work, rounds], work), None)
         if "libraries" not in skipped:
-            costs = inner(["libraries", model, work, rounds, ",".join(peers)], work)
+            costs = inner(["libraries", model, work, rounds, ",".join(kinds), ",".join(peers)], work)
             tables += table("the model as it is", costs, "wsteer's own")
         if "sweep" not in skipped:
-            tables += table("nine values of k", sweep(model, work, rounds), "one `wsteer eval`")
+            tables += table("nine values of k", sweep(model, work, rounds, kinds), "one `wsteer eval`")
         print("", *tables, sep="\n")
 
 
@@ -366,7 +368,7 @@ if __name__ == "__main__":
         if what == "inputs":
             make_inputs(values[0], Path(values[1]), values[2] or None)
         elif what == "libraries":
-            libraries(values[0], Path(values[1]), int(values[2]), values[3].split(","))
+            libraries(values[0], Path(values[1]), int(values[2]), values[3].split(","), values[4].split(","))
         else:
             apply(Path(values[0]), int(values[1]))
     else:
