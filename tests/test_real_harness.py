@@ -13,7 +13,7 @@ import wsteer
 from tests.helpers.harness import HEAD
 from wsteer.deltas.delta import Delta
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.harness import Harness, load_tasks
+from wsteer.evaluation.harness.harness import Harness, load_tasks
 from wsteer.evaluation.subject import Subject
 from wsteer.evaluation.tasks import task
 from wsteer.steering.loading import load

@@ -9,7 +9,7 @@ import wsteer
 from tests.helpers.inspect_tasks import check_four_prompts
 from wsteer.deltas.delta import Delta
 from wsteer.evaluation.conditions import BASE, Condition
-from wsteer.evaluation.inspection import run
+from wsteer.evaluation.inspection.inspection import run
 from wsteer.evaluation.subject import Subject
 from wsteer.steering.loading import load
 

@@ -155,12 +155,12 @@ def timed(run: Callable[[], object]) -> tuple[Cost, object]:
 
 def libraries(model: str, work: Path, rounds: int, kinds: Sequence[str], peers: Sequence[str]) -> None:
     """Print what each way of asking costs in each round, and how many of its answers are those of wsteer's own."""
-    from wsteer.evaluation.answering import prepare
     from wsteer.evaluation.conditions import BASE, Condition
-    from wsteer.evaluation.harness import Harness, load_tasks
-    from wsteer.evaluation.inspection import run as run_inspect
+    from wsteer.evaluation.harness.harness import Harness, load_tasks
+    from wsteer.evaluation.inspection.inspection import run as run_inspect
     from wsteer.evaluation.rows import Outcome
     from wsteer.evaluation.subject import Subject
+    from wsteer.evaluation.tasks.answering import prepare
     from wsteer.steering.loading import load
 
     subject, base = Subject(load(model), {}, BATCH), Condition(BASE)

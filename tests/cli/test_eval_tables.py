@@ -5,8 +5,8 @@ import pytest
 from tests.helpers.evaluations import MEASURES, conditions, rows
 from wsteer.cli.eval_tables import WIDTH, change_text, tables, value_text
 from wsteer.evaluation.conditions import BASE, Condition
-from wsteer.evaluation.outputs import results
-from wsteer.evaluation.page import Findings
+from wsteer.evaluation.presentation.outputs import results
+from wsteer.evaluation.presentation.page import Findings
 from wsteer.evaluation.rows import Measure, Row
 from wsteer.evaluation.summary import summarise
 

@@ -9,7 +9,7 @@ import wsteer
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import Retained, parts, pieces, retained
+from wsteer.evaluation.attribution import Retained, parts, ablations, retained
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.rows import Measure, Row
 
@@ -57,7 +57,7 @@ def test_modules_of_all_blocks_are_one_part(tiny: Path, delta: Delta) -> None:
 def test_parts_sum_to_the_whole_and_controls_have_their_norms(tiny: Path, delta: Delta, by: str) -> None:
     checkpoint, whole = open_checkpoint(tiny), dense(delta)
     total = {name: torch.zeros_like(tensor) for name, tensor in whole.items()}
-    found = list(pieces(delta, by, checkpoint, seed=3))
+    found = list(ablations(delta, by, checkpoint, seed=3))
     count = len(parts(delta, by, checkpoint))
     assert len(found) == 3 * count
     for kept, dropped, random in zip(found[::3], found[1::3], found[2::3], strict=True):
@@ -72,7 +72,7 @@ def test_parts_sum_to_the_whole_and_controls_have_their_norms(tiny: Path, delta:
             assert float(tensor.norm()) == pytest.approx(float(own[name].norm()), rel=1e-5)
             assert not torch.allclose(tensor, own[name])
     assert all(torch.equal(total[name], whole[name]) for name in whole)
-    again = list(pieces(delta, by, checkpoint, seed=3))
+    again = list(ablations(delta, by, checkpoint, seed=3))
     assert all(torch.equal(dense(again[2].delta)[name], tensor) for name, tensor in dense(found[2].delta).items())
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.evaluations import MEASURES, conditions, rows, sweep
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.page import Findings
+from wsteer.evaluation.presentation.page import Findings
 from wsteer.evaluation.results import EvalReport
 from wsteer.evaluation.summary import summarise
 

@@ -7,10 +7,10 @@ import torch
 
 from wsteer import evaluation
 from wsteer.deltas.delta import Delta
-from wsteer.evaluation.answering import prepare
 from wsteer.evaluation.conditions import BASE, Condition
-from wsteer.evaluation.inspection import run
+from wsteer.evaluation.inspection.inspection import run
 from wsteer.evaluation.subject import Subject
+from wsteer.evaluation.tasks.answering import prepare
 from wsteer.steering.loading import load
 
 LETTERS = '''
@@ -101,7 +101,7 @@ from inspect_ai.scorer import Score, mean, scorer
 from inspect_ai.solver import solver
 from inspect_ai.util import collect
 
-from wsteer.evaluation.scoring import grade_answer, own_words
+from wsteer.evaluation.tasks.scoring import grade_answer, own_words
 
 PROMPTS = {
     "plain": "{question}",

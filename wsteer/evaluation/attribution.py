@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 @dataclass(frozen=True)
-class Piece:
+class Ablation:
     """A change to be evaluated: `keep layer 3` is that part alone, `drop layer 3` all but it.
 
     With the `control` random it is a random change in the part's place, of the same norms.
@@ -74,14 +74,14 @@ def _place(label: str) -> tuple[int, int, str]:
     return (int(label == ENDS), int(number[1]) if number else -1, label)
 
 
-def pieces(delta: Delta, by: By, checkpoint: Checkpoint, seed: int = 0) -> Iterator[Piece]:
+def ablations(delta: Delta, by: By, checkpoint: Checkpoint, seed: int = 0) -> Iterator[Ablation]:
     """For each part of the delta: it alone, all but it, and a random change in its place."""
     delta = delta.bound(checkpoint)
     for label, names in parts(delta, by, checkpoint).items():
         kept = delta.part(names)
-        yield Piece(f"keep {label}", kept)
-        yield Piece(f"drop {label}", delta.part(delta.terms.keys() - set(names)))
-        yield Piece(f"keep {label}", control(kept, RANDOM, seed), RANDOM)
+        yield Ablation(f"keep {label}", kept)
+        yield Ablation(f"drop {label}", delta.part(delta.terms.keys() - set(names)))
+        yield Ablation(f"keep {label}", control(kept, RANDOM, seed), RANDOM)
 
 
 @dataclass(frozen=True)

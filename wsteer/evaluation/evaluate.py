@@ -12,12 +12,12 @@ from wsteer.evaluation.choosing import choose as choose_from
 from wsteer.evaluation.choosing import parse_choice
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.gates import Gates
-from wsteer.evaluation.inspection import check_judges
-from wsteer.evaluation.inspection import run as run_inspect
+from wsteer.evaluation.inspection.inspection import check_judges
+from wsteer.evaluation.inspection.inspection import run as run_inspect
 from wsteer.evaluation.methods import Added, open_methods
-from wsteer.evaluation.outputs import write_outputs
-from wsteer.evaluation.page import Findings
 from wsteer.evaluation.pieces import Pieces
+from wsteer.evaluation.presentation.outputs import write_outputs
+from wsteer.evaluation.presentation.page import Findings
 from wsteer.evaluation.results import EvalReport
 from wsteer.evaluation.rows import Outcome, joined, write_rows
 from wsteer.evaluation.runners import Runner, Tasks

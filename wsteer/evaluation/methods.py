@@ -14,7 +14,7 @@ from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
 from wsteer.deltas.model_input import short_name
 from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import By, pieces
+from wsteer.evaluation.attribution import By, ablations
 from wsteer.evaluation.calibration import calibrate
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.subject import Subject
@@ -235,10 +235,10 @@ def _parts(methods: Sequence[Method], by: By, checkpoint: Checkpoint, seed: int)
     if delta is None or delta.kind == "activation" or len(whole[0].ks) != 1:
         raise WsteerError(f"--attribute {by} takes one change of weights, as --delta w.safetensors, and one k")
     found = []
-    for piece in pieces(delta, by, checkpoint, seed):
-        name = whole[0].condition.method + (f" {piece.control}" if piece.control else "")
-        condition = replace(whole[0].condition, method=name, part=piece.part, control=piece.control)
-        found.append(Method(condition, whole[0].ks, piece.delta))
+    for ablation in ablations(delta, by, checkpoint, seed):
+        name = whole[0].condition.method + (f" {ablation.control}" if ablation.control else "")
+        condition = replace(whole[0].condition, method=name, part=ablation.part, control=ablation.control)
+        found.append(Method(condition, whole[0].ks, ablation.delta))
     return found
 
 

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from wsteer.errors import WsteerError, one_error
-from wsteer.evaluation import logs
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.lm_logs import KEYS, read_run, read_tasks
+from wsteer.evaluation.harness.logs import KEYS, read_run, read_tasks
+from wsteer.evaluation.inspection import logs
 from wsteer.evaluation.naming import ModelName, base_among, conditions_of, named
 from wsteer.evaluation.rows import Measure, Outcome, Row, read_rows
 from wsteer.files.text import FREE, MOST_RATIO, read_json

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.evaluation.outputs import results, write_page
-from wsteer.evaluation.page import Findings
-from wsteer.evaluation.pictures import write_pictures
+from wsteer.evaluation.presentation.outputs import results, write_page
+from wsteer.evaluation.presentation.page import Findings
+from wsteer.evaluation.presentation.pictures import write_pictures
 from wsteer.evaluation.reading import read
 from wsteer.evaluation.summary import mostly_abstained, summarise
 from wsteer.files.provenance import record, recordable, source_entry

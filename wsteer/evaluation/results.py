@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.outputs import results
-from wsteer.evaluation.page import Findings
+from wsteer.evaluation.presentation.outputs import results
+from wsteer.evaluation.presentation.page import Findings
+from wsteer.evaluation.presentation.sweeps import best_blocks
 from wsteer.evaluation.rows import find_measure
 from wsteer.evaluation.summary import Estimate
-from wsteer.evaluation.sweeps import best_blocks
 
 
 @dataclass(frozen=True)

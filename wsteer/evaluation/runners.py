@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.answering import AskedTask, prepare
 from wsteer.evaluation.conditions import Condition
-from wsteer.evaluation.harness import Harness, HarnessTasks, load_tasks
-from wsteer.evaluation.inspection import check_tasks, named
+from wsteer.evaluation.harness.harness import Harness, HarnessTasks, load_tasks
+from wsteer.evaluation.inspection.inspection import check_tasks, named
 from wsteer.evaluation.rows import Measure, Outcome
 from wsteer.evaluation.subject import Subject
-from wsteer.evaluation.texts import PREFIX as TEXTS
-from wsteer.evaluation.texts import TextTask
+from wsteer.evaluation.tasks.answering import AskedTask, prepare
+from wsteer.evaluation.tasks.texts import PREFIX as TEXTS
+from wsteer.evaluation.tasks.texts import TextTask
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import key, source_entry
 from wsteer.files.rows import Message

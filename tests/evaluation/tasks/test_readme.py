@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsteer.evaluation.answering import prepare
+from wsteer.evaluation.tasks.answering import prepare
 from wsteer.evaluation.tasks.task import BUILT_IN, OF_ANSWERS, OF_CHOICES
 
 README = (BUILT_IN / "README.md").read_text(encoding="utf-8")

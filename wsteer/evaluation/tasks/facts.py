@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.scoring import names_of
+from wsteer.evaluation.tasks.scoring import names_of
 from wsteer.files.rows import read_objects
 
 ANSWERS = ("correct_answer", "incorrect_answer")  # the fields that scorers compare with

@@ -8,8 +8,8 @@ from typing import Literal
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.rows import Measure
-from wsteer.evaluation.scoring import SCORERS
 from wsteer.evaluation.tasks.facts import ANSWERS
+from wsteer.evaluation.tasks.scoring import SCORERS
 from wsteer.files.yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
