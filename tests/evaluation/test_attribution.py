@@ -9,7 +9,7 @@ import wsteer
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import Retained, parts, ablations, retained
+from wsteer.evaluation.attribution import Retained, ablations, parts, retained
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.rows import Measure, Row
 

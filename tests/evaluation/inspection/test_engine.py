@@ -10,8 +10,8 @@ import torch
 
 from tests.helpers.inspect_tasks import Bench, bench
 from wsteer.errors import WsteerError
-from wsteer.evaluation import engine as module
 from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.inspection import engine as module
 from wsteer.evaluation.inspection.engine import Engine
 from wsteer.evaluation.subject import Subject, with_system
 from wsteer.models.generation import Answer, Decoding, answer, answer_by

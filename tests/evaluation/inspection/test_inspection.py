@@ -14,7 +14,7 @@ import torch
 from tests.helpers.inspect_tasks import Bench, bench
 from tests.helpers.judge import judge
 from wsteer.errors import WsteerError
-from wsteer.evaluation import engine, inspection
+from wsteer.evaluation.inspection import engine, inspection
 from wsteer.evaluation.inspection.inspection import check_judges, check_tasks, run
 from wsteer.evaluation.rows import Outcome, Row, by_condition, prompt_digest
 from wsteer.evaluation.subject import Subject

@@ -33,7 +33,7 @@ from inspect_ai.model import (  # noqa: E402
 )
 from inspect_ai.tool import tool  # noqa: E402
 
-from wsteer.evaluation import provider, registry  # noqa: E402, F401
+from wsteer.evaluation.inspection import provider, registry  # noqa: E402, F401
 
 ROOT = Path(wsteer.__file__).parents[1]
 
