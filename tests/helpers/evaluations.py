@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.rows import ABSTAINED, Measure, Row, prompt_digest
@@ -58,6 +59,12 @@ def strength(condition: Condition) -> float:
         return condition.k * math.exp(-((condition.layers[0] - 7) ** 2) / 20) / 2
     scale = {"keep": 0.3, "drop": 0.8}.get((condition.part or "").split(" ")[0], 1.0)
     return max(-1.0, min(1.0, condition.k * scale / 2))
+
+
+def values(results: Mapping[str, Any], metric: str) -> dict[str, float | None]:
+    """The value of a metric by the condition's label, of what results.json or --json holds."""
+    labels = {each["name"]: each["label"] for each in results["conditions"]}
+    return {labels[e["condition"]]: e["value"] for e in results["estimates"] if e["metric"] == metric}
 
 
 def rows(chosen: Sequence[Condition], questions: int = 48, seed: int = 0, prompts: int = 1) -> list[Row]:

@@ -1,6 +1,5 @@
 """What is finished of an evaluation: one piece for each task and condition, with which an interrupted run goes on."""
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Outcome, Row
 from wsteer.files.saving import WORK, mark_work
-from wsteer.files.text import read_json, write_json
+from wsteer.files.text import read_json, write_jsonl
 
 FOLDER = "pieces"
 
@@ -42,7 +41,7 @@ class Pieces:
         self.folder.mkdir(exist_ok=True)
         path = self._path(key, condition)
         partial = path.with_suffix(".partial")
-        write_json(partial, json.loads(json.dumps(asdict(outcome))))
+        write_jsonl(partial, [asdict(outcome)])  # one line of JSON, whose keys keep their order
         os.replace(partial, path)
         mark_work(self.whole)
 
