@@ -14,8 +14,9 @@ from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.evaluate import evaluate
-from wsteer.evaluation.methods import Added, open_methods
+from wsteer.evaluation.methods import open_methods
 from wsteer.evaluation.rows import Row, read_rows
 from wsteer.evaluation.subject import Subject
 
@@ -67,19 +68,14 @@ def test_weights_are_as_before_under_and_after_every_kind_of_condition(inputs: I
     for step in (3, 7):
         save_adapter(tmp_path / "ft" / f"checkpoint-{step}", inputs.tiny, seed=step)
     loaded = wsteer.load(inputs.tiny, device="cpu")
-    methods = open_methods(
-        open_checkpoint(inputs.tiny),
-        [
-            Added(inputs.adapters[0]),
-            Added(inputs.delta()),
-            Added(vectors(inputs), layers=[1]),
-            Added(vectors(inputs), "all", variant="all-layers"),
-        ],
-        (-1, 0.5),
-        checkpoints=[tmp_path / "ft"],
-        systems=["Be rude."],
-        controls=["random", "shuffled"],
-    )
+    added = [
+        Added(inputs.adapters[0]),
+        Added(inputs.delta()),
+        Added(vectors(inputs), layers=[1]),
+        Added(vectors(inputs), "all", variant="all-layers"),
+    ]
+    compared = Compared(added, (-1, 0.5), [str(tmp_path / "ft")], ["Be rude."], ["random", "shuffled"])
+    methods = open_methods(open_checkpoint(inputs.tiny), compared)
     conditions = methods.conditions()
     subject = Subject(loaded, {each.name: delta for each, delta in conditions.items() if delta is not None})
     ids = torch.arange(5, 25)[None]

@@ -11,13 +11,14 @@ from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.evaluate import evaluate
-from wsteer.evaluation.methods import Added, Methods, open_methods
+from wsteer.evaluation.methods import Methods, open_methods
 
 
 def opened(inputs: Inputs, *added: Added | str | Path, ks: tuple[float, ...] = (1.0,), **options) -> Methods:
     given = [each if isinstance(each, Added) else Added(each) for each in added]
-    return open_methods(open_checkpoint(inputs.tiny), given, ks, **options)
+    return open_methods(open_checkpoint(inputs.tiny), Compared(given, ks, **options))
 
 
 def labels(methods: Methods) -> list[str]:

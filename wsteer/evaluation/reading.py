@@ -11,11 +11,11 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.harness.logs import KEYS, read_run, read_tasks
 from wsteer.evaluation.inspection import logs
 from wsteer.evaluation.naming import ModelName, base_among, conditions_of, named
+from wsteer.evaluation.presentation.outputs import RESULTS, ROWS
 from wsteer.evaluation.rows import Measure, Outcome, Row, read_rows
 from wsteer.files.text import FREE, MOST_RATIO, read_json
 from wsteer.progress import Progress, silent
 
-RESULTS, ROWS = "results.json", "rows.jsonl"  # of a folder of `wsteer eval`
 EXTRA = "reading inspect_ai's logs needs inspect_ai: pip install 'wsteer[inspect]'"
 
 
