@@ -18,7 +18,7 @@ from wsteer.evaluation.methods import Methods, open_methods
 
 def opened(inputs: Inputs, *added: Added | str | Path, ks: tuple[float, ...] = (1.0,), **options) -> Methods:
     given = [each if isinstance(each, Added) else Added(each) for each in added]
-    return open_methods(open_checkpoint(inputs.tiny), Compared(given, ks, **options))
+    return open_methods(open_checkpoint(inputs.tiny), Compared(given, ks if given else None, **options))
 
 
 def labels(methods: Methods) -> list[str]:
@@ -39,7 +39,7 @@ def test_the_base_comes_first_and_once_whatever_k_are_given(inputs: Inputs) -> N
     for ks in ((0.0, 1.0), (-0.0, 1.0, 1.0), (1.0, 0.0), (1,)):
         assert labels(opened(inputs, w, ks=ks)) == ["base", "w k=1"]
     assert labels(opened(inputs, w, ks=(0.0,))) == ["base"]
-    assert labels(opened(inputs, ks=())) == ["base"]
+    assert labels(opened(inputs, ks=(0.0,))) == ["base"]
     assert labels(opened(inputs, w, ks=(2, -1.5))) == ["base", "w k=2", "w k=-1.5"]
 
 
@@ -139,7 +139,7 @@ def test_a_part_of_a_delta_is_kept_and_dropped(inputs: Inputs) -> None:
     assert found[:4] == ["base", "pos k=2", "pos keep layer 0 k=2", "pos drop layer 0 k=2"]
     assert found[4] == "pos random keep layer 0 k=2"
     assert len(found) == 2 + 3 * 3
-    for ks in ((), (1, 2)):
+    for ks in ((0,), (1, 2)):
         with pytest.raises(WsteerError, match=r"takes one change of weights.*and one k"):
             opened(inputs, inputs.adapters[0], attribute="layers", ks=ks)
     for others in ((inputs.adapters[1],), (Added(inputs.vectors(), layers=[1]),)):
