@@ -42,7 +42,7 @@ def vectors(inputs: Inputs, size: float = 4.0) -> Path:
     """Activation vectors of the tiny model's three blocks, which differ."""
     path = inputs.folder / "a.safetensors"
     terms = {f"blocks.{b}": size * torch.randn(32, generator=torch.Generator().manual_seed(b)) for b in range(3)}
-    Delta.of_tensors(terms, kind="activation").save(path)
+    Delta.of_tensors(terms, kind="activation").save(path, force=True)
     return path
 
 
@@ -144,7 +144,7 @@ def test_answers_do_not_depend_on_the_batch_size(inputs: Inputs, tmp_path: Path)
 @pytest.mark.slow
 def test_calibrate_finds_both_k_at_which_the_kl_is_reached(inputs: Inputs, tmp_path: Path, cli: Cli) -> None:
     adapter = save_adapter(tmp_path / "pos", inputs.tiny, seed=1, std=0.3)
-    arguments = ["eval", inputs.tiny, "--delta", adapter, "--control", "random", "--calibrate", "kl=0.05", *QUICK]
+    arguments = ["eval", inputs.tiny, "--delta", adapter, "--control", "random", "--calibrate", "kl=0.001", *QUICK]
     ran = cli(*arguments, "--json", "-o", tmp_path / "r")
     assert ran.code == 0, ran.err
     found = [(each["method"], each["k"]) for each in ran.json["conditions"]]
@@ -153,7 +153,7 @@ def test_calibrate_finds_both_k_at_which_the_kl_is_reached(inputs: Inputs, tmp_p
         assert found[first][1] < 0 < found[second][1]
         assert all(math.isfinite(found[place][1]) for place in (first, second))
     options = json.loads((tmp_path / "r" / "wsteer.json").read_text())["options"]
-    assert (options["calibrate"], options["k"]) == (0.05, None)
+    assert (options["calibrate"], options["k"]) == (0.001, None)
 
 
 def test_a_condition_whose_scores_overflow_is_named(inputs: Inputs, cli: Cli) -> None:
