@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from wsteer.cli.values import MOST_KS, parse_added, parse_ks, parse_share
-from wsteer.evaluation.methods import Added
+from wsteer.evaluation.compared import Added
 
 
 @pytest.mark.parametrize(
