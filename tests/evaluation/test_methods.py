@@ -117,7 +117,7 @@ def test_each_block_is_a_method_and_all_layers_is_one(inputs: Inputs) -> None:
 def test_what_others_call_a_block_is_told(inputs: Inputs) -> None:
     a = inputs.vectors()
     (note,) = opened(inputs, Added(a, layers=[1])).notes
-    assert note == f"{a} is added at block 1 (the paper's layer 2, hidden_states[2])"
+    assert note == "a is added at block 1 (the paper's layer 2, hidden_states[2])"
     (note,) = opened(inputs, Added(a, layers="each")).notes
     assert "at block 0 (the paper's layer 1, hidden_states[1]) to block 2 (the paper's layer 3, before" in note
     (note,) = opened(inputs, Added(a, layers=[0, 2])).notes

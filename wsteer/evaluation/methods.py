@@ -112,7 +112,7 @@ def open_methods(checkpoint: Checkpoint, compared: Compared, seed: int = 0) -> M
         opened, given = _of_delta(checkpoint, each, ks, positions)
         inputs.append(given)
         warnings.update(dict.fromkeys(base_notes(str(each.reference), given.delta, checkpoint)))
-        notes += _block_notes(str(each.reference), opened, checkpoint)
+        notes += _block_notes(each.name or short_name(each.reference), opened, checkpoint)
         for method in opened:
             methods += [method, *(_controlled(method, kind, seed) for kind in compared.controls)]
     if compared.attribute is not None:
@@ -185,15 +185,15 @@ def _at_blocks(
     return Method(replace(condition, method=name, layers=blocks), ks, delta.select_layers(blocks))
 
 
-def _block_notes(reference: str, methods: Sequence[Method], checkpoint: Checkpoint) -> Iterator[str]:
+def _block_notes(name: str, methods: Sequence[Method], checkpoint: Checkpoint) -> Iterator[str]:
     """A line that says what others call the blocks at which activation vectors are added."""
     deltas = [method.delta for method in methods if method.delta is not None and method.delta.kind == "activation"]
-    blocks = sorted({int(name.removeprefix("blocks.")) for delta in deltas for name in delta.terms})
+    blocks = sorted({int(term.removeprefix("blocks.")) for delta in deltas for term in delta.terms})
     count = read_config(checkpoint).get_text_config().num_hidden_layers
     if blocks:
         ends = blocks if len(blocks) < 3 else (blocks[0], blocks[-1])
         joint = " and " if len(blocks) < 3 else " to "
-        yield f"{reference} is added at {joint.join(block_text(block, count) for block in ends)}"
+        yield f"{name} is added at {joint.join(block_text(block, count) for block in ends)}"
 
 
 def _controlled(method: Method, kind: str, seed: int) -> Method:
