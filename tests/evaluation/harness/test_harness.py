@@ -549,6 +549,15 @@ def test_what_a_tasks_own_code_raises_is_one_line(subject: Subject, tmp_path: Pa
         run(Harness(subject, load_tasks([file])), ROOT)
 
 
+def test_a_task_that_ends_the_program_is_one_line(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import sys\n\n\ndef ends(*given):\n    sys.exit(0)\n")
+    with pytest.raises(WsteerError, match=r"cannot be loaded: its code ends the program, by sys.exit\(0\)"):
+        load_tasks([write_task(tmp_path, CHOICE + "process_docs: !function own.ends\n")])
+    file = write_task(tmp_path, CHOICE + "process_results: !function own.ends\n")
+    with pytest.raises(WsteerError, match=r"lm-eval cannot run choice under base: its code ends the program"):
+        run(Harness(subject, load_tasks([file])), ROOT)
+
+
 def test_a_metric_that_some_rows_lack_has_no_value_there(subject: Subject, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def graded(doc, results):\n    return {'acc': 1.0} if doc['right'] else {}\n")
     file = write_task(tmp_path, CHOICE + "process_results: !function own.graded\n")
