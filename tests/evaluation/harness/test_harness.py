@@ -224,6 +224,15 @@ def test_metrics_that_are_no_means_are_left_to_lm_eval(subject: Subject, tmp_pat
 TWO = QUESTIONS[:2]
 
 
+def test_a_task_without_metrics_or_rows_says_so(subject: Subject, tmp_path: Path) -> None:
+    body = CHOICE.partition("metric_list:")[0].replace("multiple_choice", "generate_until") + "metric_list: []\n"
+    outcome = run(Harness(subject, load_tasks([write_task(tmp_path, body)])), ROOT)
+    assert outcome.warnings == ("choice gives no metric; name one in its metric_list",)
+    (tmp_path / "questions.jsonl").write_text("")
+    with pytest.raises(WsteerError, match="cannot be loaded: .*its data may be empty"):
+        load_tasks([str(tmp_path / "choice.yaml")])
+
+
 def test_a_model_that_computes_nan_answers_nothing(loaded: LoadedModel, base: Path, tmp_path: Path) -> None:
     huge = Condition("w", 1.0, delta="huge")
     broken = Delta.of_tensors({"model.norm.weight": torch.full((32,), 3e38)})

@@ -273,6 +273,8 @@ def _loaded(reference: str, name: str, manager: Any) -> dict[str, dict[str, Any]
         where = ""
         if isinstance(error, FileNotFoundError) and reference.endswith(FILES):
             where = f"; lm-eval takes data_files from the current folder, {Path.cwd()}, or by their full path"
+        if isinstance(error, StopIteration):  # datasets' own, of a file without rows
+            where = "; its data may be empty"
         raise WsteerError(f"--task lm:{reference} cannot be loaded: {reason(error)}{where}") from error
 
 
