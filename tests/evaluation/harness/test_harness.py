@@ -229,7 +229,7 @@ def test_a_task_without_metrics_or_rows_says_so(subject: Subject, tmp_path: Path
     outcome = run(Harness(subject, load_tasks([write_task(tmp_path, body)])), ROOT)
     assert outcome.warnings == ("choice gives no metric; name one in its metric_list",)
     (tmp_path / "questions.jsonl").write_text("")
-    with pytest.raises(WsteerError, match="cannot be loaded: .*its data may be empty"):
+    with pytest.raises(WsteerError, match=r"cannot be loaded: .*its data may be empty"):
         load_tasks([str(tmp_path / "choice.yaml")])
 
 

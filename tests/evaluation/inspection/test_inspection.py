@@ -386,6 +386,17 @@ def test_a_task_that_ends_the_program_is_one_error(tiny_bench: Bench, tmp_path: 
         run([str(path)], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
 
 
+@pytest.mark.slow
+def test_what_a_task_prints_is_not_on_stdout(
+    tiny_bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prints.py"
+    path.write_text(ENDS.replace("pass  # task", "print('a task')").replace("pass  # scorer", "print('a scorer')"))
+    run([str(path)], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+    out, err = capsys.readouterr()
+    assert out == "" and "a task" in err and "a scorer" in err
+
+
 ENDS = """
 import sys
 from inspect_ai import Task, task

@@ -137,11 +137,15 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
-    """Give the process its logging and its hook for exceptions back, which inspect_ai sets for good."""
+    """Give the process its logging and its hook for exceptions back, which inspect_ai sets for good.
+
+    What tasks print goes to stderr: stdout is the result's alone.
+    """
     root = logging.getLogger()
     hook, handlers, level = sys.excepthook, root.handlers[:], root.level
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.excepthook, root.handlers[:] = hook, handlers
         root.setLevel(level)
