@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers.evaluations import MEASURES, conditions, rows
-from wsteer.cli.eval_tables import WIDTH, change_text, tables, value_text
+from wsteer.cli.eval_tables import WIDTH, change_text, retained_table, tables, value_text
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.presentation.outputs import results
 from wsteer.evaluation.presentation.page import Findings
@@ -41,6 +41,11 @@ def test_a_table_is_split_where_its_metrics_would_be_too_wide() -> None:
     assert [name for head in heads for name in head.split() if name.startswith("accuracy_")] == [
         each.metric for each in measures
     ]
+
+
+def test_nothing_measured_has_no_table() -> None:
+    found = results(Findings([], [], conditions(1), [], {}))  # of a task of lm-eval without a metric of rows
+    assert [*tables(found), *retained_table(found)] == []
 
 
 def test_one_condition_has_no_column_of_changes_and_no_legend() -> None:

@@ -40,6 +40,8 @@ def tables(report: Mapping[str, Any]) -> Iterator[str]:
 def retained_table(report: Mapping[str, Any]) -> Iterator[str]:
     """How much of the whole delta's effect each part has alone, and how much is left without it; for one metric."""
     measures = report["measures"]
+    if not measures:  # as of a task of lm-eval whose only metric is no mean
+        return
     measure = next((each for each in measures if each["role"] == "behaviour"), measures[0])
     conditions = {each["name"]: each for each in report["conditions"]}
     found: dict[str, dict[str, str]] = {}

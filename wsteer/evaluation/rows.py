@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_objects
@@ -15,6 +15,8 @@ from wsteer.files.text import write_jsonl
 OUTSIDE = "outside"  # not among the rows that the metric is a share of
 ABSTAINED = "abstained"  # the rule could not grade the answer
 CUT = "cut"  # the limit of tokens came before an answer
+
+LARGEST = 10**300  # a whole number that float still takes
 
 Kind = Literal["share", "mean", "perplexity"]
 
@@ -65,6 +67,17 @@ class Measure:
     better: Literal["higher", "lower"] | None = None
     role: Literal["behaviour", "capability"] | None = None
     unit: str = ""
+
+    @staticmethod
+    def of_json(found: Mapping[str, object]) -> "Measure":
+        """The measure whose fields results.json holds. Raises TypeError or ValueError where it is none."""
+        measure = Measure(**found)  # type: ignore[arg-type]
+        known = {"kind": get_args(Kind), "better": (None, "higher", "lower"), "role": (None, "behaviour", "capability")}
+        if wrong := next((name for name, values in known.items() if getattr(measure, name) not in values), None):
+            raise ValueError(f"a measure has the {wrong} {getattr(measure, wrong)!r}")
+        if not all(isinstance(each, str) for each in (measure.task, measure.metric, measure.unit)):
+            raise TypeError("a measure's task, metric or unit is no text")
+        return measure
 
 
 @dataclass(frozen=True)
@@ -121,10 +134,28 @@ def read_rows(path: Path) -> list[Row]:
     names = {field.name for field in fields(Row)}
     rows = []
     for where, found in read_objects(path):
-        if found.keys() - names or {"task", "metric", "condition", "id", "value"} - found.keys():
+        if found.keys() - names or {"task", "metric", "condition", "id", "value"} - found.keys() or not _is_row(found):
             raise WsteerError(f"{where} is no row of an evaluation; give a rows.jsonl that wsteer eval wrote")
         rows.append(Row(**found))
     return rows
+
+
+def _is_row(found: Mapping[str, object]) -> bool:
+    """Whether each field of a line is of its kind, and it has a value or a reason why there is none."""
+    value, texts = found["value"], found.keys() - {"value", "weight", "finished"}
+    weight = found.get("weight", 1.0)
+    return (
+        all(isinstance(found[name], str) for name in texts)
+        and (value is None or _is_number(value))
+        and (value is None) == bool(found.get("why"))
+        and _is_number(weight)
+        and float(str(weight)) >= 0
+        and isinstance(found.get("finished", True), bool)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
 
 
 def by_condition(rows: Sequence[Row]) -> Mapping[tuple[str, str, str], dict[str, Row]]:
