@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 
 BASE = "base"  # the method of the model as it is
 
@@ -52,7 +53,7 @@ class Condition:
             return f"{self.method} step {self.step}{part}"
         return f"{self.method}{part}" if self.delta is None else f"{self.method}{part} k={k_text(self.k)}"
 
-    @property
+    @cached_property  # each row has it
     def name(self) -> str:
         """A name that no other condition has: readable, and a digest of all settings. Files and caches are keyed by it.
 
