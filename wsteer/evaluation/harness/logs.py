@@ -44,8 +44,9 @@ def read_run(path: Path) -> LmRun:
         arguments = {key.strip(): value.strip() for key, _, value in pairs}
     arguments = arguments if isinstance(arguments, dict) else {}
     stamp = path.stem.rpartition("_")[2]  # the same in the names of the run's files
-    files = {task: path.with_name(f"samples_{task}_{stamp}.jsonl") for task in found["configs"]}
-    samples = {task: file for task, file in files.items() if file.is_file()}
+    beside = {file.name: file for file in path.parent.iterdir()}  # a task's name may be that of no file
+    files = {task: beside.get(f"samples_{task}_{stamp}.jsonl") for task in found["configs"]}
+    samples = {task: file for task, file in files.items() if file is not None and file.is_file()}
     if not samples:
         raise WsteerError(f"{path} has no samples_*_{stamp}.jsonl beside it; run lm-eval with --log_samples")
     return LmRun(path, str(found.get("model_name") or config.get("model") or "model"), arguments, samples, found)
