@@ -217,7 +217,7 @@ def _ours(folder: Path) -> tuple[Path, list[Condition], Outcome]:
     found = read_json(folder / RESULTS)
     try:
         conditions = [Condition.of_json(each) for each in found["conditions"]]
-        measures = tuple(Measure(**each) for each in found["measures"])
+        measures = tuple(Measure.of_json(each) for each in found["measures"])
         names = {each.name for each in conditions}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WsteerError(f"{folder / RESULTS} is not what wsteer eval of this version writes: {error!r}") from None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_objects
@@ -18,6 +18,7 @@ CUT = "cut"  # the limit of tokens came before an answer
 
 LARGEST = 1e300  # the numbers of a file are smaller
 
+ROLES = ("behaviour", "capability")
 Kind = Literal["share", "mean", "perplexity"]
 
 
@@ -67,6 +68,16 @@ class Measure:
     better: Literal["higher", "lower"] | None = None
     role: Literal["behaviour", "capability"] | None = None
     unit: str = ""
+
+    @staticmethod
+    def of_json(found: Mapping[str, object]) -> "Measure":
+        """The measure whose fields these are. Raises TypeError or ValueError for what is none."""
+        measure = Measure(**found)  # type: ignore[arg-type]
+        texts = (measure.task, measure.metric, measure.unit)
+        known = measure.kind in get_args(Kind) and measure.better in ("higher", "lower", None)
+        if not all(isinstance(each, str) for each in texts) or not known or measure.role not in (*ROLES, None):
+            raise ValueError(f"{found} is no measure")
+        return measure
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.harness.samples import BEHAVIOURS, MARGIN, MOST_INPUT
 from wsteer.evaluation.rows import Measure, Outcome, Row
 from wsteer.files.rows import read_objects
 from wsteer.files.text import read_json
 
-MOST_INPUT = 2000  # characters of a prompt that a row keeps, the last ones
-MARGIN = "answer_margin"
 KEYS = ("results", "configs", "higher_is_better")  # of a results file
 SAMPLE = ("doc_id", "filter", "metrics", "filtered_resps", "arguments")  # of a line of a samples file
 PAIRS = {"word_perplexity": "per word", "byte_perplexity": "per byte", "bits_per_byte": ""}  # (log-likelihood, count)
-BEHAVIOURS = "model_written_evals"  # lm-eval's tasks of behaviours; all others are of capabilities
 Found = Mapping[str, Any]
 
 
@@ -74,10 +72,14 @@ def _leaves(subtasks: Found, group: str, depth: int = 0) -> list[str]:
 
 
 def _outcome(run: LmRun, task: str, file: Path, condition: str, alone: bool) -> Outcome:
-    samples = []
+    samples, seen = [], set()
     for where, sample in read_objects(file):
         if any(key not in sample for key in SAMPLE) or not isinstance(sample["metrics"], list):
             raise WsteerError(f"{where} is no sample of lm-eval")
+        row = str(sample["doc_id"]), str(sample["filter"])
+        if row in seen:
+            raise WsteerError(f"{where} has the row {row[0]} again; give the samples of one run")
+        seen.add(row)
         samples.append(sample)
     config, figures = _mapping(run.results["configs"].get(task)), _mapping(run.results["results"].get(task))
     higher = _mapping(run.results["higher_is_better"].get(task))
