@@ -23,7 +23,7 @@ RANDOM = ("random of the same norm", "#BBBBBB", "..")
 
 @dataclass(frozen=True)
 class Best:
-    """The block of a sweep at which a metric moves most to the better."""
+    """The block of a sweep at which a metric moves most, up or down: a k above 0 may make a behaviour worse."""
 
     method: str
     k: float
@@ -62,12 +62,7 @@ def _best(found: Estimates, sweep: Sequence[Condition], measure: Measure | None)
     differences = [(each, difference) for each, difference in known if difference is not None]
     if not differences:
         return None
-    sign = {"higher": 1.0, "lower": -1.0}.get(measure.better or "")
-
-    def gain(pair: tuple[Condition, Ends]) -> float:
-        return sign * pair[1][0] if sign is not None else abs(pair[1][0])
-
-    each, (value, low, high) = max(differences, key=gain)
+    each, (value, low, high) = max(differences, key=lambda pair: abs(pair[1][0]))
     return Best(stem(each.method), each.k, measure.task, measure.metric, _block(each), value, low, high)
 
 
