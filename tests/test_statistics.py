@@ -112,6 +112,26 @@ def test_what_one_group_or_constant_values_cannot_tell_is_undefined() -> None:
     assert paired_ratios(nothing) == Difference(None, None, None, None)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("perplexities", [False, True])
+def test_paired_means_of_groups_without_a_partner_are_numbers_or_unknown(perplexities: bool) -> None:
+    """As where an answer is too short to have n-grams under one condition alone."""
+    found = paired_means(np.array([[0.0, 1, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1]]), perplexities)
+    assert found == Difference(0.0, None, None, 1.0)  # nothing varies
+    found = paired_means(np.array([[0.5, 1, 0.5, 1], [0.2, 1, 0.2, 1], [0, 1, 0, 0]]), perplexities)
+    assert found.low is not None and found.value is not None and found.high is not None
+    assert found.low < found.value < found.high
+    for base in ([0.5, 0, 0], [0, 0, 0.5]):  # without its one group the base has no mean
+        sums = np.array([[1.0, 1, each, float(each > 0)] for each in base])
+        assert paired_means(sums, perplexities).low is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_perplexities_beyond_all_bounds_have_no_interval() -> None:
+    sums = np.array([[400.0 + i, 1, 350 - i, 1] for i in range(8)])
+    assert paired_means(sums, perplexities=True) == Difference(0.0, None, None, None)
+
+
 def test_shares_in_groups_are_wider_than_of_as_many_single_rows_and_never_of_zero_width() -> None:
     grouped = clustered_share(np.array([[20.0, 20]] * 2 + [[0.0, 20]] * 6))
     low, high = wilson(40, 160)

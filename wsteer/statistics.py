@@ -137,7 +137,7 @@ def paired_means(sums: Sums, perplexities: bool = False) -> Difference:
         return Difference(None, None, None, None)
     statistic = _difference_of_perplexities if perplexities else _difference
     groups, value = len(sums), float(statistic(total))
-    if groups < 2:
+    if np.count_nonzero(sums[:, [1, 3]], axis=0).min() < 2:  # a side would have no weight without its one group
         return Difference(value, None, None, None)
     changes = sums[:, 0] - sums[:, 2]
     if np.count_nonzero(changes) < groups / 2 or np.ptp(changes) <= SMALL * np.abs(changes).max():
@@ -147,6 +147,8 @@ def paired_means(sums: Sums, perplexities: bool = False) -> Difference:
         middle, step = sums.mean(0), np.array([change, 0, 0, 0])
         sums = np.vstack([sums, middle + step, middle - step])
     _, error = jackknife(statistic, sums)
+    if error == 0:  # of perplexities beyond all bounds
+        return Difference(value, None, None, None)
     half = _student(groups - 1) * error
     return Difference(value, value - half, value + half, _two_sided(value / error, groups))
 
@@ -193,8 +195,8 @@ def perplexity(nats: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 def _range(sums: Sums) -> float:
     """How far the groups' means lie apart, under both conditions, times the average weight of a group."""
-    means = sums[:, [0, 2]] / sums[:, [1, 3]]
-    return float(np.ptp(means) * sums[:, 1].mean())
+    sides = np.vstack([sums[:, :2], sums[:, 2:]])
+    return float(np.ptp(_ratio(sides[sides[:, 1] > 0])) * sums[:, 1].mean())
 
 
 def _student(freedom: int) -> float:

@@ -89,3 +89,10 @@ def test_changes_by_hand(
 ) -> None:
     against = {"difference": difference, "low": low, "high": high, "significant": significant}
     assert change_text({"against_base": against}, "share") == text
+
+
+def test_without_a_metric_there_is_no_table_and_no_error() -> None:
+    """As of a task of lm-eval whose one metric is no mean over the rows."""
+    base = [Condition(BASE, model="m")]
+    found = results(Findings([], (), base, [], {}))
+    assert [*tables(found), *retained_table(found)] == []

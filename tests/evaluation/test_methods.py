@@ -193,6 +193,12 @@ def test_a_training_without_checkpoints_and_an_empty_prompt_are_refused(inputs: 
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(WsteerError, match="is no system prompt"):
         opened(inputs, systems=[str(tmp_path / "empty.txt")])
+    with pytest.raises(WsteerError, match="--system is no system prompt: it has 1 characters"):
+        opened(inputs, systems=[" "])
+    for missing in ("polite.txt", "prompts/polite", "~/polite.md"):
+        with pytest.raises(WsteerError, match="there is no such file"):
+            opened(inputs, systems=[missing])
+    assert labels(opened(inputs, systems=["Answer yes/no.", "Polite."])) == ["base", "system 1", "system 2"]
 
 
 @pytest.mark.parametrize(

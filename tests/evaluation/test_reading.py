@@ -17,7 +17,7 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.reading import read
 from wsteer.evaluation.rows import Row, write_rows
 from wsteer.evaluation.summary import summarise
-from wsteer.files.text import write_json
+from wsteer.files.text import read_json, write_json
 
 
 def ours(folder: Path, chosen: list[Condition], found: list[Row]) -> Path:
@@ -192,7 +192,7 @@ def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     chosen = conditions(1)
     made = rows(chosen, 6)
     folder = ours(tmp_path / "one", chosen, [*made, made[0]])
-    with pytest.raises(WsteerError, match=r"one holds the row 'q0.0' of agreement, agreement twice"):
+    with pytest.raises(WsteerError, match=r"the row 'q0.0' of agreement, agreement is there twice"):
         read([folder])
     run = lm_run(tmp_path / "lm", {"pretrained": "m"})
     (samples,) = run.glob("samples_*.jsonl")
@@ -244,3 +244,27 @@ def test_the_base_can_be_named(tmp_path: Path, cli: Cli) -> None:
     assert ran.error == "which model is the base is not told; name one with --base: one, two"
     found = read([tmp_path / "one", tmp_path / "two"], base="two")
     assert [each.label for each in found.conditions] == ["base", "one"]
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("conditions", {"k": "1"}),
+        ("conditions", {"method": None}),
+        ("conditions", {"layers": ["1"]}),
+        ("conditions", {"step": True}),
+        ("conditions", {"system": 3}),
+        ("measures", {"kind": "median"}),
+        ("measures", {"task": ["t"]}),
+        ("measures", {"better": 1}),
+        ("measures", {"role": "both"}),
+    ],
+)
+def test_results_that_are_damaged_are_one_line(tmp_path: Path, part: str, wrong: dict[str, object]) -> None:
+    chosen = conditions(2)
+    folder = ours(tmp_path / "out", chosen, rows(chosen))
+    results = read_json(folder / "results.json")
+    results[part][-1].update(wrong)
+    write_json(folder / "results.json", results)
+    with pytest.raises(WsteerError, match="is not what wsteer eval of this version writes"):
+        read([folder])

@@ -39,6 +39,8 @@ def tables(report: Mapping[str, Any]) -> Iterator[str]:
 
 def retained_table(report: Mapping[str, Any]) -> Iterator[str]:
     """How much of the whole delta's effect each part has alone, and how much is left without it; for one metric."""
+    if not report["retained"]:
+        return
     measures = report["measures"]
     if not measures:  # as of a task of lm-eval whose only metric is no mean
         return

@@ -67,10 +67,10 @@ def parse_ks(values: Sequence[str]) -> list[float]:
         if len(bounds) != 3 or bounds[2] <= 0 or bounds[1] < bounds[0]:
             raise typer.BadParameter(f"{shown(part)} is no range; write FIRST:LAST:STEP, as -2:2:0.5", param_hint="--k")
         first, last, step = bounds
-        count = math.floor((last - first) / step + 1e-9) + 1
-        if count > MOST_KS:
-            raise typer.BadParameter(f"{shown(part)} has {count} values; the most is {MOST_KS}", param_hint="--k")
-        ks += [round(first + i * step, 12) + 0.0 for i in range(count)]
+        steps = (last - first) / step + 1e-9
+        if steps >= MOST_KS:
+            raise typer.BadParameter(f"{shown(part)} has more than {MOST_KS} values", param_hint="--k")
+        ks += [round(first + i * step, 12) + 0.0 for i in range(math.floor(steps) + 1)]
     return ks
 
 

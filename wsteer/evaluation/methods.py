@@ -1,6 +1,7 @@
 """What is compared: deltas, checkpoints, prompts and controls as conditions, each with what it adds to the model."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from wsteer.steering.memory import activation_vectors
 from wsteer.steering.positions import POSITIONS
 
 MOST_PROMPT = 10**6  # characters of a system prompt
+NAME_OF_FILE = re.compile(r"\S+\.(?:txt|md)|\S*/\S+")  # what is a path rather than a prompt, which has spaces
 
 
 @dataclass(frozen=True)
@@ -225,13 +227,15 @@ def _steps(folder: str | Path) -> Mapping[int, Path]:
 
 def _prompt(given: str) -> tuple[str | None, str, Path | None]:
     """A system prompt: (its file's name, the text, the file), or the text alone where no file has that name."""
+    path = None
     with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
-        if (path := Path(given)).is_file():
-            text = read_text(path).strip()
-            if not text or len(text) > MOST_PROMPT:
-                raise WsteerError(f"{path} is no system prompt: it has {len(text)} characters")
-            return path.stem, text, path
-    return None, given, None
+        path = Path(given) if Path(given).is_file() else None
+    if path is None and NAME_OF_FILE.fullmatch(given):
+        raise WsteerError(f"--system {given}: there is no such file; a prompt that looks like a name needs a space")
+    text = given if path is None else read_text(path).strip()
+    if not text.strip() or len(text) > MOST_PROMPT:
+        raise WsteerError(f"{path or '--system'} is no system prompt: it has {len(text)} characters")
+    return (None if path is None else path.stem), text, path
 
 
 def _check_names(methods: Sequence[Method]) -> None:

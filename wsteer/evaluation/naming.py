@@ -12,6 +12,7 @@ NUMBER = r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
 SWEPT = re.compile(rf"(?:(.+)[-_.])?k{NUMBER}")
 CHECKPOINT = re.compile(r"(?:(.+)-)?checkpoint-(\d+)")
 OURS = re.compile(rf"(.+?)(?:_k_{NUMBER}|_step_(\d+))?-[0-9a-f]{{12}}")  # a condition's name in a log of `wsteer eval`
+OF_PROVIDER = re.compile(r"(.+)~[^~/]+-[0-9a-f]{12}")  # BASE~CONDITION, as the provider `wsteer/` calls a model
 # the arguments of a model that name what is added to it, and those that name the model itself
 CHANGES, PATHS = ("delta", "peft", "lora", "adapter"), ("pretrained", "model_path", "path")
 
@@ -50,8 +51,8 @@ def named(model: str, arguments: Mapping[str, object]) -> ModelName:
     `pretrained=sweep/k1` and folders `checkpoint-N`. Any other model is itself, with nothing added.
     """
     provider, _, served = model.partition("/")
-    if provider == "wsteer":
-        served = served.partition("~")[0]  # behind it the provider repeats what the arguments say
+    if provider == "wsteer" and (match := OF_PROVIDER.fullmatch(served)):
+        served = match[1]  # behind it the provider repeats what the arguments say
     change = next((str(arguments[key]) for key in CHANGES if arguments.get(key)), None)
     if change is None and provider == "vllm" and ":" in served:
         served, _, change = served.partition(":")

@@ -144,19 +144,22 @@ def base_of(condition: Condition, conditions: Sequence[Condition]) -> Condition 
     return None if condition.is_base or not own else own[0]
 
 
-def _sums(rows: Iterable[Row], kind: str) -> dict[str, tuple[float, float]]:
-    """(numerator, denominator) of each group, of the rows that have a value; for shares each row weighs 1."""
+def _sums(rows: Iterable[tuple[str, Row]], kind: str) -> dict[str, tuple[float, float]]:
+    """(numerator, denominator) of each group, of the rows that have a value; for shares each row weighs 1.
+
+    `rows` are pairs of a group and a row of it.
+    """
     found: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for row in sorted(rows, key=lambda row: row.id):
+    for group, row in sorted(rows, key=lambda pair: pair[1].id):
         if row.value is not None:
             weight = 1.0 if kind == "share" else row.weight
-            top, bottom = found[row.group]
-            found[row.group] = (top + weight * row.value, bottom + weight)
+            top, bottom = found[group]
+            found[group] = (top + weight * row.value, bottom + weight)
     return dict(sorted(found.items()))
 
 
 def _estimate(measure: Measure, condition: str, rows: Mapping[str, Row]) -> Estimate:
-    sums = _sums(rows.values(), measure.kind)
+    sums = _sums(((row.group, row) for row in rows.values()), measure.kind)
     n = sum(row.value is not None for row in rows.values())
     unscored = Counter(row.why for row in rows.values() if row.value is None and row.why != OUTSIDE)
     top, bottom = sum(each[0] for each in sums.values()), sum(each[1] for each in sums.values())
@@ -212,9 +215,8 @@ def _pairs(mine: Mapping[str, Row], base: Mapping[str, Row]) -> tuple[list[Pair]
 
 def _compare(kind: str, mine: Mapping[str, Row], base: Mapping[str, Row]) -> Comparison:
     pairs, left_out = _pairs(mine, base)
-    groups = {other.id: other.group for _, other in pairs}
-    first = _sums((replace(one, group=groups[one.id]) for one, _ in pairs), kind)
-    second = _sums((other for _, other in pairs), kind)
+    first = _sums(((other.group, one) for one, other in pairs), kind)
+    second = _sums(((other.group, other) for _, other in pairs), kind)
     names = sorted(first.keys() | second.keys())
     sums = np.array([(*first.get(name, (0, 0)), *second.get(name, (0, 0))) for name in names]).reshape(-1, 4)
     moves = Counter((other.value, one.value) for one, other in pairs)

@@ -93,12 +93,29 @@ def test_a_role_in_the_tasks_metadata_counts(tmp_path: Path) -> None:
     assert outcomes(folder)["capitals"].measures[0].role == "behaviour"
 
 
+def double(file: Path) -> None:
+    """Write the file's lines twice."""
+    file.write_text(2 * file.read_text())
+
+
+def name_task(folder: Path, name: str) -> None:
+    """Give the run's task another name in the results."""
+    results = json.loads((folder / "results_1.json").read_text())
+    (folder / "results_1.json").write_text(json.dumps({**results, "configs": {name: {}}}))
+
+
 @pytest.mark.parametrize(
     "spoil, says",
     [
         (lambda folder: (folder / "samples_capitals_1.jsonl").unlink(), "run lm-eval with --log_samples"),
+        (lambda folder: name_task(folder, "../capitals"), "run lm-eval with --log_samples"),
+        (lambda folder: name_task(folder, "x" * 300), "run lm-eval with --log_samples"),
         (lambda folder: (folder / "results_1.json").write_text('{"results": 1}'), "is no results file of lm-eval"),
         (lambda folder: (folder / "samples_capitals_1.jsonl").write_text('{"doc_id"'), "jsonl:1 is not JSON"),
+        (
+            lambda folder: double(folder / "samples_capitals_1.jsonl"),
+            "jsonl:4 has the row 0 again",
+        ),
         (lambda folder: (folder / "samples_capitals_1.jsonl").write_text('{"doc_id": 1}'), "jsonl:1 is no sample"),
     ],
 )

@@ -317,6 +317,8 @@ def test_tasks_are_checked_without_a_model(tmp_path: Path) -> None:
         (f"{tmp_path}/broken.py", "is no Python"),
         ("nopackage_here/task", "is neither a file"),
         ("letters", "is neither a file"),
+        ("../task", "is neither a file"),
+        ("a..b/task", "is neither a file"),
     ):
         with pytest.raises(WsteerError, match=message):
             check_tasks([reference])

@@ -196,6 +196,7 @@ def test_arguments_that_mean_nothing_are_refused(tiny: Path, delta: Path, argume
 @pytest.mark.slow
 def test_a_whole_name_is_the_model_that_its_arguments_give_or_an_error(tiny: Path, delta: Path, tmp_path: Path) -> None:
     path = shutil.copy(delta, tmp_path / "w.safetensors")
+    tiny = Path(shutil.copytree(tiny, tmp_path / "m~1"))  # the mark between base and condition
     model = steered(tiny, delta=str(path), k=2)
     again = get_model(f"wsteer/{model.name}", memoize=False, device="cpu", delta=str(path), k=2)  # as eval-retry asks
     assert again.name == model.name and says(again).completion == says(model).completion

@@ -87,6 +87,14 @@ def test_the_sweep_names_the_best_block(tmp_path: Path) -> None:
     assert f">best block of agreement: {best.block}<" in texts(tmp_path / "layers.svg")
 
 
+def test_the_best_block_is_where_most_changes_also_to_the_worse() -> None:
+    """The metric is better where it is lower, and k = 1 makes it higher."""
+    chosen = sweep(12, k=1.0)
+    found = {(each.task, each.metric, each.condition): each for each in estimates(chosen, 60)}
+    (best,) = best_blocks(found, chosen, MEASURES)
+    assert 5 <= best.block <= 9 and best.difference > 0.2
+
+
 @pytest.mark.slow
 def test_an_attribution_has_bars_for_each_part_and_the_whole(tmp_path: Path) -> None:
     chosen = parts(["layer 0", "mlp.down_proj"])

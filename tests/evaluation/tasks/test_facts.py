@@ -30,6 +30,13 @@ def test_rows_of_a_repeated_question_are_separate_and_one_group(tmp_path: Path) 
     assert facts[1].fields["correct_answer"] == "four"
 
 
+def test_a_repeated_question_takes_no_id_that_another_row_has(tmp_path: Path) -> None:
+    again = {**FACT, "question": "2 + 2?#3"}
+    facts = read(tmp_path, [FACT, again, FACT, FACT, again, FACT])
+    ids = ["2 + 2?", "2 + 2?#3", "2 + 2?#2", "2 + 2?#4", "2 + 2?#3#2", "2 + 2?#5"]
+    assert [fact.id for fact in facts] == ids
+
+
 def test_rows_without_question_are_known_by_their_number(tmp_path: Path) -> None:
     facts = read(tmp_path, [{"text": "x"}, {"id": "b"}, {"text": "y"}], needed=())
     assert [(fact.id, fact.group) for fact in facts] == [("1", "1"), ("b", "b"), ("3", "3")]

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.harness.samples import BEHAVIOURS, MARGIN, MOST_INPUT
 from wsteer.evaluation.rows import Measure, Outcome, Row
 from wsteer.files.rows import read_objects
 from wsteer.files.text import read_json
 
-MOST_INPUT = 2000  # characters of a prompt that a row keeps, the last ones
-MARGIN = "answer_margin"
 KEYS = ("results", "configs", "higher_is_better")  # of a results file
 SAMPLE = ("doc_id", "filter", "metrics", "filtered_resps", "arguments")  # of a line of a samples file
 PAIRS = {"word_perplexity": "per word", "byte_perplexity": "per byte", "bits_per_byte": ""}  # (log-likelihood, count)
-BEHAVIOURS = "model_written_evals"  # lm-eval's tasks of behaviours; all others are of capabilities
 Found = Mapping[str, Any]
 
 
@@ -44,8 +42,9 @@ def read_run(path: Path) -> LmRun:
         arguments = {key.strip(): value.strip() for key, _, value in pairs}
     arguments = arguments if isinstance(arguments, dict) else {}
     stamp = path.stem.rpartition("_")[2]  # the same in the names of the run's files
-    files = {task: path.with_name(f"samples_{task}_{stamp}.jsonl") for task in found["configs"]}
-    samples = {task: file for task, file in files.items() if file.is_file()}
+    beside = {file.name: file for file in path.parent.iterdir()}  # a task's name may be that of no file
+    files = {task: beside.get(f"samples_{task}_{stamp}.jsonl") for task in found["configs"]}
+    samples = {task: file for task, file in files.items() if file is not None and file.is_file()}
     if not samples:
         raise WsteerError(f"{path} has no samples_*_{stamp}.jsonl beside it; run lm-eval with --log_samples")
     return LmRun(path, str(found.get("model_name") or config.get("model") or "model"), arguments, samples, found)
@@ -73,10 +72,14 @@ def _leaves(subtasks: Found, group: str, depth: int = 0) -> list[str]:
 
 
 def _outcome(run: LmRun, task: str, file: Path, condition: str, alone: bool) -> Outcome:
-    samples = []
+    samples, seen = [], set()
     for where, sample in read_objects(file):
         if any(key not in sample for key in SAMPLE) or not isinstance(sample["metrics"], list):
             raise WsteerError(f"{where} is no sample of lm-eval")
+        row = str(sample["doc_id"]), str(sample["filter"])
+        if row in seen:
+            raise WsteerError(f"{where} has the row {row[0]} again; give the samples of one run")
+        seen.add(row)
         samples.append(sample)
     config, figures = _mapping(run.results["configs"].get(task)), _mapping(run.results["results"].get(task))
     higher = _mapping(run.results["higher_is_better"].get(task))

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, Literal
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.rows import Measure, Outcome, Row
+from wsteer.evaluation.rows import ROLES, Measure, Outcome, Row
 
 MOST_INPUT = 2000  # characters of a prompt that a row keeps, the last ones
 MARGIN = "answer_margin"
@@ -15,7 +15,6 @@ NOT_FINITE = "the model computed no finite number"
 MISSING = "lm-eval gave no value"
 # lm-eval's tasks of behaviours, by model-written evaluations; all others are of capabilities
 BEHAVIOURS = "model_written_evals"
-ROLES = ("behaviour", "capability")
 
 
 def measured(

@@ -39,11 +39,16 @@ def check_tasks(references: Sequence[str]) -> None:
                     f"{file} has no function {name or ''}{' ' if name else ''}with the decorator @task"
                     + (f"; it has {', '.join(tasks)}" if tasks else "; write one, as inspect_ai's tutorial shows")
                 )
-        elif "/" not in reference or importlib.util.find_spec(reference.partition("/")[0]) is None:
+        elif "/" not in reference or not _is_installed(reference.partition("/")[0]):
             raise WsteerError(
                 f"--task inspect:{reference} is neither a file (FILE.py) nor a task of an installed package "
                 "(PACKAGE/NAME)"
             )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether there is a package of this name; it is not imported, as those above a name with dots would be."""
+    return package.isidentifier() and importlib.util.find_spec(package) is not None
 
 
 def check_installed() -> None:

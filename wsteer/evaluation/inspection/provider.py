@@ -33,6 +33,7 @@ from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
 from wsteer.evaluation.methods import open_methods
+from wsteer.evaluation.naming import OF_PROVIDER
 from wsteer.evaluation.subject import Subject, common_settings
 from wsteer.files.rows import Message
 from wsteer.models.arguments import check_run
@@ -201,7 +202,8 @@ def _opened(name: str, options: Mapping[str, Any]) -> tuple[str, Engine, Conditi
     """(the model's whole name, its engine, its condition) of a base and model arguments; one load for each base."""
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise WsteerError(f"-M {unknown[0]}=: a wsteer/ model has no such argument; it takes {', '.join(OPTIONS)}")
-    base, _, stated = name.partition(MARK)
+    match = OF_PROVIDER.fullmatch(name)  # as a log has it, whose model is asked again
+    base, stated = (match[1], name.rpartition(MARK)[2]) if match else (name, "")
     base = os.path.expanduser(base)
     if "delta" not in options and (unused := sorted({"k", "layers", "positions", "variant"} & set(options))):
         raise WsteerError(f"-M {unused[0]}= needs a -M delta= to be of")

@@ -23,7 +23,7 @@ RANDOM = ("random of the same norm", "#BBBBBB", "..")
 
 @dataclass(frozen=True)
 class Best:
-    """The block of a sweep at which a metric moves most: in which direction, the sign of k says."""
+    """The block of a sweep at which a metric moves most, up or down: a k above 0 may make a behaviour worse."""
 
     method: str
     k: float

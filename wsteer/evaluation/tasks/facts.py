@@ -56,6 +56,7 @@ def read_facts(source: str | Path, limit: int | None = None, needed: Collection[
     """
     facts: dict[str, Fact] = {}
     groups: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     for number, (where, row) in enumerate(read_objects(source), 1):
         base = row.get("base")
         nested = isinstance(base, dict) and "question" in base
@@ -71,7 +72,7 @@ def read_facts(source: str | Path, limit: int | None = None, needed: Collection[
         known = facts.get(identity)
         if known is not None and named:
             raise WsteerError(f"{where} has the id {identity!r} of {known.where}; give every row its own id")
-        identity = identity if known is None else _numbered(identity, facts)
+        identity = identity if known is None else _numbered(identity, facts, numbers)
         group = groups.setdefault(question, identity) if isinstance(question, str) else identity
         facts[identity] = Fact(identity, fields, group, where)
     if not facts:
@@ -89,10 +90,12 @@ def _identity(where: str, fields: Mapping[str, object]) -> str | None:
     return str(found)
 
 
-def _numbered(question: str, facts: Mapping[str, Fact]) -> str:
-    number = 2
+def _numbered(question: str, facts: Mapping[str, Fact], numbers: dict[str, int]) -> str:
+    """The question with the next number behind it that is free; `numbers` has the last one of each question."""
+    number = numbers.get(question, 1) + 1
     while f"{question}#{number}" in facts:
         number += 1
+    numbers[question] = number
     return f"{question}#{number}"
 
 
