@@ -197,7 +197,7 @@ def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     run = lm_run(tmp_path / "lm", {"pretrained": "m"})
     (samples,) = run.glob("samples_*.jsonl")
     samples.write_text(samples.read_text() + samples.read_text())
-    with pytest.raises(WsteerError, match=r"holds the row '0' of capitals, \w+ twice"):
+    with pytest.raises(WsteerError, match="has the row 0 again"):
         read([run])
 
 
