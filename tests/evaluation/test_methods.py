@@ -192,6 +192,9 @@ def test_a_training_without_checkpoints_and_an_empty_prompt_are_refused(inputs: 
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(WsteerError, match="is no system prompt"):
         opened(inputs, systems=[str(tmp_path / "empty.txt")])
+    with pytest.raises(WsteerError, match=r"--system polte.txt: there is no such file"):
+        opened(inputs, systems=["polte.txt"])
+    assert labels(opened(inputs, systems=["See notes.txt"])) == ["base", "system"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from wsteer.steering.memory import activation_vectors
 from wsteer.steering.positions import POSITIONS
 
 MOST_PROMPT = 10**6  # characters of a system prompt
+PROMPT_FILES = (".txt", ".md")  # no text ends so, and is no file
 EACH = "each"  # for layers: every block of an activation vector by itself
 VARIANTS = ("all-layers",)
 
@@ -257,6 +258,8 @@ def _prompt(given: str) -> tuple[str | None, str, Path | None]:
             if not text or len(text) > MOST_PROMPT:
                 raise WsteerError(f"{path} is no system prompt: it has {len(text)} characters")
             return path.stem, text, path
+    if given.endswith(PROMPT_FILES) and not any(map(str.isspace, given)):
+        raise WsteerError(f"--system {given}: there is no such file; a text of a prompt has more than one word")
     return None, given, None
 
 
