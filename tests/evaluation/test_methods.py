@@ -194,6 +194,8 @@ def test_a_training_without_checkpoints_and_an_empty_prompt_are_refused(inputs: 
         opened(inputs, systems=[str(tmp_path / "empty.txt")])
     with pytest.raises(WsteerError, match=r"--system polte.txt: there is no such file"):
         opened(inputs, systems=["polte.txt"])
+    with pytest.raises(WsteerError, match="would be named 'polite'; give each prompt once"):
+        opened(inputs, systems=[str(inputs.text("polite.txt", "Be polite."))] * 2)
     assert labels(opened(inputs, systems=["See notes.txt"])) == ["base", "system"]
 
 
