@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.files.rows import Message
 from wsteer.models.loading import LoadedModel
@@ -25,14 +26,19 @@ class Subject:
 
     @contextlib.contextmanager
     def under(self, condition: Condition) -> Iterator[None]:
-        """Run the `with` body on the model under `condition`; then the weights are as before, bit for bit."""
-        delta = self.deltas.get(condition.name)
-        if delta is None:
+        """Run the `with` body on the model under `condition`; then the weights are as before, bit for bit.
+
+        Raises WsteerError, which names the condition, where its change cannot be added.
+        """
+        with contextlib.ExitStack() as changes:
+            if (delta := self.deltas.get(condition.name)) is not None:
+                positions = condition.positions or "all"
+                change = changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions)
+                try:
+                    changes.enter_context(change)
+                except WsteerError as error:
+                    raise WsteerError(f"{condition.label}: {error}") from error
             yield
-        else:
-            positions = condition.positions or "all"
-            with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions):
-                yield
 
 
 def with_system(condition: Condition, chat: Sequence[Message]) -> list[Message]:
