@@ -41,7 +41,7 @@ PROGRAMS = {
 # where a library that takes long to import, or that belongs to one room, may be imported; a prefix of the path
 LIBRARIES = {
     "typer": ("cli/",),
-    "rich": ("cli/output.py",),
+    "rich": ("cli/output.py", "evaluation/inspection/inspection.py"),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
         "steering/positions.py",

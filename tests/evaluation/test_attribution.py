@@ -8,6 +8,8 @@ import torch
 import wsteer
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.inputs import open_change
+from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
 from wsteer.evaluation.attribution import Retained, ablations, parts, retained
 from wsteer.evaluation.conditions import BASE, Condition
@@ -79,6 +81,8 @@ def test_parts_sum_to_the_whole_and_controls_have_their_norms(tiny: Path, delta:
 def test_what_has_no_parts_is_refused(tiny: Path) -> None:
     checkpoint = open_checkpoint(tiny)
     one = Delta.of_tensors({"model.layers.1.mlp.up_proj.weight": torch.ones(48, 32)})
+    with pytest.raises(WsteerError, match=r"--attribute layers: the delta changes nothing"):
+        parts(open_change(tiny, "delta", checkpoint, Selection()).delta, "layers", checkpoint)
     with pytest.raises(WsteerError, match=r"--attribute layers: all of the delta is one part \(layer 1\)"):
         parts(one, "layers", checkpoint)
     with pytest.raises(WsteerError, match="try each block with --layers each"):

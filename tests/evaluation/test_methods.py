@@ -199,6 +199,9 @@ def test_a_training_without_checkpoints_and_an_empty_prompt_are_refused(inputs: 
         with pytest.raises(WsteerError, match="there is no such file"):
             opened(inputs, systems=[missing])
     assert labels(opened(inputs, systems=["Answer yes/no.", "Polite."])) == ["base", "system 1", "system 2"]
+    with pytest.raises(WsteerError, match="would be named 'polite'; give each prompt once"):
+        opened(inputs, systems=[str(inputs.text("polite.txt", "Be polite."))] * 2)
+    assert labels(opened(inputs, systems=["See notes.txt"])) == ["base", "system"]
 
 
 @pytest.mark.parametrize(

@@ -28,3 +28,15 @@ def test_an_activation_vector_is_added_at_the_positions_of_its_condition(tiny: P
         loaded.model(IDS)
     with subject.under(Condition(BASE)):
         assert torch.equal(loaded.model(IDS).logits, plain)
+
+
+def test_a_change_that_cannot_be_added_names_its_condition(tiny: Path) -> None:
+    loaded, condition = wsteer.load(tiny, "cpu"), Condition("w", 1e30, delta="digest")
+    before = loaded.model(IDS).logits
+    delta = Delta.of_tensors({"model.norm.weight": torch.full((32,), 1e30)})
+    with (
+        pytest.raises(WsteerError, match=r"^w k=1e\+30: model.norm.weight becomes NaN or infinite"),
+        Subject(loaded, {condition.name: delta}).under(condition),
+    ):
+        pass
+    assert torch.equal(loaded.model(IDS).logits, before)

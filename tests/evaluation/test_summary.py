@@ -207,3 +207,5 @@ def test_a_warning_names_what_was_mostly_abstained() -> None:
     (warning,) = mostly_abstained(estimates, [BASE, UP])
     assert "accuracy of facts at w k=1 (2 of 3)" in warning and "base" not in warning
     assert list(mostly_abstained(estimates[:1], [BASE, UP])) == []
+    (short,) = mostly_abstained(estimates[1:] * 30, [BASE, UP])
+    assert short.count("accuracy of facts") == 4 and " and 26 more: " in short

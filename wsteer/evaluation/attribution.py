@@ -47,6 +47,8 @@ def parts(delta: Delta, by: By, checkpoint: Checkpoint) -> dict[str, list[str]]:
     blocks, found = block_path(checkpoint), defaultdict(list)
     for name in sorted(delta.terms):
         found[_part(name, by, blocks)].append(name)
+    if not found:
+        raise WsteerError(f"--attribute {by}: the delta changes nothing, so it has no parts; is it the model itself?")
     if len(found) < 2:
         raise WsteerError(
             f"--attribute {by}: all of the delta is one part ({next(iter(found))}), so there is nothing to tell apart; "

@@ -243,10 +243,9 @@ def _check_names(methods: Sequence[Method]) -> None:
     for method in methods:
         for condition, _ in method.points():
             if condition.label in seen or condition.method == BASE:
-                raise WsteerError(
-                    f"two conditions would be named {condition.label!r}; give a delta a name of its own, as "
-                    "--delta NAME=DELTA"
-                )
+                prompt = "give each prompt once, and rename the file of one"
+                mend = prompt if condition.system else "give a delta a name of its own, as --delta NAME=DELTA"
+                raise WsteerError(f"two conditions would be named {condition.label!r}; {mend}")
             seen.add(condition.label)
 
 

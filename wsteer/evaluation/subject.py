@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.files.provenance import key
 from wsteer.files.rows import Message
@@ -28,14 +29,19 @@ class Subject:
 
     @contextlib.contextmanager
     def under(self, condition: Condition) -> Iterator[None]:
-        """Run the `with` body on the model under `condition`; then the weights are as before, bit for bit."""
-        delta = self.deltas.get(condition.name)
-        if delta is None:
+        """Run the `with` body on the model under `condition`; then the weights are as before, bit for bit.
+
+        Raises WsteerError, which names the condition, where its change cannot be added.
+        """
+        with contextlib.ExitStack() as changes:
+            if (delta := self.deltas.get(condition.name)) is not None:
+                positions = condition.positions or "all"
+                change = changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions)
+                try:
+                    changes.enter_context(change)
+                except WsteerError as error:
+                    raise WsteerError(f"{condition.label}: {error}") from error
             yield
-        else:
-            positions = condition.positions or "all"
-            with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions):
-                yield
 
 
 def common_settings(loaded: LoadedModel, rounding: Rounding) -> dict[str, Any]:

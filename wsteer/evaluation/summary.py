@@ -25,6 +25,7 @@ from wsteer.statistics import (
 )
 
 FEW = 30  # below as many independent rows an estimate is marked
+MOST_NAMED = 4  # estimates that a warning names
 NOT_FINITE = "failed: not a finite number"  # of a model that gives NaN
 
 Pair = tuple[Row, Row]  # of the condition, and of the base
@@ -280,7 +281,8 @@ def mostly_abstained(estimates: Sequence[Estimate], conditions: Sequence[Conditi
         if abstained > rows / 2:
             found.append(f"{each.metric} of {each.task} at {labels[each.condition]} ({abstained} of {rows})")
     if found:
+        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
         yield (
-            f"the rule could not grade most answers, and those never count, for {', '.join(found)}: "
+            f"the rule could not grade most answers, and those never count, for {', '.join(found[:MOST_NAMED])}{more}: "
             "read them in rows.jsonl"
         )

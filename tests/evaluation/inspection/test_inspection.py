@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rich
 import torch
 
 from tests.helpers.inspect_tasks import Bench, bench
@@ -98,12 +99,17 @@ def test_nothing_is_said_and_no_key_is_kept(
 
 @pytest.mark.slow
 def test_a_finished_condition_is_not_run_again(
-    tiny_bench: Bench, letters: tuple[Outcome, Path], monkeypatch: pytest.MonkeyPatch
+    tiny_bench: Bench,
+    letters: tuple[Outcome, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     outcome, folder = letters
     monkeypatch.setattr("wsteer.evaluation.inspection.engine.answer_by", None)  # no answer can be made
+    monkeypatch.setattr(rich.get_console(), "quiet", False)  # as in a process that has run no task yet
     again = run([tiny_bench.task("letters")], tiny_bench.subject, tiny_bench.conditions, [], folder)
     assert again == outcome
+    assert capsys.readouterr() == ("", "") and not rich.get_console().quiet
 
 
 @pytest.mark.slow
@@ -123,7 +129,7 @@ def test_a_delta_changed_in_place_is_run_again(tiny_bench: Bench, tmp_path: Path
 KILLED = """
 import sys
 from pathlib import Path
-from tests.evaluation.test_inspection import weights
+from tests.evaluation.inspection.test_inspection import weights
 from tests.helpers.inspect_tasks import bench
 from wsteer.evaluation.inspection import engine
 from wsteer.evaluation.inspection.inspection import run
@@ -131,7 +137,7 @@ from wsteer.evaluation.inspection.inspection import run
 given = bench(Path(sys.argv[1]), Path(sys.argv[2]))
 made = engine.answer_by
 def slow(*args):
-    print("round", flush=True)
+    print("round", file=sys.__stdout__, flush=True)
     import time
     if len(calls := globals().setdefault("calls", [])) == 1:
         time.sleep(float(sys.argv[4]))

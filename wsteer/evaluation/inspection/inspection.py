@@ -144,9 +144,12 @@ def _cause(error: BaseException) -> str:
 def _as_before() -> Iterator[None]:
     """Give the process its logging and its hook for exceptions back, which inspect_ai sets for good.
 
-    What tasks print goes to stderr: stdout is the result's alone.
+    What tasks print goes to stderr: stdout is the result's alone. inspect_ai itself says nothing.
     """
-    root = logging.getLogger()
+    import rich  # noqa: PLC0415  comes with inspect_ai
+
+    root, console = logging.getLogger(), rich.get_console()
+    quiet, console.quiet = console.quiet, True  # its display "none" begins with the first task, and not with the end
     hook, handlers, level = sys.excepthook, root.handlers[:], root.level
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -154,6 +157,7 @@ def _as_before() -> Iterator[None]:
     finally:
         sys.excepthook, root.handlers[:] = hook, handlers
         root.setLevel(level)
+        console.quiet = quiet
 
 
 def run(
