@@ -83,7 +83,8 @@ def test_nothing_is_said_and_no_key_is_kept(
 ) -> None:
     with judge(monkeypatch, lambda prompt, number: (200, "GRADE: C", "stop")) as served:
         check_judges([served.name], "subject")
-        run([tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name], tmp_path)
+        for _ in range(2):  # at the second time all is done
+            run([tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name], tmp_path)
     assert capfd.readouterr() == ("", "")
     logs = list((tmp_path / "inspect").iterdir())
     import zipfile
@@ -120,10 +121,26 @@ def test_a_delta_changed_in_place_is_run_again(tiny_bench: Bench, tmp_path: Path
     assert answers(second.rows, new.name) != answers(first.rows, old.name)
 
 
+@pytest.mark.slow
+def test_a_task_whose_file_has_changed_is_run_again(tiny_bench: Bench, tmp_path: Path) -> None:
+    other, changing = tmp_path / "other.py", tmp_path / "changing.py"
+    for file, name in ((other, "other"), (changing, "changing")):
+        text = Path(tiny_bench.task("letters").partition("@")[0]).read_text()
+        file.write_text(text.replace("def letters()", f"def {name}()"))
+    given = [f"{other}@other", f"{changing}@changing"], tiny_bench.subject, tiny_bench.conditions[:1], []
+    first = run(*given, tmp_path)
+    logs = set((tmp_path / "inspect").glob("*.eval"))
+    changing.write_text(changing.read_text().replace("Say {i}", "Tell {i}"))
+    second = run(*given, tmp_path)
+    assert all(row.input.startswith("Say ") for row in first.rows)
+    assert {(row.task, row.input.split()[0]) for row in second.rows} == {("other", "Say"), ("changing", "Tell")}
+    assert len(logs & set((tmp_path / "inspect").glob("*.eval"))) == 1
+
+
 KILLED = """
 import sys
 from pathlib import Path
-from tests.evaluation.test_inspection import weights
+from tests.evaluation.inspection.test_inspection import weights
 from tests.helpers.inspect_tasks import bench
 from wsteer.evaluation.inspection import engine
 from wsteer.evaluation.inspection.inspection import run
@@ -131,7 +148,7 @@ from wsteer.evaluation.inspection.inspection import run
 given = bench(Path(sys.argv[1]), Path(sys.argv[2]))
 made = engine.answer_by
 def slow(*args):
-    print("round", flush=True)
+    print("round", file=sys.__stdout__, flush=True)
     import time
     if len(calls := globals().setdefault("calls", [])) == 1:
         time.sleep(float(sys.argv[4]))
