@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Added": "wsteer.evaluation.methods",
+    "Added": "wsteer.evaluation.compared",
     "Delta": "wsteer.deltas.delta",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",

@@ -43,6 +43,11 @@ def test_a_table_is_split_where_its_metrics_would_be_too_wide() -> None:
     ]
 
 
+def test_nothing_measured_has_no_table() -> None:
+    found = results(Findings([], [], conditions(1), [], {}))  # of a task of lm-eval without a metric of rows
+    assert [*tables(found), *retained_table(found)] == []
+
+
 def test_one_condition_has_no_column_of_changes_and_no_legend() -> None:
     base = [Condition(BASE, model="m")]
     assert not any("change" in line for line in printed(base, rows(base), MEASURES))

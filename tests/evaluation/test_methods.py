@@ -11,13 +11,14 @@ from tests.helpers.tiny import save_adapter
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.evaluate import evaluate
-from wsteer.evaluation.methods import Added, Methods, open_methods
+from wsteer.evaluation.methods import Methods, open_methods
 
 
 def opened(inputs: Inputs, *added: Added | str | Path, ks: tuple[float, ...] = (1.0,), **options) -> Methods:
     given = [each if isinstance(each, Added) else Added(each) for each in added]
-    return open_methods(open_checkpoint(inputs.tiny), given, ks, **options)
+    return open_methods(open_checkpoint(inputs.tiny), Compared(given, ks if given else None, **options))
 
 
 def labels(methods: Methods) -> list[str]:
@@ -38,7 +39,7 @@ def test_the_base_comes_first_and_once_whatever_k_are_given(inputs: Inputs) -> N
     for ks in ((0.0, 1.0), (-0.0, 1.0, 1.0), (1.0, 0.0), (1,)):
         assert labels(opened(inputs, w, ks=ks)) == ["base", "w k=1"]
     assert labels(opened(inputs, w, ks=(0.0,))) == ["base"]
-    assert labels(opened(inputs, ks=())) == ["base"]
+    assert labels(opened(inputs, ks=(0.0,))) == ["base"]
     assert labels(opened(inputs, w, ks=(2, -1.5))) == ["base", "w k=2", "w k=-1.5"]
 
 
@@ -116,7 +117,7 @@ def test_each_block_is_a_method_and_all_layers_is_one(inputs: Inputs) -> None:
 def test_what_others_call_a_block_is_told(inputs: Inputs) -> None:
     a = inputs.vectors()
     (note,) = opened(inputs, Added(a, layers=[1])).notes
-    assert note == f"{a} is added at block 1 (the paper's layer 2, hidden_states[2])"
+    assert note == "a is added at block 1 (the paper's layer 2, hidden_states[2])"
     (note,) = opened(inputs, Added(a, layers="each")).notes
     assert "at block 0 (the paper's layer 1, hidden_states[1]) to block 2 (the paper's layer 3, before" in note
     (note,) = opened(inputs, Added(a, layers=[0, 2])).notes
@@ -138,7 +139,7 @@ def test_a_part_of_a_delta_is_kept_and_dropped(inputs: Inputs) -> None:
     assert found[:4] == ["base", "pos k=2", "pos keep layer 0 k=2", "pos drop layer 0 k=2"]
     assert found[4] == "pos random keep layer 0 k=2"
     assert len(found) == 2 + 3 * 3
-    for ks in ((), (1, 2)):
+    for ks in ((0,), (1, 2)):
         with pytest.raises(WsteerError, match=r"takes one change of weights.*and one k"):
             opened(inputs, inputs.adapters[0], attribute="layers", ks=ks)
     for others in ((inputs.adapters[1],), (Added(inputs.vectors(), layers=[1]),)):

@@ -14,10 +14,10 @@ import torch
 from tests.helpers.command import Cli, Inputs
 from tests.helpers.interruption import contents, leftovers, press_ctrl_c
 from wsteer.errors import Interrupted, WsteerError
-from wsteer.evaluation import outputs
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.evaluate import evaluate
 from wsteer.evaluation.pieces import Pieces
+from wsteer.evaluation.presentation import outputs
 from wsteer.evaluation.results import EvalReport
 from wsteer.evaluation.rows import Measure, Outcome, Row
 

@@ -1,5 +1,6 @@
 """Logs of several programs read as one evaluation, and the page that `wsteer report` writes of them."""
 
+import json
 import shutil
 import sys
 import zipfile
@@ -145,6 +146,66 @@ BAD = {
 def _written(path: Path, content: str) -> Path:
     path.write_text(content)
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("value", "1"),
+        ("value", True),
+        ("value", None),
+        ("value", [1]),
+        ("value", 10**400),
+        ("id", 5),
+        ("group", None),
+        ("answer", 5),
+        ("weight", -1),
+        ("weight", "1"),
+        ("finished", "yes"),
+    ],
+    ids=lambda each: str(each)[:20],
+)
+def test_a_row_of_another_form_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    chosen = conditions(1)
+    folder = ours(tmp_path / "one", chosen, rows(chosen, 6))
+    lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    changed = json.dumps({**json.loads(lines[0]), name: value}) + "\n"
+    (folder / "rows.jsonl").write_text("".join([changed, *lines[1:]]))
+    with pytest.raises(WsteerError, match=r"rows.jsonl:1 is no row of an evaluation"):
+        read([folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("kind", "median"), ("role", "x"), ("better", "x"), ("unit", 5), ("task", 3), ("more", 1)]
+)
+def test_a_measure_of_another_form_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    chosen = conditions(1)
+    folder = ours(tmp_path / "one", chosen, rows(chosen, 6))
+    found = json.loads((folder / "results.json").read_text())
+    found["measures"][0][name] = value
+    (folder / "results.json").write_text(json.dumps(found))
+    with pytest.raises(WsteerError, match="is not what wsteer eval of this version writes"):
+        read([folder])
+
+
+def test_a_row_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    chosen = conditions(1)
+    made = rows(chosen, 6)
+    folder = ours(tmp_path / "one", chosen, [*made, made[0]])
+    with pytest.raises(WsteerError, match=r"the row 'q0.0' of agreement, agreement is there twice"):
+        read([folder])
+    run = lm_run(tmp_path / "lm", {"pretrained": "m"})
+    (samples,) = run.glob("samples_*.jsonl")
+    samples.write_text(samples.read_text() + samples.read_text())
+    with pytest.raises(WsteerError, match="has the row 0 again"):
+        read([run])
+
+
+def test_a_log_without_rows_is_told(sweep: Path) -> None:
+    (samples,) = (next(path for path in sorted(sweep.iterdir()) if path.is_dir())).glob("samples_*.jsonl")
+    samples.write_text("")
+    found = read([sweep])
+    assert any("holds no rows with scores" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("name", BAD)

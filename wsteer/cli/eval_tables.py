@@ -42,6 +42,8 @@ def retained_table(report: Mapping[str, Any]) -> Iterator[str]:
     if not report["retained"]:
         return
     measures = report["measures"]
+    if not measures:  # as of a task of lm-eval whose only metric is no mean
+        return
     measure = next((each for each in measures if each["role"] == "behaviour"), measures[0])
     conditions = {each["name"]: each for each in report["conditions"]}
     found: dict[str, dict[str, str]] = {}

@@ -13,7 +13,7 @@ import typer
 from wsteer.errors import WsteerError
 
 if TYPE_CHECKING:
-    from wsteer.evaluation.methods import Added
+    from wsteer.evaluation.compared import Added
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def parse_added(values: Sequence[str]) -> "list[Added]":
 
     A file or folder of the whole name is that, whatever characters it has. LAYERS are as for --layers, or all-layers.
     """
-    from wsteer.evaluation.methods import EACH, VARIANTS, Added
+    from wsteer.evaluation.compared import EACH, VARIANTS, Added
 
     found = []
     for value in values:

@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -13,11 +12,11 @@ from wsteer.checkpoints.names import NUMBERED, block_path, layer_name, layer_of
 from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
+from wsteer.evaluation.compared import By
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Row, by_condition
 from wsteer.statistics import ratio_of_effects
 
-By = Literal["layers", "modules"]
 ENDS = "ends"  # the part outside of the blocks: embedding, head, last norm
 RANDOM = "random"  # the control of a part that is kept
 _NUMBER = re.compile(r"\.\d+(?=\.)")

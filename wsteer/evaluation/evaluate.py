@@ -1,40 +1,33 @@
 """Tasks under each condition, the model loaded once: what deltas, prompts and checkpoints change, and at what cost."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import By
-from wsteer.evaluation.choosing import choose as choose_from
 from wsteer.evaluation.choosing import parse_choice
+from wsteer.evaluation.compared import Added, By, Compared, texts
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.gates import Gates
 from wsteer.evaluation.inspection.inspection import check_judges
 from wsteer.evaluation.inspection.inspection import run as run_inspect
-from wsteer.evaluation.methods import Added, open_methods
+from wsteer.evaluation.methods import open_methods
 from wsteer.evaluation.pieces import Pieces
-from wsteer.evaluation.presentation.outputs import write_outputs
-from wsteer.evaluation.presentation.page import Findings
-from wsteer.evaluation.results import EvalReport
+from wsteer.evaluation.presentation.outputs import ROWS, SAMPLES, write_outputs
+from wsteer.evaluation.results import Criteria, EvalReport
 from wsteer.evaluation.rows import Outcome, joined, write_rows
 from wsteer.evaluation.runners import Runner, Tasks
-from wsteer.evaluation.subject import Subject
-from wsteer.evaluation.summary import mostly_abstained, summarise, unscored
+from wsteer.evaluation.subject import Subject, common_settings
 from wsteer.files.provenance import RECORD, key, record, recordable, source_entry
 from wsteer.files.saving import check_output, mark_work, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
-from wsteer.models.loading import dtype_name, with_template_of
+from wsteer.models.loading import with_template_of
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import check_k
 from wsteer.steering.loading import load
 from wsteer.steering.rounding import Rounding
-
-ROWS = "rows.jsonl"
 
 BATCH_SIZE = 32  # rows that run at once by default
 
@@ -88,43 +81,28 @@ def evaluate(
     check_run(batch_size, device, dtype)
     check_count("limit", 1 if limit is None else limit)
     chat_format = ChatFormat(template, template_args, date)
-    deltas = [delta] if isinstance(delta, str | Path | Added) else delta
-    added = [_with_defaults(each, layers, variant) for each in deltas]
-    if not added:
-        _check_unused(k=ks, layers=layers, variant=variant, control=controls, calibrate=calibrate, attribute=attribute)
-    ks = _checked(ks, calibrate, attribute)
-    rule = parse_choice(choose) if choose is not None else None
-    gates = Gates(fail_above or {}, fail_below or {})
-    output, opened = Path(output), open_model(model)
-    tasks = Tasks.of(_texts(task), data, limit)
-    for named in (gates, rule):
-        if named is not None and tasks.measures is not None:
-            named.check_names(tasks.measures)
-    if judges and not tasks.inspect:
-        raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
-    methods = open_methods(
-        opened.checkpoint,
-        added,
-        ks,
-        checkpoints=_texts(checkpoints),
-        systems=_texts(system),
-        controls=_texts(controls),
-        positions=positions,
-        attribute=attribute,
-        seed=seed,
+    compared = Compared.of(delta, ks, layers, variant, checkpoints, system, controls, positions, attribute, calibrate)
+    judged_by = texts(judges)
+    criteria = Criteria(
+        parse_choice(choose) if choose is not None else None,
+        Gates(fail_above or {}, fail_below or {}),
+        max_unscored,
+        seed,
     )
-    inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files)]
-    check_output(output, force, folder=True, inputs=[*inputs, *chat_format.files], resume=resume)
-    check_judges(_texts(judges), model)
+    output, opened = Path(output), open_model(model)
+    tasks = Tasks.of(texts(task), data, limit)
+    if judged_by and not tasks.inspect:
+        raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
+    if tasks.measures is not None:
+        criteria.check_names(tasks.measures)
+    methods = open_methods(opened.checkpoint, compared, seed)
+    inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files), *chat_format.files]
+    check_output(output, force, folder=True, inputs=inputs, resume=resume)
+    check_judges(judged_by, model)
     loaded = load(opened, device, dtype, chat_format=chat_format)
     for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
-    settings = {
-        "model": key(loaded.entries("model")),
-        "rounding": wanted.mode,
-        "seed": wanted.seed,
-        "dtype": dtype_name(loaded),
-    }
+    settings = common_settings(loaded, wanted)
     if calibrate is not None:
         methods = methods.at_kl(Subject(loaded, {}, batch_size, seed), settings, tasks.chats(), calibrate, progress)
     conditions = methods.conditions(**settings)
@@ -132,66 +110,38 @@ def evaluate(
     _check_vectors(subject, list(conditions))
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
-        "task": [recordable(each) for each in _texts(task)],
+        "task": [recordable(each) for each in texts(task)],
         "data": recordable(data) if data is not None else None,
-        "delta": [_recorded(each) for each in added],
-        "k": list(ks) if added and calibrate is None else None,
-        "positions": positions,
-        "checkpoints": [recordable(each) for each in _texts(checkpoints)],
-        "system": [recordable(each) for each in _texts(system)],
-        "control": _texts(controls),
-        "attribute": attribute,
-        "calibrate": calibrate,
-        "judge": _texts(judges),
+        **compared.recorded,
+        "judge": judged_by,
         "choose": choose,
         "max_unscored": max_unscored,
         **settings,
         **asked,
     }
     sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in methods.inputs)]
-    sources += [source_entry("system", path) for path in methods.files]
-    sources += tasks.sources
+    sources += [*(source_entry("system", path) for path in methods.files), *tasks.sources]
     weights = [_state(path) for path in opened.checkpoint.shards]
     same = [weights, loaded.model.device.type, record("eval", asked, [])]  # what all pieces depend on
     with new_folder(output, force, key(same), resume) as folder:
         pieces = Pieces(folder)
         pieces.remove_results()
-        outcomes = _answered(subject, list(conditions), tasks.runners(subject), pieces, progress)
-        if tasks.inspect:
-            mark_work(folder)  # its logs are work: inspect goes on behind them
-            judged = run_inspect(
-                tasks.inspect, subject, list(conditions), _texts(judges), folder, limit=limit, progress=progress
-            )
-            outcomes.append(judged)
-        found = joined(outcomes)
-        written = record("eval", options, sources)
-        estimates = summarise(found.rows, found.measures, list(conditions))
-        choice = choose_from(found.rows, found.measures, list(conditions), rule, seed) if rule is not None else None
-        gates.check_names(found.measures)
-        findings = Findings(
-            found.rows,
-            found.measures,
-            list(conditions),
-            estimates,
-            written,
-            warnings=(
-                *methods.warnings,
-                *found.warnings,
-                *mostly_abstained(estimates, list(conditions)),
-                *(choice.warnings if choice is not None else ()),
-            ),
-            choice=choice,
-            notes=methods.notes,
+        found = joined(
+            [
+                *_answered(subject, list(conditions), tasks.runners(subject), pieces, progress),
+                *_inspected(subject, list(conditions), tasks, judged_by, folder, progress),
+            ]
         )
+        written = record("eval", options, sources)
+        findings = criteria.findings(found, list(conditions), written, methods.warnings, methods.notes)
         write_rows(folder / ROWS, found.rows)
-        write_jsonl(folder / "samples.jsonl", found.samples)
+        write_jsonl(folder / SAMPLES, found.samples)
         for name, content in found.files.items():
             write_json(folder / name, content)
         write_outputs(folder, findings)
         write_json(folder / RECORD, written)
         pieces.remove()
-    lost = tuple(f"{line}; see {output / ROWS}" for line in unscored(estimates, list(conditions), max_unscored))
-    return EvalReport(str(output), findings, lost, tuple(gates.failures(estimates, found.measures, list(conditions))))
+    return criteria.report(output, findings)
 
 
 def _answered(
@@ -215,6 +165,21 @@ def _answered(
     return outcomes
 
 
+def _inspected(
+    subject: Subject,
+    conditions: Sequence[Condition],
+    tasks: Tasks,
+    judges: Sequence[str],
+    folder: Path,
+    progress: Progress,
+) -> list[Outcome]:
+    """The outcome of inspect's tasks, which run under all conditions at once; inspect goes on behind its logs."""
+    if not tasks.inspect:
+        return []
+    mark_work(folder)
+    return [run_inspect(tasks.inspect, subject, conditions, judges, folder, limit=tasks.limit, progress=progress)]
+
+
 def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
     """The outcome of a task under a condition, which warnings and errors name."""
     try:
@@ -232,48 +197,7 @@ def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
                 pass
 
 
-def _texts(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """What was given as a list of texts: a text or a path alone is one of them."""
-    return [str(given)] if isinstance(given, str | Path) else [str(each) for each in given]
-
-
-def _with_defaults(given: str | Path | Added, layers: Sequence[int] | str | None, variant: str | None) -> Added:
-    """What is added, with the layers and the variant of all where it has none of its own."""
-    added = given if isinstance(given, Added) else Added(given)
-    own = added.layers is not None or added.variant is not None
-    return added if own else replace(added, layers=layers, variant=variant)
-
-
-def _recorded(added: Added) -> dict[str, object]:
-    layers = list(added.layers) if isinstance(added.layers, tuple | list) else added.layers
-    return {"path": recordable(added.reference), "name": added.name, "layers": layers, "variant": added.variant}
-
-
 def _state(path: Path) -> tuple[str, int, int]:
     """What tells whether a weight file is as it was when a piece was made, without reading it."""
     found = path.stat()
     return path.name, found.st_size, found.st_mtime_ns
-
-
-def _check_unused(**options: object) -> None:
-    """Refuse options that say what to do with a delta where there is none."""
-    for name, value in options.items():
-        if value is not None and value != () and value != []:
-            raise WsteerError(f"--{name} needs a --delta")
-
-
-def _checked(ks: float | Sequence[float] | None, calibrate: float | None, attribute: By | None) -> list[float]:
-    """The coefficients, of which there is one or more; a number alone is one."""
-    if calibrate is not None:
-        if ks is not None:
-            raise WsteerError("--calibrate finds the k of each delta; leave out --k")
-        if attribute is not None:
-            raise WsteerError("--attribute compares parts at one k; leave out --calibrate, or give its k with --k")
-        if not calibrate > 0 or not math.isfinite(calibrate):
-            raise WsteerError(f"calibrate is {calibrate!r}; a KL is a positive number of nats")
-    found = [1.0] if ks is None else [ks] if isinstance(ks, int | float) else list(ks)
-    if not found:
-        raise WsteerError("ks names no k; give one or more, as (-1, 1)")
-    for k in found:
-        check_k(k)
-    return found

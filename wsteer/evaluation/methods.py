@@ -15,35 +15,20 @@ from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
 from wsteer.deltas.model_input import short_name
 from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
-from wsteer.evaluation.attribution import By, ablations
+from wsteer.evaluation.attribution import ablations
 from wsteer.evaluation.calibration import calibrate
+from wsteer.evaluation.compared import EACH, Added, By, Compared
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.subject import Subject
 from wsteer.files.rows import Message
 from wsteer.files.text import read_text
 from wsteer.progress import Progress
-from wsteer.steering.combination import base_notes
+from wsteer.steering.combination import base_notes, check_k
 from wsteer.steering.memory import activation_vectors
 from wsteer.steering.positions import POSITIONS
 
 MOST_PROMPT = 10**6  # characters of a system prompt
 NAME_OF_FILE = re.compile(r"\S+\.(?:txt|md)|\S*/\S+")  # what is a path rather than a prompt, which has spaces
-EACH = "each"  # for layers: every block of an activation vector by itself
-VARIANTS = ("all-layers",)
-
-
-@dataclass(frozen=True)
-class Added:
-    """A delta file, an adapter or a checkpoint that is added to the model, under a short `name` of its own.
-
-    `layers` are the decoder blocks of it that are used; "each" tries those of activation vectors one by one. The
-    `variant` all-layers adds at each block what activation vectors gain there.
-    """
-
-    reference: str | Path
-    name: str | None = None
-    layers: Sequence[int] | str | None = None
-    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,48 +95,37 @@ class Methods:
         return [given.files[0].parent for given in self.inputs if not Path(given.reference).is_file()]
 
 
-def open_methods(
-    checkpoint: Checkpoint,
-    added: Sequence[Added],
-    ks: Sequence[float],
-    *,
-    checkpoints: Sequence[str | Path] = (),
-    systems: Sequence[str] = (),
-    controls: Sequence[str] = (),
-    positions: str = "response",
-    attribute: By | None = None,
-    seed: int = 0,
-) -> Methods:
+def open_methods(checkpoint: Checkpoint, compared: Compared, seed: int = 0) -> Methods:
     """Open everything that is compared and check it against headers and config.json, before the model is loaded.
 
-    Every delta is added k times for each of `ks`, and its `controls` like it; a checkpoint of a training folder and a
-    system prompt are one condition each. Raises WsteerError for what does not fit, and for two methods of one name.
+    `seed` is that of the random controls. Raises WsteerError for what does not fit, and for two methods of one name.
     """
+    positions = compared.positions
     if positions not in POSITIONS:
         raise WsteerError(f"positions is {positions!r}; it must be one of {', '.join(POSITIONS)}")
-    if twice := next((each for each in controls if list(controls).count(each) > 1), None):
-        raise WsteerError(f"--control {twice} is given twice")
-    ks = tuple(dict.fromkeys(k + 0.0 for k in ks if k))
+    for k in compared.ks or ():
+        check_k(k)
+    ks = tuple(dict.fromkeys(k + 0.0 for k in compared.ks or (1.0,) if k))
     methods: list[Method] = []
     notes: list[str] = []
     inputs: list[ChangeInput] = []
     warnings: dict[str, None] = {}
-    for each in added:
+    for each in compared.added:
         opened, given = _of_delta(checkpoint, each, ks, positions)
         inputs.append(given)
         warnings.update(dict.fromkeys(base_notes(str(each.reference), given.delta, checkpoint)))
-        notes += _block_notes(str(each.reference), opened, checkpoint)
+        notes += _block_notes(each.name or short_name(each.reference), opened, checkpoint)
         for method in opened:
-            methods += [method, *(_controlled(method, kind, seed) for kind in controls)]
-    if attribute is not None:
-        methods += _parts(methods, attribute, checkpoint, seed)
-    for folder in checkpoints:
+            methods += [method, *(_controlled(method, kind, seed) for kind in compared.controls)]
+    if compared.attribute is not None:
+        methods += _parts(methods, compared.attribute, checkpoint, seed)
+    for folder in compared.checkpoints:
         for step, path in _steps(folder).items():
             given = open_change(path, "checkpoint", checkpoint, added=_hooked_biases)
             inputs.append(given)
             condition = Condition(short_name(folder), delta=_digest(given), step=step)
             methods.append(Method(condition, (1.0,), given.delta))
-    prompts = [_prompt(text) for text in systems]
+    prompts = [_prompt(text) for text in compared.systems]
     for number, (name, prompt, _) in enumerate(prompts, 1):
         name = name or ("system" if len(prompts) == 1 else f"system {number}")
         methods.append(Method(Condition(name, system=prompt), (0.0,)))
@@ -213,15 +187,15 @@ def _at_blocks(
     return Method(replace(condition, method=name, layers=blocks), ks, delta.select_layers(blocks))
 
 
-def _block_notes(reference: str, methods: Sequence[Method], checkpoint: Checkpoint) -> Iterator[str]:
+def _block_notes(name: str, methods: Sequence[Method], checkpoint: Checkpoint) -> Iterator[str]:
     """A line that says what others call the blocks at which activation vectors are added."""
     deltas = [method.delta for method in methods if method.delta is not None and method.delta.kind == "activation"]
-    blocks = sorted({int(name.removeprefix("blocks.")) for delta in deltas for name in delta.terms})
+    blocks = sorted({int(term.removeprefix("blocks.")) for delta in deltas for term in delta.terms})
     count = read_config(checkpoint).get_text_config().num_hidden_layers
     if blocks:
         ends = blocks if len(blocks) < 3 else (blocks[0], blocks[-1])
         joint = " and " if len(blocks) < 3 else " to "
-        yield f"{reference} is added at {joint.join(block_text(block, count) for block in ends)}"
+        yield f"{name} is added at {joint.join(block_text(block, count) for block in ends)}"
 
 
 def _controlled(method: Method, kind: str, seed: int) -> Method:

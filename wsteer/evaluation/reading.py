@@ -1,6 +1,7 @@
 """Rows from what others' runs wrote: logs of inspect_ai, files of lm-eval, and folders of `wsteer eval`."""
 
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
@@ -11,11 +12,11 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.harness.logs import KEYS, read_run, read_tasks
 from wsteer.evaluation.inspection import logs
 from wsteer.evaluation.naming import ModelName, base_among, conditions_of, named
+from wsteer.evaluation.presentation.outputs import RESULTS, ROWS
 from wsteer.evaluation.rows import Measure, Outcome, Row, read_rows
 from wsteer.files.text import FREE, MOST_RATIO, read_json
 from wsteer.progress import Progress, silent
 
-RESULTS, ROWS = "results.json", "rows.jsonl"  # of a folder of `wsteer eval`
 EXTRA = "reading inspect_ai's logs needs inspect_ai: pip install 'wsteer[inspect]'"
 
 
@@ -68,8 +69,11 @@ def read(paths: Sequence[str | Path], base: str | None = None, progress: Progres
             merged.add(folder, task, condition, replace(outcome, rows=tuple(rows)))
     for log in progress(others, "reading logs"):
         name = conditions[log.model].name
+        before = len(merged.rows)
         for task, outcome in log.read(name):
             merged.add(log.path, task, name, outcome)
+        if len(merged.rows) == before:
+            warnings.append(f"{log.path.name} holds no rows with scores: {log.model.shown} is left out")
     listed = dict.fromkeys([each for _, found, _ in ours for each in found] + list(conditions.values()))
     present = {row.condition for row in merged.rows}
     ordered = sorted((each for each in listed if each.name in present), key=lambda each: not each.is_base)
@@ -105,6 +109,9 @@ class _Merged:
                     f"{before[0]} and {path} both hold {task} under one condition, with different rows; give one"
                 )
             return
+        places = Counter((row.metric, row.id) for row in outcome.rows if row.task == task)
+        if again := next((place for place, count in places.items() if count > 1), None):
+            raise WsteerError(f"{path} holds the row {again[1][:80]!r} of {task}, {again[0]} twice; give a whole log")
         self.rows += outcome.rows
         self.warnings += outcome.warnings
         for measure in outcome.measures:

@@ -1,14 +1,60 @@
-"""What an evaluation gave: the summary of its rows, what was chosen, and what fails."""
+"""What an evaluation gave, by what a user asks of it: the summary of its rows, what was chosen, and what fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.presentation.outputs import results
+from wsteer.evaluation.choosing import Rule, choose
+from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.gates import Gates
+from wsteer.evaluation.presentation.outputs import ROWS, results
 from wsteer.evaluation.presentation.page import Findings
 from wsteer.evaluation.presentation.sweeps import best_blocks
-from wsteer.evaluation.rows import find_measure
-from wsteer.evaluation.summary import Estimate
+from wsteer.evaluation.rows import Measure, Outcome, find_measure
+from wsteer.evaluation.summary import Estimate, mostly_abstained, summarise, unscored
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a user asks of the results: a rule of choice, gates, and the largest share of rows that a judge may leave
+    without a score. `seed` is that of the two halves of the rows for a choice.
+    """
+
+    rule: Rule | None
+    gates: Gates
+    max_unscored: float
+    seed: int = 0
+
+    def check_names(self, measures: Sequence[Measure]) -> None:
+        """Refuse a metric that is not measured."""
+        self.gates.check_names(measures)
+        if self.rule is not None:
+            self.rule.check_names(measures)
+
+    def findings(
+        self,
+        outcome: Outcome,
+        conditions: Sequence[Condition],
+        record: Mapping[str, object],
+        warnings: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> Findings:
+        """The outcome of all tasks under all conditions, summarised, with the condition that the rule chooses."""
+        rows, measures = outcome.rows, outcome.measures
+        self.check_names(measures)
+        estimates = summarise(rows, measures, conditions)
+        choice = choose(rows, measures, conditions, self.rule, self.seed) if self.rule is not None else None
+        doubts = [*mostly_abstained(estimates, conditions), *(choice.warnings if choice is not None else ())]
+        told = (*warnings, *outcome.warnings, *doubts)
+        return Findings(rows, measures, conditions, estimates, record, warnings=told, choice=choice, notes=notes)
+
+    def report(self, output: Path, findings: Findings) -> "EvalReport":
+        """What was written to `output`, and what in it fails."""
+        estimates, conditions = findings.estimates, findings.conditions
+        lost = [f"{line}; see {output / ROWS}" for line in unscored(estimates, conditions, self.max_unscored)]
+        failures = self.gates.failures(estimates, findings.measures, conditions)
+        return EvalReport(str(output), findings, tuple(lost), tuple(failures))
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,9 @@ def _is_row(found: Mapping[str, object]) -> bool:
         return False
     value, weight, finished = found["value"], found["weight"], found["finished"]
     texts = [each for name, each in found.items() if name not in ("value", "weight", "finished")]
-    if not all(isinstance(each, str) for each in texts) or not isinstance(finished, bool) or not _is_number(weight):
+    if not all(isinstance(each, str) for each in texts) or not isinstance(finished, bool):
+        return False
+    if not _is_number(weight) or weight < 0:  # type: ignore[operator]
         return False
     return bool(found["why"]) if value is None else _is_number(value) and not found["why"]
 

@@ -3,12 +3,15 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wsteer.deltas.delta import Delta
 from wsteer.evaluation.conditions import Condition
+from wsteer.files.provenance import key
 from wsteer.files.rows import Message
-from wsteer.models.loading import LoadedModel
+from wsteer.models.loading import LoadedModel, dtype_name
 from wsteer.steering.loading import changed
+from wsteer.steering.rounding import Rounding
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class Subject:
             positions = condition.positions or "all"
             with changed(self.loaded, delta, condition.k, condition.rounding, condition.seed, positions):
                 yield
+
+
+def common_settings(loaded: LoadedModel, rounding: Rounding) -> dict[str, Any]:
+    """The settings that all conditions of a run on this model have in common."""
+    return {
+        "model": key(loaded.entries("model")),
+        "rounding": rounding.mode,
+        "seed": rounding.seed,
+        "dtype": dtype_name(loaded),
+    }
 
 
 def with_system(condition: Condition, chat: Sequence[Message]) -> list[Message]:

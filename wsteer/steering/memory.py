@@ -20,7 +20,7 @@ from wsteer.models.loading import decoder_blocks
 from wsteer.steering.folding import base_rows, fold
 from wsteer.steering.gains import Target, choose_rounding
 from wsteer.steering.positions import Tokens, tokens_of
-from wsteer.steering.rounding import Rounding
+from wsteer.steering.rounding import DROPPED_BITS, Rounding
 from wsteer.workers import in_order
 
 FOLDED = "wsteer_has_a_change"  # the attribute of a model whose weights are not its checkpoint's
@@ -129,6 +129,8 @@ def _chosen_rounding(
     delta: Delta, sources: Mapping[str, TensorEntry | Tensor], k: float, rounding: Rounding
 ) -> Rounding:
     targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
+    if rounding.mode != "auto" or not any(target.dtype in DROPPED_BITS for target in targets):
+        return rounding if rounding.stochastic else Rounding()  # no gain decides it, so that none is measured
     return choose_rounding(delta, targets, [k], rounding)[k].rounding
 
 

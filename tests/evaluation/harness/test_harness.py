@@ -224,6 +224,15 @@ def test_metrics_that_are_no_means_are_left_to_lm_eval(subject: Subject, tmp_pat
 TWO = QUESTIONS[:2]
 
 
+def test_a_task_without_metrics_or_rows_says_so(subject: Subject, tmp_path: Path) -> None:
+    body = CHOICE.partition("metric_list:")[0].replace("multiple_choice", "generate_until") + "metric_list: []\n"
+    outcome = run(Harness(subject, load_tasks([write_task(tmp_path, body)])), ROOT)
+    assert outcome.warnings == ("choice gives no metric; name one in its metric_list",)
+    (tmp_path / "questions.jsonl").write_text("")
+    with pytest.raises(WsteerError, match=r"cannot be loaded: .*its data may be empty"):
+        load_tasks([str(tmp_path / "choice.yaml")])
+
+
 def test_a_model_that_computes_nan_answers_nothing(loaded: LoadedModel, base: Path, tmp_path: Path) -> None:
     huge = Condition("w", 1.0, delta="huge")
     broken = Delta.of_tensors({"model.norm.weight": torch.full((32,), 3e38)})
@@ -546,6 +555,15 @@ def test_what_a_tasks_own_code_raises_is_one_line(subject: Subject, tmp_path: Pa
     (tmp_path / "own.py").write_text("def graded(doc, results):\n    raise KeyError('lost')\n")
     file = write_task(tmp_path, CHOICE + "process_results: !function own.graded\n")
     with pytest.raises(WsteerError, match=r"lm-eval cannot run choice under base: 'lost'"):
+        run(Harness(subject, load_tasks([file])), ROOT)
+
+
+def test_a_task_that_ends_the_program_is_one_line(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import sys\n\n\ndef ends(*given):\n    sys.exit(0)\n")
+    with pytest.raises(WsteerError, match=r"cannot be loaded: its code ends the program, by sys.exit\(0\)"):
+        load_tasks([write_task(tmp_path, CHOICE + "process_docs: !function own.ends\n")])
+    file = write_task(tmp_path, CHOICE + "process_results: !function own.ends\n")
+    with pytest.raises(WsteerError, match=r"lm-eval cannot run choice under base: its code ends the program"):
         run(Harness(subject, load_tasks([file])), ROOT)
 
 

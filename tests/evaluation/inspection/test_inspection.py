@@ -83,9 +83,11 @@ def test_nothing_is_said_and_no_key_is_kept(
 ) -> None:
     with judge(monkeypatch, lambda prompt, number: (200, "GRADE: C", "stop")) as served:
         check_judges([served.name], "subject")
-        for _ in range(2):  # at the second time all is done
-            run([tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name], tmp_path)
-    assert capfd.readouterr() == ("", "")
+        given = [tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name]
+        run(*given, tmp_path)
+        assert capfd.readouterr() == ("", "")
+        run(*given, tmp_path)
+    assert capfd.readouterr().out == ""  # that all was done before is said on stderr
     logs = list((tmp_path / "inspect").iterdir())
     import zipfile
 
@@ -303,6 +305,12 @@ def test_a_dead_judge_is_found_before_any_task(monkeypatch: pytest.MonkeyPatch) 
         check_judges([served.name], "subject")
 
 
+def test_a_judge_without_its_key_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOCK_API_KEY", raising=False)
+    with pytest.raises(WsteerError, match=r"^--judge openai-api/mock/judge: .*MOCK_API_KEY"):
+        check_judges(["openai-api/mock/judge"], "subject")
+
+
 def test_judges_that_may_not_be_are_refused(tiny: Path) -> None:
     for judges, message in (
         ([f"hf/{tiny}"], "is the model under test"),
@@ -318,10 +326,13 @@ def test_tasks_are_checked_without_a_model(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "one.py").write_text("import inspect_ai\n\n@inspect_ai.task(version=2)\ndef letters(): ...\n")
     check_tasks([str(tmp_path / "one.py"), str(tmp_path / "one.py@letters")])
+    (tmp_path / "named.py").write_text('from inspect_ai import task\n\n@task(name="my words")\ndef letters(): ...\n')
+    check_tasks([f"{tmp_path}/named.py@my words"])
     for reference, message in (
         (f"{tmp_path}/missing.py", "missing.py"),
         (f"{tmp_path}/none.py", r"none.py has no function with the decorator @task"),
         (f"{tmp_path}/one.py@words", r"one.py has no function words with the decorator @task; it has letters"),
+        (f"{tmp_path}/named.py@letters", r"no function letters with the decorator @task; it has my words"),
         (f"{tmp_path}/broken.py", "is no Python"),
         ("nopackage_here/task", "is neither a file"),
         ("letters", "is neither a file"),
@@ -385,3 +396,46 @@ def test_what_a_task_raises_is_one_error(tiny_bench: Bench, tmp_path: Path) -> N
     path.write_text("from inspect_ai import task\n\n@task\ndef bad():\n    raise KeyError('my data')\n")
     with pytest.raises(WsteerError, match=r"inspect_ai cannot run .*bad.py: .*my data"):
         run([str(path)], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["task", "scorer"])
+def test_a_task_that_ends_the_program_is_one_error(tiny_bench: Bench, tmp_path: Path, where: str) -> None:
+    path = tmp_path / "ends.py"
+    path.write_text(ENDS.replace(f"pass  # {where}", "sys.exit(3)"))
+    with pytest.raises(WsteerError, match=r"inspect_ai cannot run .*ends.py: its code ends the program"):
+        run([str(path)], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+
+
+@pytest.mark.slow
+def test_what_a_task_prints_is_not_on_stdout(
+    tiny_bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prints.py"
+    path.write_text(ENDS.replace("pass  # task", "print('a task')").replace("pass  # scorer", "print('a scorer')"))
+    run([str(path)], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+    out, err = capsys.readouterr()
+    assert out == "" and "a task" in err and "a scorer" in err
+
+
+ENDS = """
+import sys
+from inspect_ai import Task, task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import GenerateConfig
+from inspect_ai.scorer import Score, mean, scorer
+
+@scorer(metrics=[mean()])
+def own():
+    async def score(state, target):
+        pass  # scorer
+        return Score(value=1)
+
+    return score
+
+@task
+def ends():
+    pass  # task
+    samples = MemoryDataset([Sample(input="a", target="e")])
+    return Task(samples, scorer=own(), config=GenerateConfig(max_tokens=2))
+"""

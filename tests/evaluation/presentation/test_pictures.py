@@ -80,8 +80,8 @@ def test_the_sweep_names_the_best_block(tmp_path: Path) -> None:
     found = {(each.task, each.metric, each.condition): each for each in estimates(chosen, 200)}
     (best,) = best_blocks(found, chosen, MEASURES)
     assert 5 <= best.block <= 9  # made strongest at 7
-    low = min(chosen[1:], key=lambda each: found["agreement", "agreement", each.name].against_base.difference)
-    assert best.block == low.layers[0]
+    most = max(chosen[1:], key=lambda each: abs(found["agreement", "agreement", each.name].against_base.difference))
+    assert best.block == most.layers[0]
     assert best.text.startswith(f"a k=-1: agreement agreement changes most at block {best.block}, the paper's layer")
     write_pictures(tmp_path, list(found.values()), MEASURES, chosen)
     assert f">best block of agreement: {best.block}<" in texts(tmp_path / "layers.svg")

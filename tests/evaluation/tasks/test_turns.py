@@ -107,3 +107,12 @@ def test_more_options_than_labels_are_refused(tmp_path: Path) -> None:
     task = LETTERS.replace('["{{ right }}", "{{ wrong }}"]', "choices")
     with pytest.raises(WsteerError, match=r"rows.jsonl:1 has 3 options, and .* takes 2 to 2"):
         turns(tmp_path, task, {**ROW, "choices": ["two", "b", "c"]})
+
+
+def test_an_id_that_a_swapped_row_has_is_refused(tmp_path: Path) -> None:
+    turns(tmp_path, LETTERS)
+    rows = [{**ROW, "id": "a"}, {**ROW, "id": "b"}, {**ROW, "id": "a (swapped)"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "mine.yaml"))
+    with pytest.raises(WsteerError, match=r"rows.jsonl:3 has the id 'a \(swapped\)', which is .*:1 with the options"):
+        choice_turns(task, read_facts(task.data, needed=task.needed))

@@ -222,7 +222,7 @@ class Harness:
         """Turn what lm-eval and the tasks raise in the `with` body into one error, unless memory is short."""
         try:
             yield
-        except Exception as error:  # a task is a program and can raise anything
+        except (Exception, SystemExit) as error:  # a task is a program and can raise anything
             if isinstance(error, WsteerError) or out_of_memory(error):
                 raise
             names = ", ".join(list(self.tasks.tasks)[:3]) + (", ..." if len(self.tasks.tasks) > 3 else "")
@@ -267,12 +267,14 @@ def _loaded(reference: str, name: str, manager: Any) -> dict[str, dict[str, Any]
             return manager.load([name])
     except WsteerError:
         raise
-    except Exception as error:  # the user's files, the Hub and lm-eval's tasks can make it raise anything
+    except (Exception, SystemExit) as error:  # the user's files, the Hub and lm-eval's tasks can raise anything
         if out_of_memory(error):
             raise
         where = ""
         if isinstance(error, FileNotFoundError) and reference.endswith(FILES):
             where = f"; lm-eval takes data_files from the current folder, {Path.cwd()}, or by their full path"
+        if isinstance(error, StopIteration):  # datasets' own, of a file without rows
+            where = "; its data may be empty"
         raise WsteerError(f"--task lm:{reference} cannot be loaded: {reason(error)}{where}") from error
 
 

@@ -45,6 +45,8 @@ def measured(
         measures.append(Measure(name, MARGIN, "mean", better="higher", unit="nats"))
     if measures and alone:
         measures[0] = replace(measures[0], role=_role(name, task))
+    if not measures and not warnings:
+        warnings.append(f"{name} gives no metric; name one in its metric_list")
     return Outcome(tuple(rows), tuple(measures), tuple(warnings))
 
 

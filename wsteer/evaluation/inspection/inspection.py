@@ -5,14 +5,13 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsteer.errors import WsteerError, one_error
+from wsteer.errors import WsteerError, reason
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
 from wsteer.evaluation.inspection.logs import ROLE, TaskLog, measures, one_line, read_log
@@ -72,8 +71,17 @@ def _tasks_in(file: str) -> list[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             called = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
             names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
-            found += [node.name] if "task" in names else []
+            found += [_given_name(node) or node.name] if "task" in names else []
     return found
+
+
+def _given_name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    """The name of `@task(name=...)`, by which inspect_ai then knows the function alone."""
+    for call in node.decorator_list:
+        for word in call.keywords if isinstance(call, ast.Call) else ():
+            if word.arg == "name" and isinstance(word.value, ast.Constant) and isinstance(word.value.value, str):
+                return word.value.value
+    return None
 
 
 def named(reference: str) -> list[str]:
@@ -121,8 +129,10 @@ def _judge(name: str, retries: int = RETRIES) -> "Model":
 
     from wsteer.evaluation.inspection import registry  # noqa: F401, PLC0415  for judges by the name wsteer/
 
-    with one_error(f"--judge {name}"):
+    try:
         return get_model(name, config=GenerateConfig(temperature=0, max_retries=retries), memoize=False)
+    except Exception as error:  # of many lines: the last ones say which key is missing
+        raise WsteerError(f"--judge {name}: {_cause(error)}") from None
 
 
 def _cause(error: BaseException) -> str:
@@ -130,19 +140,19 @@ def _cause(error: BaseException) -> str:
     attempt = getattr(error, "last_attempt", None)
     if attempt is not None and (cause := attempt.exception()) is not None:
         error = cause
-    return one_line(str(error)) or type(error).__name__
+    return reason(error) if isinstance(error, SystemExit) else one_line(str(error)) or type(error).__name__
 
 
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
-    """Nothing is printed in the `with` body, and the process then has its logging and its hook for exceptions again.
+    """Give the process its logging and its hook for exceptions back, which inspect_ai sets for good.
 
-    inspect_ai sets both for good, and says what was done already even where it is to show nothing.
+    What tasks print goes to stderr: stdout is the result's alone.
     """
     root = logging.getLogger()
     hook, handlers, level = sys.excepthook, root.handlers[:], root.level
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         sys.excepthook, root.handlers[:] = hook, handlers
@@ -201,7 +211,7 @@ def run(
                 max_samples=MOST_SAMPLES,
                 max_tasks=2 if judges else 1,  # one is answered while judges read another's answers
             )
-        except Exception as error:  # a task is the user's program and can raise anything
+        except (Exception, SystemExit) as error:  # a task is the user's program and can raise anything
             raise WsteerError(f"inspect_ai cannot run {', '.join(references)}: {_cause(error)}") from error
     if len(logs) < len(tasks) * len(conditions):  # it ends in silence, with the logs that are complete
         raise KeyboardInterrupt

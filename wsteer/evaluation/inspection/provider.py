@@ -29,16 +29,16 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
+from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
-from wsteer.evaluation.methods import Added, open_methods
+from wsteer.evaluation.methods import open_methods
 from wsteer.evaluation.naming import OF_PROVIDER
-from wsteer.evaluation.subject import Subject
-from wsteer.files.provenance import key
+from wsteer.evaluation.subject import Subject, common_settings
 from wsteer.files.rows import Message
 from wsteer.models.arguments import check_run
 from wsteer.models.generation import Answer, Decoding
-from wsteer.models.loading import dtype_name, max_positions
+from wsteer.models.loading import max_positions
 from wsteer.steering.combination import check_k
 from wsteer.steering.loading import load
 from wsteer.steering.positions import POSITIONS
@@ -218,17 +218,13 @@ def _opened(name: str, options: Mapping[str, Any]) -> tuple[str, Engine, Conditi
         _engines[place] = Engine(subject), deltas
     engine, deltas = _engines[place]
     loaded = engine.subject.loaded
-    settings: dict[str, Any] = {
-        "model": key(loaded.entries("model")),
-        "rounding": rounding.mode,
-        "seed": rounding.seed,
-        "dtype": dtype_name(loaded),
-    }
+    settings = common_settings(loaded, rounding)
     added = [Added(str(options.get("delta")), layers=_layers(options.get("layers")), variant=options.get("variant"))]
     positions = str(options.get("positions", "response"))
     if positions not in POSITIONS:
         raise WsteerError(f"-M positions={positions}: give one of {', '.join(POSITIONS)}")
-    methods = open_methods(loaded.checkpoint, added if "delta" in options else [], [k], positions=positions)
+    compared = Compared(added, [k], positions=positions) if "delta" in options else Compared(positions=positions)
+    methods = open_methods(loaded.checkpoint, compared)
     condition, delta = list(methods.conditions(**settings).items())[-1]  # the base is the first
     if stated and stated != condition.name:
         raise WsteerError(f"wsteer/{name} is not what its arguments give now, wsteer/{base}{MARK}{condition.name}")

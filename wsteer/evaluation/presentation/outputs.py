@@ -9,7 +9,7 @@ from wsteer.evaluation.presentation.page import Findings, page
 from wsteer.evaluation.presentation.pictures import write_pictures
 from wsteer.files.text import SURROGATES, write_csv, write_json
 
-RESULTS, PAGE = "results.json", "report.html"
+RESULTS, PAGE, ROWS, SAMPLES = "results.json", "report.html", "rows.jsonl", "samples.jsonl"
 COLUMNS = (
     *("task", "metric", "condition", "method", "k", "layers", "positions", "variant", "control", "part", "step"),
     *(

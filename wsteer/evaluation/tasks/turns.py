@@ -50,7 +50,8 @@ def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]
 def choice_turns(task: Task, facts: Sequence[Fact]) -> list[ChoiceTurn]:
     """Every fact under every choice; twice where the options are shown, the second time in reversed order.
 
-    Raises WsteerError where a row has fewer than two options, two alike, or an answer that is none of them.
+    Raises WsteerError where a row has fewer than two options, two alike, or an answer that is none of them, and where
+    the id of one is that of another one swapped.
     """
     return [turn for name, choice in task.choices.items() for turn in _turns(task, name, choice, facts)]
 
@@ -62,6 +63,8 @@ def _turns(task: Task, name: str, choice: Choice, facts: Sequence[Fact]) -> list
         raise WsteerError(
             f"{what} has labels, and its user's turn shows no {SHOWN}; write {{{{ {SHOWN}[0] }}}} into it"
         )
+    if shows:
+        _check_ids(what, facts)
     values = [fact.values for fact in facts]
     if isinstance(choice.options, str):
         options = [_listed(what, fact, choice.options) for fact in facts]
@@ -82,6 +85,17 @@ def _turns(task: Task, name: str, choice: Choice, facts: Sequence[Fact]) -> list
             for fact, user, each, r in zip(facts, users, shown, right, strict=True)
         ]
     return turns
+
+
+def _check_ids(what: str, facts: Sequence[Fact]) -> None:
+    """Refuse a row whose own id is what another row is called with its options swapped."""
+    swapped = {ChoiceTurn(fact, "", "", (), (), 0, swapped=True).id: fact for fact in facts}
+    for fact in facts:
+        if (other := swapped.get(fact.id)) is not None:
+            raise WsteerError(
+                f"{fact.where} has the id {fact.id[:80]!r}, which is {other.where} with the options swapped in {what}; "
+                "give it another id"
+            )
 
 
 def _listed(what: str, fact: Fact, name: str) -> tuple[str, ...]:
