@@ -172,3 +172,11 @@ def test_a_metric_of_several_tasks_is_named_with_its_task() -> None:
     rule.check_names(both)
     assert rule.metric == "b.exact_match,strict"
     assert [each.term for each in rule.constraints] == ["lo(a.exact_match,strict)", "b.exact_match,strict"]
+
+
+def test_a_goal_without_an_interval_is_told_too() -> None:
+    """As of equal values, which do not tell how far others lie."""
+    length = Measure("syco", "length", "mean", "lower")
+    found = [Row("syco", "length", each.name, f"{i}", 1 + each.k) for each in (BASE, WEAK) for i in range(20)]
+    chosen = choose_by(found, [length], [BASE, WEAK], parse_choice("max length"), 0)
+    assert chosen.told[1] == "on the other half: length 1.5"

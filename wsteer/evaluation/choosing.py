@@ -101,8 +101,7 @@ class Choice:
         """The choice in words, a line each; without warnings."""
         if self.condition is None:
             return [f"{self.text}: {self.why}"]
-        bounds = [(each, each.bounds) for each in self.held_out]
-        shown = ", ".join(f"{e.metric} {b[0]:.3g} ({b[1]:.3g} to {b[2]:.3g})" for e, b in bounds if b is not None)
+        shown = ", ".join(f"{each.metric} {_told(each)}" for each in self.held_out)
         checked = [f"there {each.constraint}" for each in self.checks]
         return [f"{self.text}: {self.label}, chosen on half of the rows", f"on the other half: {shown}", *checked]
 
@@ -203,6 +202,14 @@ def choose(
     return Choice(
         rule.text, best.name, best.label, first.value(rule, best), held_out, checks, not broken, why, warnings
     )
+
+
+def _told(estimate: Estimate) -> str:
+    """The estimate's value, and its interval if it has one."""
+    if estimate.bounds is None:
+        return "undefined" if estimate.value is None else f"{estimate.value:.3g}"
+    value, low, high = estimate.bounds
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:

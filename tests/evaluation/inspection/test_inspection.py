@@ -84,8 +84,11 @@ def test_nothing_is_said_and_no_key_is_kept(
 ) -> None:
     with judge(monkeypatch, lambda prompt, number: (200, "GRADE: C", "stop")) as served:
         check_judges([served.name], "subject")
-        run([tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name], tmp_path)
-    assert capfd.readouterr() == ("", "")
+        given = [tiny_bench.task("graded")], tiny_bench.subject, tiny_bench.conditions[:1], [served.name]
+        run(*given, tmp_path)
+        assert capfd.readouterr() == ("", "")
+        run(*given, tmp_path)
+    assert capfd.readouterr().out == ""  # that all was done before is said on stderr
     logs = list((tmp_path / "inspect").iterdir())
     import zipfile
 
@@ -124,6 +127,22 @@ def test_a_delta_changed_in_place_is_run_again(tiny_bench: Bench, tmp_path: Path
     second = run([tiny_bench.task("letters")], changed, [base, new], [], tmp_path)
     assert answers(second.rows, base.name) == answers(first.rows, base.name)
     assert answers(second.rows, new.name) != answers(first.rows, old.name)
+
+
+@pytest.mark.slow
+def test_a_task_whose_file_has_changed_is_run_again(tiny_bench: Bench, tmp_path: Path) -> None:
+    other, changing = tmp_path / "other.py", tmp_path / "changing.py"
+    for file, name in ((other, "other"), (changing, "changing")):
+        text = Path(tiny_bench.task("letters").partition("@")[0]).read_text()
+        file.write_text(text.replace("def letters()", f"def {name}()"))
+    given = [f"{other}@other", f"{changing}@changing"], tiny_bench.subject, tiny_bench.conditions[:1], []
+    first = run(*given, tmp_path)
+    logs = set((tmp_path / "inspect").glob("*.eval"))
+    changing.write_text(changing.read_text().replace("Say {i}", "Tell {i}"))
+    second = run(*given, tmp_path)
+    assert all(row.input.startswith("Say ") for row in first.rows)
+    assert {(row.task, row.input.split()[0]) for row in second.rows} == {("other", "Say"), ("changing", "Tell")}
+    assert len(logs & set((tmp_path / "inspect").glob("*.eval"))) == 1
 
 
 KILLED = """

@@ -6,7 +6,8 @@ import contextlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from wsteer.evaluation.inspection.engine import Engine
 from wsteer.evaluation.inspection.logs import ROLE, TaskLog, measures, one_line, read_log
 from wsteer.evaluation.rows import Outcome
 from wsteer.evaluation.subject import Subject
+from wsteer.files.opening import digest_of
 from wsteer.files.text import read_text
 from wsteer.progress import Progress, silent
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from inspect_ai.model import Model
 
 LOGS = "inspect"  # the folder of the logs, which `inspect view --log-dir` opens
+FILES = "task_files"  # of a log's metadata: the digests of the task files, by their names
 MOST_SAMPLES = 1000  # of one task at once: the engine makes batches of what is asked at the same time
 RETRIES = 7  # of a judge's call, which take six minutes together
 
@@ -172,7 +175,8 @@ def run(
 ) -> Outcome:
     """Run inspect tasks on the subject under each condition, with logs in the folder `inspect` of `folder`.
 
-    A condition whose log is there and complete is not run again, and of one that was interrupted only the rest is.
+    A condition whose log is there and complete is not run again, and of one that was interrupted only the rest is; all
+    of a task is whose file has changed since.
     The role `grader` is bound to the judges: several vote, in inspect_ai's own model-graded scorers. Without judges a
     task that asks for one is an error, and no model grades itself. Decoding is greedy where the task sets no
     temperature; sampled answers are seeded by the subject's seed (or the task's own), the sample and the epoch.
@@ -186,6 +190,8 @@ def run(
     from wsteer.evaluation.inspection import provider, registry  # noqa: F401, PLC0415  import inspect_ai
 
     tasks = [name for reference in references for name in named(reference)]
+    files = _digests(references)
+    _remove_outdated(folder / LOGS, files)
     grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
     all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
     with _as_before(), Engine(subject, progress) as engine, provider.serving(engine, conditions):
@@ -195,6 +201,7 @@ def run(
                 tasks,
                 log_dir=str((folder / LOGS).absolute()),
                 model=models,
+                metadata={FILES: files},
                 model_roles={ROLE: grader[0] if len(grader) == 1 else grader},
                 limit=limit,
                 display="none",
@@ -213,6 +220,27 @@ def run(
     if len(logs) < len(tasks) * len(conditions):  # it ends in silence, with the logs that are complete
         raise KeyboardInterrupt
     return _outcome([log.location for log in logs], conditions, judges)
+
+
+def _digests(references: Sequence[str]) -> dict[str, list[str]]:
+    """The sha256 of the task files, by their names without folders."""
+    found: dict[str, list[str]] = {}
+    for file in dict.fromkeys(reference.partition("@")[0] for reference in references):
+        if file.endswith(".py"):
+            found.setdefault(Path(file).name, []).append(digest_of(file))
+    return found
+
+
+def _remove_outdated(folder: Path, files: Mapping[str, list[str]]) -> None:
+    """Remove the logs of task files that have changed since: inspect_ai goes by a file's name, not by its content."""
+    from inspect_ai.log import read_eval_log  # noqa: PLC0415
+
+    for path in sorted(folder.glob("*.eval")):
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # it was interrupted too early
+            header = read_eval_log(str(path), header_only=True).eval
+            name = Path(header.task_file or "").name
+            if (header.metadata or {}).get(FILES, {}).get(name) != files.get(name):
+                path.unlink()
 
 
 def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequence[str]) -> Outcome:
