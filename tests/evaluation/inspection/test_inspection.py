@@ -75,6 +75,7 @@ def test_rows_hold_ids_values_prompts_and_texts(letters: tuple[Outcome, Path]) -
         assert row.value == float("e" in row.answer.lower())
         assert row.id == f"{row.group}.1"
         assert row.prompt == prompt_digest(row.input) and row.input.startswith("Say ")
+        assert not row.finished  # a tiny model of random weights goes on until the limit of six tokens
     assert len(list((folder / "inspect").glob("*.eval"))) == 3
 
 

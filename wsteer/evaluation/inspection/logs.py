@@ -18,6 +18,7 @@ UNPARSED = "unparsed"  # the judge answered, and its answer has no verdict
 FILTERED = "filtered"  # the judge's endpoint withheld the answer
 UNSCORED, FAILED = "unscored", "failed: "  # the scorer gave no value; an error came before it could
 CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended because another failed
+CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
 GRADES = re.compile(r"[CIPN]|yes|no|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
@@ -105,6 +106,7 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
         prompt=prompt_digest(*texts, *(sample.choices or ())),
         input=given if isinstance(given, str) else "\n".join(each.text for each in given),
         answer=sample.output.completion,
+        finished=sample.limit is None and not any(each.stop_reason in CUTS for each in sample.output.choices[:1]),
     )
 
 
