@@ -193,7 +193,7 @@ def test_answers_are_graded_without_their_thoughts_and_unfinished_thoughts_not_a
         assert sample["thought"] == "Perhaps in France, not Italy, or in Spain."[: len(sample["thought"])]
         assert sample["answer"] == ("In Italy." if limit == 99 else "")
     assert seen == [("correct", 1, {}, 0), ("cut", 0, {"cut": 1}, 1)]
-    assert warnings[0].startswith("base: 1 of 1 answers were cut at 40 tokens, when the model had thought")
+    assert warnings[0].startswith("1 of 1 answers were cut at 40 tokens, when the model had thought")
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ def _answered(
 ) -> list[Outcome]:
     """The outcomes of all tasks that run under one condition after the other; what is finished is read."""
     outcomes = []
+    warned: dict[str, list[str]] = {}  # the conditions of each warning
     for condition in conditions:
         found = {runner: outcome for runner in runners if (outcome := pieces.read(runner.key, condition)) is not None}
         if len(found) < len(runners):
@@ -161,8 +162,13 @@ def _answered(
                     if runner not in found:
                         found[runner] = _run(runner, condition, progress)
                         pieces.write(runner.key, condition, found[runner])
-        outcomes += [found[runner] for runner in runners]
-    return outcomes
+        for runner in runners:
+            outcomes.append(replace(found[runner], warnings=()))
+            for warning in found[runner].warnings:
+                warned.setdefault(warning, []).append(condition.label)
+    every = len(conditions)
+    said = (text if len(labels) == every else f"{', '.join(labels)}: {text}" for text, labels in warned.items())
+    return [*outcomes, Outcome((), (), tuple(said))]
 
 
 def _inspected(
@@ -181,12 +187,11 @@ def _inspected(
 
 
 def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
-    """The outcome of a task under a condition, which warnings and errors name."""
+    """The outcome of a task under a condition, which errors name."""
     try:
-        found = runner.run(condition, labelled(progress, condition.label))
+        return runner.run(condition, labelled(progress, condition.label))
     except WsteerError as error:
         raise WsteerError(f"{condition.label}: {error}") from error
-    return replace(found, warnings=tuple(f"{condition.label}: {warning}" for warning in found.warnings))
 
 
 def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
