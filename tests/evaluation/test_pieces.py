@@ -60,10 +60,20 @@ def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert pieces.read("other", CONDITION) is None
     assert pieces.read("key", Condition(BASE, model="other")) is None
     (path,) = (tmp_path / "pieces").iterdir()
-    path.write_text(path.read_text()[:100])  # torn by a power cut
-    assert pieces.read("key", CONDITION) is None
+    lines = path.read_text().splitlines(keepends=True)
+    for torn in ("".join(lines)[:100], "".join(lines[:-1]), "".join(lines)[:-1], ""):  # by a power cut
+        path.write_text(torn)
+        assert pieces.read("key", CONDITION) is None
     pieces.remove()
     assert not (tmp_path / "pieces").exists()
+
+
+def test_a_piece_may_hold_more_than_any_one_file_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Outcome(tuple(Row("t", "accuracy", CONDITION.name, str(i), 1.0) for i in range(20)), OUTCOME.measures)
+    monkeypatch.setattr("wsteer.files.text.MOST_VALUES", 60)
+    pieces = Pieces(tmp_path)
+    pieces.write("key", CONDITION, many)
+    assert pieces.read("key", CONDITION) == many
 
 
 def test_results_of_a_failed_run_do_not_stay_but_its_work_does(tmp_path: Path) -> None:
@@ -74,7 +84,7 @@ def test_results_of_a_failed_run_do_not_stay_but_its_work_does(tmp_path: Path) -
         (tmp_path / name).touch()
     pieces.remove_results()
     kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert kept == {".wsteer-work", "inspect/a.eval", f"pieces/key.{CONDITION.name}.json"}
+    assert kept == {".wsteer-work", "inspect/a.eval", f"pieces/key.{CONDITION.name}.jsonl"}
 
 
 @pytest.mark.slow

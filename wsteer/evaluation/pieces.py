@@ -1,15 +1,17 @@
 """What is finished of an evaluation: one piece for each task and condition, with which an interrupted run goes on."""
 
+import itertools
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Outcome, Row
+from wsteer.files.rows import MOST_BYTES
 from wsteer.files.saving import WORK, mark_work
-from wsteer.files.text import read_json, write_jsonl
+from wsteer.files.text import parse_json, read_text, write_jsonl
 
 FOLDER = "pieces"
 
@@ -28,12 +30,16 @@ class Pieces:
     def read(self, key: str, condition: Condition) -> Outcome | None:
         """The outcome of a task under a condition, if it is finished."""
         try:
-            found = read_json(self._path(key, condition))
-            rows = tuple(Row(**row) for row in found["rows"])
-            measures = tuple(Measure(**measure) for measure in found["measures"])
-            samples, files = tuple(found["samples"]), dict(found["files"])
-            return Outcome(rows, measures, tuple(found["warnings"]), samples, files)
-        except (WsteerError, KeyError, TypeError):  # missing, or torn
+            text = read_text(self._path(key, condition), MOST_BYTES)
+            # each line by itself, so that their number has no limit
+            found: list[Any] = [parse_json(line) for line in text.split("\n")[:-1]]
+            head, *lines = found
+            if len(lines) != head["rows"] + head["samples"]:
+                return None
+            rows, samples = tuple(Row(**row) for row in lines[: head["rows"]]), tuple(lines[head["rows"] :])
+            measures = tuple(Measure(**measure) for measure in head["measures"])
+            return Outcome(rows, measures, tuple(head["warnings"]), samples, dict(head["files"]))
+        except (WsteerError, KeyError, TypeError, ValueError):  # missing, or torn
             return None
 
     def write(self, key: str, condition: Condition, outcome: Outcome) -> None:
@@ -41,7 +47,14 @@ class Pieces:
         self.folder.mkdir(exist_ok=True)
         path = self._path(key, condition)
         partial = path.with_suffix(".partial")
-        write_jsonl(partial, [asdict(outcome)])  # one line of JSON, whose keys keep their order
+        head = {
+            "rows": len(outcome.rows),
+            "samples": len(outcome.samples),
+            "measures": list(map(vars, outcome.measures)),
+            "warnings": list(outcome.warnings),
+            "files": dict(outcome.files),
+        }
+        write_jsonl(partial, itertools.chain([head], map(vars, outcome.rows), outcome.samples))
         os.replace(partial, path)
         mark_work(self.whole)
 
@@ -56,4 +69,4 @@ class Pieces:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, key: str, condition: Condition) -> Path:
-        return self.folder / f"{key}.{condition.name}.json"
+        return self.folder / f"{key}.{condition.name}.jsonl"
