@@ -110,7 +110,7 @@ def test_each_block_is_a_method_and_all_layers_is_one(inputs: Inputs) -> None:
         ["blocks.2"],
     ]
     (_, (condition, delta)) = opened(inputs, Added(a, variant="all-layers")).conditions().items()
-    assert condition.label == "a k=1" and delta is not None
+    assert condition.label == "a@all-layers k=1" and delta is not None
     assert list(delta.terms) == ["blocks.0", "blocks.1"]  # the last block gains nothing
 
 

@@ -1,5 +1,6 @@
 """The model under test under each condition."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import wsteer
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import BASE, Condition
-from wsteer.evaluation.subject import Subject
+from wsteer.evaluation.subject import Subject, common_settings
+from wsteer.steering.rounding import Rounding
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -40,3 +42,15 @@ def test_a_change_that_cannot_be_added_names_its_condition(tiny: Path) -> None:
     ):
         pass
     assert torch.equal(loaded.model(IDS).logits, before)
+
+
+def test_a_model_is_told_by_its_weights_and_not_by_its_place(tiny: Path, tmp_path: Path) -> None:
+    def told(folder: Path) -> str:
+        return common_settings(wsteer.load(folder, device="cpu"), Rounding("auto"))["model"]
+
+    copy = shutil.copytree(tiny, tmp_path / "elsewhere" / "copy")
+    before = told(tiny)
+    assert told(copy) == before
+    wsteer.Delta.of_tensors({"model.norm.weight": torch.ones(32)}).save(tmp_path / "d.safetensors")
+    wsteer.steer(tiny, tmp_path / "d.safetensors", k=1, output=tmp_path / "changed")
+    assert told(tmp_path / "changed") != before

@@ -168,6 +168,16 @@ def test_holm_is_over_the_conditions_of_one_metric() -> None:
     assert [each.significant for each in compared] == [True, True, True]
 
 
+def test_controls_do_not_make_the_test_of_what_is_steered_stricter() -> None:
+    base, up = [0] * 40, [1] * 6 + [0] * 34
+    controls = [Condition("w random", k, delta="d", control="random") for k in range(1, 10)]
+    found = rows(BASE, base) + rows(UP, up) + [row for each in controls for row in rows(each, up)]
+    estimates = summarise(found, [ACCURACY], [BASE, UP, *controls])
+    p = 2 / 2**6
+    assert only(estimates, UP).against_base.p_adjusted == pytest.approx(p)
+    assert only(estimates, controls[0]).against_base.p_adjusted == pytest.approx(9 * p)
+
+
 def test_a_condition_is_compared_with_the_base_of_its_own_model() -> None:
     bases = [Condition("base", model=name) for name in ("a", "b")]
     ups = [Condition("w", 1.0, model=name, delta="d") for name in ("a", "b", "c")]

@@ -15,6 +15,7 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import By
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure, Row, by_condition
+from wsteer.evaluation.summary import base_of
 from wsteer.statistics import ratio_of_effects
 
 ENDS = "ends"  # the part outside of the blocks: embedding, head, last norm
@@ -107,12 +108,13 @@ def retained(rows: Sequence[Row], measures: Sequence[Measure], conditions: Seque
 
     The whole is the condition of the same method and k without a part. Of a perplexity the effect is in nats per token.
     """
-    found = by_condition(rows)
+    parts_of = [each for each in conditions if each.part is not None]
+    found = by_condition(rows) if parts_of else {}
     results = []
-    for condition in conditions:
+    for condition in parts_of:
         whole = next((each for each in conditions if _is_whole(each, condition)), None)
-        base = next((each for each in conditions if each.is_base and each.model == condition.model), None)
-        if condition.part is None or whole is None or base is None:
+        base = base_of(condition, conditions)
+        if whole is None or base is None:
             continue
         for measure in measures:
             sides = [found.get((measure.task, measure.metric, each.name), {}) for each in (condition, whole, base)]

@@ -165,7 +165,8 @@ def _of_delta(
         if wanted.layers is not None:
             raise WsteerError(f"{reference}: --variant {wanted.variant} adds at all blocks; leave out --layers")
         whole = all_layers(delta, sizes.num_hidden_layers)
-        return [Method(replace(condition, variant=wanted.variant), ks, whole)], given
+        named = name if wanted.name is not None else f"{name}@{wanted.variant}"
+        return [Method(replace(condition, method=named, variant=wanted.variant), ks, whole)], given
     if each:
         if len(ks) != 1:
             raise WsteerError(f"{reference}: --layers each tries every block at one k; give one, as --k 1")

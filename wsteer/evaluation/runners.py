@@ -115,4 +115,4 @@ def _harness(tasks: HarnessTasks, subject: Subject) -> Runner:
         return replace(found.outcome, files={f"lm_eval.{condition.name}.json": found.raw})
 
     sources = [source_entry("task", path) for path in tasks.files]
-    return Runner(key(["lm-eval", sorted(tasks.tasks), sources, tasks.limit]), run)
+    return Runner(key(["lm-eval", tasks.digests, sources, tasks.limit]), run)

@@ -1,6 +1,7 @@
 """The model under test: loaded once, and the change that each condition adds to it."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from wsteer.files.rows import Message
 from wsteer.models.loading import LoadedModel, dtype_name
 from wsteer.steering.loading import changed
 from wsteer.steering.rounding import Rounding
+
+SAMPLES, SAMPLED = 32, 1 << 14  # blocks of each weight file that tell a model, and their bytes
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,24 @@ class Subject:
 def common_settings(loaded: LoadedModel, rounding: Rounding) -> dict[str, Any]:
     """The settings that all conditions of a run on this model have in common."""
     return {
-        "model": key(loaded.entries("model")),
+        "model": _model_digest(loaded),
         "rounding": rounding.mode,
         "seed": rounding.seed,
         "dtype": dtype_name(loaded),
     }
+
+
+def _model_digest(loaded: LoadedModel) -> str:
+    """What tells the model from others, wherever it lies: its names and shapes, samples of its weights, its adapter."""
+    entries = [{name: value for name, value in entry.items() if name != "path"} for entry in loaded.entries("model")]
+    samples = hashlib.sha256()
+    for shard in loaded.checkpoint.shards:
+        size = shard.stat().st_size
+        with shard.open("rb") as file:
+            for place in range(SAMPLES):
+                file.seek(place * max(size - SAMPLED, 0) // (SAMPLES - 1))
+                samples.update(file.read(SAMPLED))
+    return key([[{**entry, "name": None} for entry in entries], samples.hexdigest()])
 
 
 def with_system(condition: Condition, chat: Sequence[Message]) -> list[Message]:

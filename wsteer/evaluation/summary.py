@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -114,7 +114,7 @@ def summarise(rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequ
     for measure in measures:
         mine = {each.name: found.get((measure.task, measure.metric, each.name), {}) for each in conditions}
         as_kind = replace(measure, kind=_kind(measure, mine.values()))
-        family = []
+        found_here = []
         for condition in conditions:
             if mine[condition.name]:
                 estimate = _estimate(as_kind, condition.name, mine[condition.name])
@@ -122,8 +122,8 @@ def summarise(rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequ
                 if base is not None:
                     compared = _compare(as_kind.kind, mine[condition.name], mine[base.name])
                     estimate = replace(estimate, against_base=compared)
-                family.append(estimate)
-        estimates += _adjusted(family)
+                found_here.append(estimate)
+        estimates += _adjusted(found_here, {each.name for each in conditions if each.is_steered})
     return estimates
 
 
@@ -236,11 +236,20 @@ def _difference(kind: str, sums: Sums, pairs: Sequence[Pair], fixed: int, broken
     return ("jackknife" if single else "jackknife by group"), paired_ratios(sums)
 
 
-def _adjusted(family: Sequence[Estimate]) -> list[Estimate]:
-    """The estimates of one metric, with Holm's adjustment over all that have a p."""
-    p = {i: each.against_base.p for i, each in enumerate(family) if each.against_base}
-    known = {i: each for i, each in p.items() if each is not None}
-    adjusted = dict(zip(known, holm_adjusted(list(known.values())), strict=True))
+def _adjusted(found: Sequence[Estimate], steered: Collection[str]) -> list[Estimate]:
+    """The estimates of one metric, with Holm's adjustment over the conditions.
+
+    Controls and parts of a delta are a family of their own: however many there are, they make no test of what a user
+    steers by stricter.
+    """
+    adjusted: dict[int, float] = {}
+    for wanted in (True, False):
+        family = {
+            i: each.against_base.p
+            for i, each in enumerate(found)
+            if each.against_base and each.against_base.p is not None and (each.condition in steered) == wanted
+        }
+        adjusted.update(zip(family, holm_adjusted(list(family.values())), strict=True))
 
     def with_holm(i: int, each: Estimate) -> Estimate:
         if each.against_base is None or i not in adjusted:
@@ -248,7 +257,7 @@ def _adjusted(family: Sequence[Estimate]) -> list[Estimate]:
         compared = replace(each.against_base, p_adjusted=adjusted[i], significant=adjusted[i] <= ALPHA)
         return replace(each, against_base=compared)
 
-    return [with_holm(i, each) for i, each in enumerate(family)]
+    return [with_holm(i, each) for i, each in enumerate(found)]
 
 
 def unscored(estimates: Sequence[Estimate], conditions: Sequence[Condition], most: float) -> list[str]:

@@ -576,3 +576,11 @@ def test_a_metric_that_some_rows_lack_has_no_value_there(subject: Subject, tmp_p
         (1.0, ""),
         (None, "lm-eval gave no value"),
     ]
+
+
+def test_rows_that_change_beside_a_tasks_file_are_told(tmp_path: Path) -> None:
+    def digest(questions: list[dict]) -> str:
+        return load_tasks([write_task(tmp_path, CHOICE, questions=questions)]).digests["choice"]
+
+    assert digest(QUESTIONS) == digest(QUESTIONS)
+    assert digest([{**QUESTIONS[0], "right": 1}, *QUESTIONS[1:]]) != digest(QUESTIONS)

@@ -2,8 +2,10 @@
 
 import contextlib
 import difflib
+import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -49,6 +51,17 @@ class HarnessTasks:
     limit: int | None
     files: tuple[Path, ...]
     numbers: tuple[Any, Any]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells the rows of each task, which a file beside its own may hold, and lm-eval's version."""
+        version = importlib.metadata.version("lm_eval")
+        found = {}
+        for name, task in self.tasks.items():
+            docs = itertools.islice(task.eval_docs, self.limit)
+            rows = json.dumps([version, list(docs)], sort_keys=True, default=str)
+            found[name] = hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()
+        return found
 
 
 @dataclass(frozen=True)
