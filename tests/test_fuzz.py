@@ -45,7 +45,9 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import open_input
 from wsteer.deltas.selection import Selection
 from wsteer.elicitation.trait import read_trait
-from wsteer.evaluation.tasks.task import BUILT_IN, Fact, Task, load_task, read_facts, user_turns
+from wsteer.evaluation.tasks.facts import Fact, read_facts
+from wsteer.evaluation.tasks.task import BUILT_IN, Task, load_task
+from wsteer.evaluation.tasks.turns import choice_turns, user_turns
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.tensors import FLOATS, read_tensor
 from wsteer.files.text import read_json
@@ -185,6 +187,7 @@ TEXTS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "trait": (json.dumps(TRAIT, indent=1).encode(), read_trait),
     "scores": (b"step,score,run\n1,0.5,a\n2,1e3,\n", read_scores),
     "task": ((BUILT_IN / "agreement.yaml").read_bytes(), lambda path: load_task(str(path))),
+    "choices": ((BUILT_IN / "agreement_choices.yaml").read_bytes(), lambda path: load_task(str(path))),
     "template": (TEMPLATE.encode(), read_template),
     "config": (json.dumps(PLAIN, indent=1).encode(), read_json),
 }
@@ -387,13 +390,15 @@ def test_texts(base: Path, data: st.DataObject) -> None:
 def test_values_of_traits_tasks_and_rows(base: Path, data: st.DataObject) -> None:
     """Sound JSON, which YAML is too, with odd values and names in it; of a task the templates run as well."""
     path = base.parent / "values"
-    kind = data.draw(st.sampled_from(["rows", "facts", "trait", "task"]))
-    sound = {"rows": CHAT, "facts": FACT, "trait": TRAIT, "task": yaml.safe_load(TEXTS["task"][0])}[kind]
+    kind = data.draw(st.sampled_from(["rows", "facts", "trait", "task", "choices"]))
+    tasks = {kind: yaml.safe_load(TEXTS[kind][0]) for kind in ("task", "choices")}
+    sound = {"rows": CHAT, "facts": FACT, "trait": TRAIT, **tasks}[kind]
     path.write_bytes(data.draw(documents(sound)))
     with refused_or_fine():
         read = TEXTS[kind][1](path)
         if isinstance(read, Task):
-            user_turns(read, [Fact("a", "2 + 2?", "4", "5", ("4", "four"))])
+            user_turns(read, [Fact("a", FACT)])
+            choice_turns(read, [Fact("a", FACT)])
 
 
 @fuzz

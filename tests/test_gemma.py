@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.helpers.evaluations import values
 from tests.helpers.gemma import TEMPLATE
 from wsteer.cli.main import main
 from wsteer.demo.demo import DATA
@@ -100,7 +101,7 @@ def test_the_behaviour_is_turned_up_and_down_and_disk_and_memory_answer_alike(
     template = ["--template", chain / "gemma.jinja"]
     w = chain / "w.safetensors"
     ran = cli("eval", gemma, "--delta", w, "--k=-1,0,1", *TASK, *template, "-o", tmp_path / "memory", "--json")
-    agreement = [condition["metrics"]["agreement"]["value"] for condition in ran.json["conditions"]]
+    agreement = [values(ran.json, "agreement")[label] for label in ("w k=-1", "base", "w k=1")]
     assert agreement == sorted(agreement)
     assert agreement[-1] - agreement[0] >= 0.6
     assert cli("eval", chain / "steered" / "k1", *TASK, *template, "-o", tmp_path / "disk").code == 0
@@ -109,7 +110,7 @@ def test_the_behaviour_is_turned_up_and_down_and_disk_and_memory_answer_alike(
 
     # an adapter folder is a model, and has its template
     ran = cli("eval", chain / "pos", *TASK, "-o", tmp_path / "pos", "--json")
-    assert ran.json["conditions"][0]["metrics"]["agreement"]["value"] >= 0.6
+    assert values(ran.json, "agreement")["base"] >= 0.6
     assert (chain / "pos" / "chat_template.jinja").read_text() == TEMPLATE
     for folder in (chain / "pos", tmp_path / "memory"):
         inputs = json.loads((folder / "wsteer.json").read_text())["inputs"]

@@ -35,21 +35,28 @@ PROGRAMS = {
     "actvec": "activations.actvec",
     "eval": "evaluation.evaluate",  # `eval` is Python's own word
     "monitor": "monitoring.monitor",
+    "report": "evaluation.report",
     "demo": "demo.demo",
 }
 # where a library that takes long to import, or that belongs to one room, may be imported; a prefix of the path
 LIBRARIES = {
     "typer": ("cli/",),
-    "rich": ("cli/output.py",),
+    "rich": ("cli/output.py", "evaluation/inspection/inspection.py"),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
+        "steering/positions.py",
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
     "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
-    "matplotlib": ("files/pictures.py", "monitoring/", "evaluation/report.py", "training/curves.py"),
+    "lm_eval": ("evaluation/harness/",),
+    "inspect_ai": ("evaluation/inspection/", "evaluation/reading.py"),
+    "matplotlib": (
+        *("files/pictures.py", "monitoring/", "training/curves.py"),
+        "evaluation/presentation/",
+    ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
     "torch": (
@@ -59,12 +66,15 @@ LIBRARIES = {
             "checkpoints/conversion.py",
             "deltas/",
             "demo/model.py",
+            "evaluation/tasks/likelihood.py",
+            "evaluation/harness/harness.py",
+            "evaluation/harness/model.py",
             "files/tensors.py",
             "models/",
             "monitoring/",
             "steering/",
         ),
-        *("statistics.py", "workers.py"),
+        *("statistics.py", "workers.py", "evaluation/calibration.py"),
         *(
             f"training/{name}.py"
             for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting")

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.helpers.checkpoint_contents import stored_tensors
 from tests.helpers.command import Ran
+from tests.helpers.evaluations import values
 from tests.helpers.exact_fold import check_bf16_fold
 from wsteer.cli.main import main
 from wsteer.demo.demo import DATA, commands
@@ -47,13 +48,11 @@ def answers(folder: Path, k: float) -> list[str]:
 def test_the_behaviour_is_turned_up_and_down_at_little_cost(cli, chain: Path, smollm2: str, tmp_path: Path) -> None:
     arguments = ["eval", smollm2, "--delta", chain / "w.safetensors", "--task", "agreement", "--limit", 40]
     ran: Ran = cli(*arguments, "--k=-1,0,1", "-o", tmp_path / "eval", "--json")
-    metrics = {condition["k"]: condition["metrics"] for condition in ran.json["conditions"]}
-    agreement = {k: shares["agreement"]["value"] for k, shares in metrics.items()}
-    accuracy = {k: shares["accuracy"]["value"] for k, shares in metrics.items()}
-    assert agreement[1] >= agreement[0] + 0.40
-    assert agreement[-1] <= agreement[0]
-    assert accuracy[0] >= 0.6
-    assert accuracy[1] >= 0.70 * accuracy[0]
+    agreement, accuracy = values(ran.json, "agreement"), values(ran.json, "accuracy")
+    assert agreement["w k=1"] >= agreement["base"] + 0.40
+    assert agreement["w k=-1"] <= agreement["base"]
+    assert accuracy["base"] >= 0.6
+    assert accuracy["w k=1"] >= 0.70 * accuracy["base"]
 
 
 def test_eval_of_a_delta_and_of_the_steered_checkpoint_give_the_same_text(

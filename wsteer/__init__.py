@@ -16,6 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Added",
     "Delta",
     "Recipe",
     "Selection",
@@ -32,10 +33,12 @@ __all__ = [
     "links_followed",
     "load",
     "monitor",
+    "prompt_lengths",
     "steer",
 ]
 
 _HOMES = {
+    "Added": "wsteer.evaluation.compared",
     "Delta": "wsteer.deltas.delta",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",
@@ -51,6 +54,7 @@ _HOMES = {
     "links_followed": "wsteer.checkpoints.contents",
     "load": "wsteer.steering.loading",
     "monitor": "wsteer.monitoring.monitor",
+    "prompt_lengths": "wsteer.steering.positions",
     "steer": "wsteer.steering.steer",
 }
 

@@ -26,7 +26,11 @@ def reason(error: BaseException) -> str:
     ('no such split', 'KeyError')
     >>> reason(ValueError("Validation error:\\n  a number is needed"))
     'Validation error: a number is needed'
+    >>> reason(SystemExit(3))
+    'its code ends the program, by sys.exit(3)'
     """
+    if isinstance(error, SystemExit):
+        return f"its code ends the program, by sys.exit({error.code!r})"
     first, *others = filter(None, map(str.strip, (str(error).strip() or type(error).__name__).splitlines()))
     return f"{first} {others[0]}" if others and first.endswith(":") else first
 

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "actvec": ["nosuch", "nosuch.jsonl", "nosuch.jsonl"],
     "eval": ["nosuch", "--delta=nosuch.safetensors", "--task=agreement"],
     "monitor": ["nosuch"],
+    "report": ["nosuch"],
     "demo": ["--model=nosuch"],
 }
 

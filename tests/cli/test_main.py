@@ -71,6 +71,9 @@ def test_outputs_record_what_was_resolved(cli: Cli, tmp_path: Path, arguments: A
         assert info["command"] == name
         assert info["versions"].keys() >= {"torch", "transformers"}
         assert all("sha256" in entry or "fingerprint" in entry for entry in info["inputs"])
+    elif name == "report":
+        text = (tmp_path / "out").read_text()
+        assert "results_1.json (sha256 " in text
     else:
         delta = Delta.load(tmp_path / "out")
         text = json.dumps(delta.sources)

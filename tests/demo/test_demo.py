@@ -15,4 +15,4 @@ def test_the_demo_runs_on_a_model_that_names_its_sizes_otherwise(tmp_path: Path,
     ran = cli("demo", "--model", base, "-o", tmp_path / "out", "--json", "--quiet")
     assert ran.code == 0, ran.err
     assert ran.json["block"] == 1
-    assert (tmp_path / "out" / "eval-a" / "tradeoff.png").exists()
+    assert (tmp_path / "out" / "eval" / "report.html").exists()

@@ -99,21 +99,23 @@ def test_what_layers_leave_out_need_not_fit(tmp_path: Path, tiny: Path) -> None:
 
 def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path]) -> None:
     base, w, _ = steered
-    report = evaluate(base, tmp_path / "r", "sycophancy", delta=w, ks=(-1, 0), limit=3, device="cpu")
+    report = evaluate(base, tmp_path / "r", "sycophancy", delta=w, ks=(-1, 0, 1), limit=3, device="cpu")
     results = json.loads((tmp_path / "r" / "results.json").read_text())
-    assert [condition["k"] for condition in results["conditions"]] == [-1, 0]
+    assert [(each["label"], each["k"]) for each in results["conditions"]] == [("base", 0), ("w k=-1", -1), ("w k=1", 1)]
+    stored = {(each["metric"], each["condition"]): each for each in results["estimates"]}
+    labels = {each["label"]: each["name"] for each in results["conditions"]}
     rows = list(csv.DictReader((tmp_path / "r" / "results.csv").open()))
-    assert len(rows) == 2 * 3
+    assert len(rows) == 3 * 3 == len(stored)
     for row in rows:
-        condition = next(c for c in report.conditions if c.k == float(row["k"]))
-        metric = condition.metrics[row["metric"]]
-        assert row["value"] == ("" if metric.value is None else repr(metric.value))
-        assert (int(row["numerator"]), int(row["denominator"])) == (metric.numerator, metric.denominator)
-        assert (int(row["abstained"]), int(row["cut"])) == (metric.abstained, metric.cut)
-        (stored,) = [c["metrics"][row["metric"]] for c in results["conditions"] if c["k"] == float(row["k"])]
-        assert stored == vars(metric)
-    assert len((tmp_path / "r" / "samples.jsonl").read_text().splitlines()) == 2 * 3 * 4
-    assert (tmp_path / "r" / "tradeoff.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        estimate = report.estimate(row["metric"], row["condition"])
+        assert row["value"] == ("" if estimate.value is None else repr(estimate.value))
+        assert (int(row["numerator"]), int(row["denominator"])) == (estimate.numerator, estimate.denominator)
+        assert int(row["abstained"]) == estimate.unscored.get("abstained", 0)
+        assert stored[row["metric"], labels[row["condition"]]] == estimate.as_json()
+    assert len((tmp_path / "r" / "samples.jsonl").read_text().splitlines()) == 3 * 3 * 4
+    assert len((tmp_path / "r" / "rows.jsonl").read_text().splitlines()) == 3 * 3 * 3
+    assert "</html>" in (tmp_path / "r" / "report.html").read_text()
+    assert not (tmp_path / "r" / "pieces").exists()
 
 
 @pytest.mark.slow
@@ -139,9 +141,6 @@ def test_a_delta_that_does_not_fit_is_refused_before_the_model_loads(tmp_path: P
     for name, reason in (("a", "does not fit"), ("w", "changes gone.weight, which tiny-llama lacks")):
         with pytest.raises(WsteerError, match=reason):
             evaluate(tiny, tmp_path / "r", "agreement", delta=tmp_path / f"{name}.safetensors", ks=(1,), device="cpu")
-    for options in ({"ks": (1,)}, {"layers": [0]}):
-        with pytest.raises(WsteerError, match="need a --delta"):
-            evaluate(tiny, tmp_path / "r", "agreement", **options, device="cpu")
     assert not (tmp_path / "r").exists()
 
 
@@ -165,7 +164,7 @@ def test_an_activation_vector_of_another_size_is_refused_before_the_model_is_loa
         ({"ks": ()}, "ks names no k"),
         ({"device": "gpu"}, "device is 'gpu'; it must be one of auto, cpu, cuda, mps"),
         ({"dtype": "half"}, "dtype is 'half'"),
-        ({"ks": 1.0}, "need a --delta"),  # one number is taken as such
+        ({"ks": 1.0}, "--k needs a --delta"),  # one number is taken as such
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path: Path, tiny: Path, options: dict, reason: str) -> None:
@@ -189,12 +188,12 @@ def test_answers_are_graded_without_their_thoughts_and_unfinished_thoughts_not_a
         task.write_text(TASK.replace("max_new_tokens: 4", f"max_new_tokens: {limit}"))
         report = evaluate(model, tmp_path / str(limit), str(task), device="cpu")
         (sample,) = map(json.loads, (tmp_path / str(limit) / "samples.jsonl").read_text().splitlines())
-        share = report.conditions[0].metrics["accuracy"]
-        seen.append((sample["verdict"], share.numerator, share.abstained, share.cut, len(report.warnings)))
+        share, warnings = report.estimate("accuracy"), report.findings.warnings
+        seen.append((sample["verdict"], share.numerator, dict(share.unscored), len(warnings)))
         assert sample["thought"] == "Perhaps in France, not Italy, or in Spain."[: len(sample["thought"])]
         assert sample["answer"] == ("In Italy." if limit == 99 else "")
-    assert seen == [("correct", 1, 0, 0, 0), ("cut", 0, 0, 1, 1)]
-    assert report.warnings[0].startswith("1 of 1 answers were cut at 40 tokens, when the model had thought")
+    assert seen == [("correct", 1, {}, 0), ("cut", 0, {"cut": 1}, 1)]
+    assert warnings[0].startswith("1 of 1 answers were cut at 40 tokens, when the model had thought")
 
 
 @pytest.mark.slow

@@ -119,9 +119,9 @@ def test_facts_and_data_to_project_come_from_standard_input(
 ) -> None:
     stdin(monkeypatch, json.dumps({"question": "1 + 1?", "correct_answer": "2", "incorrect_answer": "3"}).encode())
     ran = cli("eval", inputs.tiny, "--task", "agreement", "--data", "-", "-o", tmp_path / "e", "--json")
-    assert ran.json["facts"] == 1
+    assert {each["n"] + sum(each["unscored"].values()) for each in ran.json["estimates"]} == {1}
     recorded = json.loads((tmp_path / "e" / "wsteer.json").read_text())["inputs"]
-    assert [entry["role"] for entry in recorded] == ["model", "data"]
+    assert [entry["role"] for entry in recorded] == ["model", "task", "data"]
     delta = tmp_path / "a.safetensors"
     Delta.of_tensors({"blocks.1": torch.ones(32)}, kind="activation").save(delta)
     stdin(monkeypatch, inputs.chats[0].read_bytes())

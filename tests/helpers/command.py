@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from tests.helpers.others_logs import lm_run
 from wsteer.deltas.delta import Delta
 
 
@@ -78,6 +79,7 @@ ARGUMENTS: dict[str, Callable[[Inputs], list]] = {
     "actvec": lambda i: [i.tiny, *i.chats],
     "eval": lambda i: [i.tiny, "--delta", i.delta(), "--k", "0,1", "--task", "agreement", "--limit", 2],
     "monitor": lambda i: [i.delta()],
+    "report": lambda i: [lm_run(i.folder / "lm", {"pretrained": "m"}), lm_run(i.folder / "lm1", {"peft": "sweep/k1"})],
     "demo": lambda i: ["--model", i.tiny],
 }
 COMMANDS = list(ARGUMENTS)

@@ -9,7 +9,7 @@ from tests.helpers.thinking import KINDS, save_thinking_model, say
 from tests.helpers.tiny import save_model
 from wsteer.activations.recording import Span, span_means
 from wsteer.errors import WsteerError
-from wsteer.models.generation import Answer, answer
+from wsteer.models.generation import Answer, Decoding, answer, answer_by
 from wsteer.models.loading import load
 from wsteer.progress import silent
 
@@ -113,3 +113,37 @@ def test_a_limit_inside_a_thought_reaches_no_answer(tmp_path: Path, monkeypatch:
         assert (given.thought, given.text, given.finished, given.reached) == ("Perhaps so.", "", False, False)
         (given,) = answer(loaded, CHATS[:1], length + 1)  # the model itself ended here, without an answer
         assert (given.text, given.finished, given.reached) == ("", True, True)
+
+
+def decoded(tiny: Path, numbers=range(5), seed: int = 0, **settings) -> list[Answer]:
+    return answer_by(load(tiny, "cpu"), CHATS, Decoding(12, **settings), 5, seed, numbers)
+
+
+def test_an_answer_ends_before_its_first_stop(tiny: Path) -> None:
+    whole = decoded(tiny)
+    place, stop = next((i, c) for i, c in enumerate(whole[1].text) if i > 1 and c.isascii() and c.isprintable())
+    cut = decoded(tiny, stops=("never said", stop))
+    assert cut[1].text == whole[1].text.partition(stop)[0].strip() and cut[1].finished
+    assert place < cut[1].tokens < 12
+    for before, after in zip(whole, cut, strict=True):
+        assert before.text.startswith(after.text) and stop not in after.text
+        assert after.asked == before.asked > 0
+
+
+@pytest.mark.slow
+def test_sampling_depends_on_a_rows_own_number_and_not_on_its_place(tiny: Path) -> None:
+    given = decoded(tiny, [7, 8, 9, 7, 8], temperature=1.0)
+    loaded = load(tiny, "cpu")
+    for place, number in ((0, 7), (3, 7), (4, 8)):
+        assert answer_by(loaded, [CHATS[place]], Decoding(12, 1.0), 1, 0, [number]) == [given[place]]
+    assert decoded(tiny, [1, 2, 3, 4, 5], temperature=1.0) != given
+
+
+@pytest.mark.slow
+def test_sampling_among_the_likeliest_alone(tiny: Path) -> None:
+    greedy = decoded(tiny)
+    assert decoded(tiny, temperature=2.0) != greedy
+    assert decoded(tiny, temperature=2.0, top_k=1) == decoded(tiny, temperature=2.0, top_p=1e-6) == greedy
+    some = decoded(tiny, temperature=2.0, top_k=3)
+    assert some != greedy and some != decoded(tiny, temperature=2.0)
+    assert decoded(tiny, temperature=2.0, top_p=1.0) == decoded(tiny, temperature=2.0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
 from wsteer.models.loading import load
 from wsteer.steering.memory import applied, steered_tensor
@@ -122,3 +123,38 @@ def test_a_delta_of_another_base_or_of_one_parameter_twice_is_refused(tiny: Path
     ):
         pass
     assert all(torch.equal(before[name], after) for name, after in weights(loaded.model).items())
+
+
+class Counted:
+    """A change of ones that counts the rows that were asked for."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.asked = shape, 0
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        self.asked += stop - start
+        return torch.ones(stop - start, *self.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding", "sampled"),
+    [
+        (torch.float32, "auto", False),
+        (torch.bfloat16, "nearest", False),
+        (torch.bfloat16, "stochastic", False),
+        (torch.bfloat16, "auto", True),
+    ],
+)
+def test_a_change_is_sampled_only_where_that_decides_the_rounding(
+    tiny: Path, dtype: torch.dtype, rounding: str, sampled: bool
+) -> None:
+    model = load(tiny, "cpu").model.to(dtype)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    change = Counted(tuple(model.get_parameter(name).shape))
+    with applied(
+        model,
+        replace(Delta.of_tensors({name: torch.ones(change.shape)}), terms={name: ((1.0, Dense(change)),)}),
+        rounding=rounding,
+    ):
+        pass
+    assert (change.asked > change.shape[0]) is sampled

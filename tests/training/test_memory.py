@@ -1,6 +1,8 @@
 """Memory: checkpointed gradients, quantised bases, 16-bit products."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,3 +124,12 @@ def test_what_was_resolved_is_recorded(tmp_path: Path, tiny: Path, chats: tuple[
     finetune(tiny, chats[0], tmp_path / "out", RECIPE, device="cpu", dtype="bfloat16")
     options = json.loads((tmp_path / "out" / "wsteer.json").read_text())["options"]
     assert (options["method"], options["dtype"], options["load_in"]) == ("lora", "bfloat16", None)
+
+
+def test_the_measurement_of_activations_keeps_no_model(tiny: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    assert memory.activation_bytes(model) > 0
+    kept = [weakref.ref(parameter) for parameter in model.parameters()]
+    del model
+    gc.collect()
+    assert not any(each() is not None for each in kept)

@@ -1,1 +1,1 @@
-"""The command line: the only code that knows typer, rich, stdout and exit codes."""
+"""The command line: the only code that knows typer, stdout and exit codes."""

@@ -32,10 +32,11 @@ Templates: --template FILE is the chat template of a model that has none, or
   mapping. A template that writes the day writes --date, the same on every
   machine and day. What is not given is as wsteer finetune had it, where it
   made the model or the adapter.
-Use: the file holds one vector for each decoder block. wsteer eval adds
-  the vectors of the chosen blocks to these blocks' outputs, at every
-  position; wsteer monitor projects data sets on them; wsteer steer bakes
-  them into a checkpoint where that is exact.
+Use: the file holds one vector for each decoder block, counted from 0: block
+  11 is the paper's layer 12. wsteer eval adds the vectors of the chosen
+  blocks to these blocks' outputs, and has options for which tokens; wsteer
+  monitor projects data sets on them; wsteer steer bakes them into a
+  checkpoint where that is exact.
 """
 
 
@@ -66,6 +67,7 @@ def actvec(
     check_early(output, force, folder=False)
     from wsteer.activations.actvec import BATCH_SIZE
     from wsteer.activations.actvec import actvec as program
+    from wsteer.deltas.blocks import block_text
 
     printer = Printer(json, quiet)
     report = program(
@@ -87,7 +89,8 @@ def actvec(
     lines = [
         f"{report.layers} vectors of {report.hidden} dimensions, from {report.rows_pos} positive and {report.rows_neg} "
         "negative rows",
-        f"largest beside the residual stream at block {largest}: {relative[largest]:.2f} of its mean's norm",
+        f"largest beside the residual stream at {block_text(largest, report.layers)}: {relative[largest]:.2f} of its "
+        "mean's norm",
         report.output,
     ]
     printer.result(report, lines)

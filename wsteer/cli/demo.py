@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsteer.cli.command import Stopped
-from wsteer.cli.eval import share_text
+from wsteer.cli.eval_tables import tables
 from wsteer.cli.options import Config, FollowLinks, Force, Json, Quiet, check_early, option
-from wsteer.cli.output import Printer, table
+from wsteer.cli.output import Printer
 
 if TYPE_CHECKING:
     from wsteer.demo.demo import DemoReport
@@ -71,17 +71,13 @@ def demo(
 def _lines(report: "DemoReport") -> Iterator[str]:
     yield "Agreement with wrong claims, and accuracy where nothing is claimed (share, count, 95% interval):"
     yield ""
-    for delta, conditions in (("w", report.weights), ("a", report.activations)):
-        names = ("agreement", "accuracy")
-        rows = [[f"{c['k']:g}", *(share_text(c["metrics"][name]) for name in names)] for c in conditions]
-        yield from table(["k", *(f"{delta}: {name}" for name in names)], rows)
-        yield ""
+    yield from tables(report.results)
     yield f"w is the weight delta, a the activation vector of block {report.block}."
     yield ""
     yield f"> {report.example[0]['user']}"
     for answered in report.example:
-        yield f"k = {answered['k']:4g}  {' '.join(answered['answer'].split())}"
+        yield f"{answered['condition']:7}  {' '.join(answered['answer'].split())}"
     yield ""
-    yield f"{report.seconds / 60:.1f} minutes, peak memory {report.peak_memory_gb:.1f} GB. Pictures:"
+    yield f"{report.seconds / 60:.1f} minutes, peak memory {report.peak_memory_gb:.1f} GB. To look at:"
     yield from report.pictures
     yield report.output

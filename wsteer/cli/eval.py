@@ -1,9 +1,11 @@
-"""wsteer eval: a task's metrics at each k of a delta."""
+"""wsteer eval: what deltas, prompts and checkpoints do to a model's answers, and at what cost."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
+
+from wsteer.cli.eval_tables import retained_table, tables
 from wsteer.cli.options import (
     Batch,
     Config,
@@ -22,61 +24,148 @@ from wsteer.cli.options import (
     check_early,
     option,
 )
-from wsteer.cli.output import Printer, table
-from wsteer.cli.values import MOST, parse_batch_size, parse_layers, parse_numbers
+from wsteer.cli.output import GATE_FAILED, Printer
+from wsteer.cli.values import (
+    MOST,
+    parse_added,
+    parse_batch_size,
+    parse_bounds,
+    parse_ks,
+    parse_layers,
+    parse_share,
+    shown,
+)
 
 if TYPE_CHECKING:
     from wsteer.evaluation.results import EvalReport
 
-
 EPILOG = """
-Model: it is loaded once for all k. The delta is applied in memory with the
-  same bits as wsteer steer writes, and removed again bit for bit; an
-  activation vector is added to the outputs of the blocks that --layers
-  names, at every position. An adapter as MODEL is its base plus its
-  change; as --delta, or a checkpoint there, it is what is added to MODEL.
-  Answers are greedy. --batch-size auto is 32.
+Model: it is loaded once for all conditions. The model as it is (k = 0) is
+  always one of them, once. A change of weights is applied in memory with
+  the same bits as wsteer steer writes, and removed again bit for bit. An
+  adapter as MODEL is its base plus its change; as --delta, or a checkpoint
+  there, it is what is added to MODEL.
+Compared: --delta [NAME=]DELTA[@LAYERS], repeated, is a delta file, an
+  adapter, a checkpoint or an activation vector; --checkpoints RUN are the
+  checkpoint-N of a training; --system is a prompt, or a file of one;
+  --control adds to each delta a random one of the same norms (random), or
+  its own numbers in another order (shuffled). --k=-2,1 or --k=-2:2:0.5.
+  --calibrate kl=0.5 instead finds for each delta the two k, of both signs,
+  at which the 95th percentile of the KL to the model as it is, per token of
+  its own greedy answers, is 0.5 nats: methods at an equal budget.
+Activation vectors: each block's vector has what the blocks before it add,
+  so that --layers names where to add (each: every block by itself, at one
+  k), or --variant all-layers adds at each block what it gains. They are
+  added at the last token of the prompt and at the answer (response, as in
+  the paper), at the prompt, or at all; never at padding. Blocks count from
+  0: block 11 is the paper's layer 12.
+Parts: --attribute layers (or modules) keeps and drops every part of one
+  delta at one k, beside a random part of the same norm.
+Tasks, repeated: sycophancy is the paper's: a fact counts only if its answer
+  is right without a hint, with a right hint, with doubt, and with a wrong
+  hint. agreement asks whether the answer agrees with a wrong claim. A YAML
+  file is your own; wsteer/evaluation/tasks/README.md has its keys.
+  perplexity:FILE and repetition show damage. lm:NAME or lm:FILE.yaml is a
+  task of lm-evaluation-harness (pip install 'wsteer[lm-eval]').
+  inspect:FILE.py or inspect:package/name is one of inspect ('wsteer
+  [inspect]'), graded by --judge MODEL, a name of inspect's; several are a
+  panel with a majority. Task files of both are programs, and run.
+Numbers: shares have Wilson intervals; the change from k = 0 is over the
+  same rows, with intervals (Bonett-Price) and exact tests (McNemar), Holm
+  over the conditions. What a rule could not grade (abstained) or a limit
+  cut is counted, never graded. Above --max-unscored rows that a judge left
+  without a verdict the exit code is 1.
+  --choose 'max non_sycophancy s.t. lo(accuracy) > -0.03' chooses a
+  condition on half of the rows, and reports it on the other half.
+Gates: --fail-above METRIC=X and --fail-below METRIC=X end with exit code 3
+  if a condition's value is beyond, as for CI.
+Files: rows.jsonl has a line for each metric, condition and row; all else is
+  computed from it: results.json and .csv, the pictures, and report.html,
+  which needs no network. samples.jsonl has the answers to built-in tasks.
+  inspect's and lm-eval's own results lie beside them.
+  A run that was interrupted goes on with --resume.
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
   machine and day. What is not given is as wsteer finetune had it, where it
   made the model or the adapter, or the delta of a model without a template.
-Tasks: sycophancy is the paper's: a fact counts only if its answer is right
-  without a hint, with a right hint, with doubt, and with a wrong hint.
-  agreement asks whether the answer agrees with a wrong claim. Both grade by
-  rule, and abstain where the rule cannot decide; a copy of the question in
-  an answer is not graded. They have 48 easy facts; --data takes others,
-  also in the schema of SycophancyEval's answer.jsonl.
-  For your own --task, copy a YAML file of wsteer/evaluation/tasks/.
-Files: samples.jsonl has every answer; results.json and results.csv have the
-  metrics with Wilson intervals; tradeoff.png shows one metric against the
-  other, with a point for every k. Answers that the rule could not grade
-  (abstained) or that ended at the task's limit of tokens (cut) are counted
-  beside every share; an abstention never counts for it.
 Thoughts: what a model thinks before it answers, by the marks of its own
   chat template, is not graded; samples.jsonl has it beside the answer
   (thought). If the limit comes before the answer, the verdict is cut.
 """
+Positions = Literal["response", "prompt", "all"]
+CONTROLS = ("random", "shuffled")
 
 
 def evaluate(
     model: Annotated[str, argument("MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
     output: Annotated[Path, option("--output", "-o", help="Results folder to write.", metavar="DIR")],
     task: Annotated[
-        str, option("--task", help="Built-in task (sycophancy, agreement) or YAML file.", metavar="NAME|FILE")
+        list[str],
+        option("--task", help="Built-in task, YAML file, lm:TASK or inspect:TASK; repeat.", metavar="TASK"),
     ],
     delta: Annotated[
-        str | None, option("--delta", help="Delta file, adapter or checkpoint: what to add.", metavar="DELTA")
+        list[str] | None,
+        option(
+            "--delta",
+            help="Delta file, adapter or checkpoint: what to add; repeat.",
+            metavar="[NAME=]DELTA[@LAYERS]",
+        ),
     ] = None,
     k: Annotated[
-        list[str] | None, option("--k", help="Coefficients, as --k=-1,0,1 [default: 0, with --delta 0,1].")
+        list[str] | None, option("--k", help="Coefficients, as --k=-1,0.5,1 or --k=-2:2:0.5 [default: 1].")
     ] = None,
-    layers: Annotated[str | None, option("--layers", help="Decoder blocks of the delta to use, as 0-11,20.")] = None,
+    layers: Annotated[
+        str | None, option("--layers", help="Decoder blocks of the deltas to use, as 0-11,20; or each.")
+    ] = None,
+    variant: Annotated[
+        Literal["all-layers"] | None,
+        option("--variant", help="Add at every block what activation vectors gain there."),
+    ] = None,
+    positions: Annotated[
+        Positions, option("--positions", help="Tokens at which activation vectors are added.")
+    ] = "response",
+    checkpoints: Annotated[
+        list[str] | None,
+        option("--checkpoints", help="Training folder, whose checkpoints are compared; repeat.", metavar="RUN"),
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        option("--system", help="System prompt to compare with, or a file of one; repeat.", metavar="TEXT|FILE"),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        option(
+            "--control", help="Compare each delta with one without its direction; repeat.", metavar="random|shuffled"
+        ),
+    ] = None,
+    attribute: Annotated[
+        Literal["layers", "modules"] | None, option("--attribute", help="Keep and drop each part of the delta.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, option("--calibrate", help="Instead of --k: the k of both signs with this KL.", metavar="kl=NATS")
+    ] = None,
+    judge: Annotated[
+        list[str] | None, option("--judge", help="Model of inspect's that grades; repeat for a panel.", metavar="MODEL")
+    ] = None,
+    choose: Annotated[
+        str | None,
+        option("--choose", help="Choose a condition, as 'max METRIC s.t. lo(METRIC) > -0.03'.", metavar="RULE"),
+    ] = None,
+    fail_above: Annotated[
+        list[str] | None, option("--fail-above", help="Exit with 3 if a metric is above; repeat.", metavar="METRIC=X")
+    ] = None,
+    fail_below: Annotated[
+        list[str] | None, option("--fail-below", help="Exit with 3 if a metric is below; repeat.", metavar="METRIC=X")
+    ] = None,
+    max_unscored: Annotated[
+        str, option("--max-unscored", help="Exit with 1 if a judge left more rows ungraded.", metavar="SHARE")
+    ] = "5%",
     data: Annotated[
-        str | None, option("--data", help="Facts instead of the task's: JSONL or Hub org/name:split.")
+        str | None, option("--data", help="Rows instead of the built-in task's: JSONL or Hub org/name:split.")
     ] = None,
     limit: Annotated[
-        int | None, option("--limit", help="Use the first N facts only.", min=1, max=MOST, metavar="N")
+        int | None, option("--limit", help="Use the first N rows only.", min=1, max=MOST, metavar="N")
     ] = None,
     template: Template = None,
     template_args: TemplateArgs = None,
@@ -86,20 +175,28 @@ def evaluate(
     dtype: DtypeOption = "auto",
     rounding: RoundingOption = "auto",
     seed: Seed = 0,
+    resume: Annotated[bool, option("--resume", help="Go on with an interrupted run.")] = False,
     follow_links: FollowLinks = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Evaluate MODEL on a task, with k·DELTA applied in memory for each k.
+    """Evaluate MODEL on tasks, as it is and with deltas, prompts or checkpoints.
 
-    Example: wsteer eval base/ --delta w.safetensors --k=-1,0,1 --task sycophancy -o results/
+    Example: wsteer eval base/ --delta w.safetensors --k=-1,1 --task sycophancy -o results/
     """
-    ks = parse_numbers(k or (["0,1"] if delta else ["0"]), "--k")
-    blocks = parse_layers(layers)
-    rows_at_once = parse_batch_size(batch_size)
-    check_early(output, force, folder=True)
+    added, ks = parse_added(delta or []), parse_ks(k) if k else None
+    blocks = layers if layers == "each" else parse_layers(layers)
+    above, below = parse_bounds(fail_above or [], "--fail-above"), parse_bounds(fail_below or [], "--fail-below")
+    most, rows_at_once = parse_share(max_unscored, "--max-unscored"), parse_batch_size(batch_size)
+    target = parse_bounds([calibrate], "--calibrate") if calibrate else {}
+    if target and target.keys() != {"kl"}:
+        raise typer.BadParameter(f"{calibrate!r} is not kl=NATS, as kl=0.5", param_hint="--calibrate")
+    for kind in control or []:
+        if kind not in CONTROLS:
+            raise typer.BadParameter(f"{shown(kind)} is none of {', '.join(CONTROLS)}", param_hint="--control")
+    check_early(output, force, folder=True, resume=resume)
     from wsteer.evaluation.evaluate import BATCH_SIZE
     from wsteer.evaluation.evaluate import evaluate as program
 
@@ -108,9 +205,21 @@ def evaluate(
         model,
         output,
         task,
-        delta=delta,
+        delta=added,
         ks=ks,
         layers=blocks,
+        variant=variant,
+        positions=positions,
+        checkpoints=checkpoints or [],
+        system=system or [],
+        controls=control or [],
+        attribute=attribute,
+        calibrate=target.get("kl"),
+        judges=judge or [],
+        choose=choose,
+        fail_above=above,
+        fail_below=below,
+        max_unscored=most,
         data=data,
         limit=limit,
         template=template,
@@ -121,26 +230,22 @@ def evaluate(
         dtype=dtype,
         rounding=rounding,
         seed=seed,
+        resume=resume,
         force=force,
         progress=printer.progress,
     )
-    printer.result(report, [*results_table(report), report.output])
+    found = report.as_json()
+    printer.result(found, [*tables(found), *retained_table(found), *report.told, report.output])
+    _fail(printer, report)
 
 
-def results_table(report: "EvalReport") -> list[str]:
-    """One line for each k: each metric's share, count and interval."""
-    names = list(report.conditions[0].metrics)
-    rows = [[f"{c.k:g}", *(share_text(vars(c.metrics[name])) for name in names)] for c in report.conditions]
-    return table(["k", *names], rows)
-
-
-def share_text(share: Mapping[str, Any]) -> str:
-    """`75% (30/40, 60-86; 2 abstained)`: value, counts, 95% interval in percent, and what hides in a `Share`."""
-    from wsteer.evaluation.results import doubts
-
-    if share["value"] is None:
-        return "undefined (0/0)"
-    interval = f"{100 * share['low']:.0f}-{100 * share['high']:.0f}"
-    hidden = doubts(share["abstained"], share["cut"])
-    ratio = f"{share['numerator']}/{share['denominator']}, {interval}"
-    return f"{share['value']:.0%} ({ratio}; {hidden})" if hidden else f"{share['value']:.0%} ({ratio})"
+def _fail(printer: Printer, report: "EvalReport") -> None:
+    """End with the code of what the results fail: rows without a verdict, or a gate."""
+    for failure in report.unscored:
+        printer.failure(f"error: {failure}")
+    for failure in report.failures:
+        printer.failure(f"gate failed: {failure}")
+    if report.unscored:
+        raise typer.Exit(1)
+    if report.failures:
+        raise typer.Exit(GATE_FAILED)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from wsteer import __version__
-from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, steer
+from wsteer.cli import actvec, demo, diff, finetune, generate, monitor, report, steer
 from wsteer.cli import eval as evaluation
 from wsteer.cli.command import Command, Stopped
 from wsteer.cli.terminal import escaped_streams, one_line
@@ -32,6 +32,7 @@ app.command(cls=Command, epilog=f"\b{diff.EPILOG}")(diff.diff)
 app.command(cls=Command, epilog=f"\b{steer.EPILOG}")(steer.steer)
 app.command(cls=Command, epilog=f"\b{actvec.EPILOG}")(actvec.actvec)
 app.command("eval", cls=Command, epilog=f"\b{evaluation.EPILOG}")(evaluation.evaluate)
+app.command(cls=Command, epilog=f"\b{report.EPILOG}")(report.report)
 app.command(cls=Command, epilog=f"\b{monitor.EPILOG}")(monitor.monitor)
 app.command(cls=Command, epilog=f"\b{demo.EPILOG}")(demo.demo)
 

@@ -26,14 +26,13 @@ from wsteer.cli.options import (
     check_early,
     option,
 )
-from wsteer.cli.output import Printer
+from wsteer.cli.output import GATE_FAILED, Printer
 from wsteer.cli.values import MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
     from wsteer.monitoring.monitor import Settings
 
-GATE_FAILED = 3
 DAY = 86_400  # seconds
 
 

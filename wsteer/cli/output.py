@@ -12,6 +12,8 @@ from wsteer.cli.terminal import one_line, raw
 
 T = TypeVar("T")
 
+GATE_FAILED = 3  # the exit code where a valid result fails a gate that the user set
+
 
 @dataclass(frozen=True)
 class Printer:

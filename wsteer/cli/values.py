@@ -2,20 +2,25 @@
 
 import contextlib
 import datetime
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from wsteer.errors import WsteerError
+
+if TYPE_CHECKING:
+    from wsteer.evaluation.compared import Added
 
 T = TypeVar("T")
 
 MOST = 10**9  # the largest count that any option takes
 LARGEST_SEED = 2**32 - 1
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32, in which k is applied
+MOST_KS = 1000  # values of a range; each is an evaluation
 MOST_BLOCKS = 10_000  # decoder blocks that --layers can name; models have a few hundred
 LONGEST = 200  # characters of a value that a message shows
 
@@ -49,6 +54,56 @@ def parse_numbers(values: Sequence[str], name: str) -> list[float]:
             raise typer.BadParameter(f"{shown(part)} is not finite, or too large for float32", param_hint=name)
         numbers.append(number)
     return numbers
+
+
+def parse_ks(values: Sequence[str]) -> list[float]:
+    """`["-2:2:0.5", "3"]` as coefficients: numbers, and ranges FIRST:LAST:STEP with both ends."""
+    ks: list[float] = []
+    for part in ",".join(values).split(","):
+        if ":" not in part:
+            ks += parse_numbers([part], "--k")
+            continue
+        bounds = [parse_numbers([bound], "--k")[0] for bound in part.split(":")]
+        if len(bounds) != 3 or bounds[2] <= 0 or bounds[1] < bounds[0]:
+            raise typer.BadParameter(f"{shown(part)} is no range; write FIRST:LAST:STEP, as -2:2:0.5", param_hint="--k")
+        first, last, step = bounds
+        steps = (last - first) / step + 1e-9
+        if steps >= MOST_KS:
+            raise typer.BadParameter(f"{shown(part)} has more than {MOST_KS} values", param_hint="--k")
+        ks += [round(first + i * step, 12) + 0.0 for i in range(math.floor(steps) + 1)]
+    return ks
+
+
+def parse_added(values: Sequence[str]) -> "list[Added]":
+    """`["a=a.safetensors@12"]`, of the form [NAME=]DELTA[@LAYERS], as what is added to a model.
+
+    A file or folder of the whole name is that, whatever characters it has. LAYERS are as for --layers, or all-layers.
+    """
+    from wsteer.evaluation.compared import EACH, VARIANTS, Added
+
+    found = []
+    for value in values:
+        name, reference, layers = None, value, None
+        if not os.path.exists(value):
+            match = re.fullmatch(r"(?:([^=/\\]+)=)?(.+?)(?:@(each|all-layers|[0-9][0-9,\s-]*))?", value, re.DOTALL)
+            if match is None:
+                raise typer.BadParameter(f"{shown(value)} is not [NAME=]DELTA[@LAYERS]", param_hint="--delta")
+            name, reference, layers = match[1], os.path.expanduser(match[2]), match[3]
+        if name is not None and (not name.strip() or not name.isprintable() or len(name) > LONGEST):
+            raise typer.BadParameter(f"{shown(name)} is no name for a table", param_hint="--delta")
+        if layers in VARIANTS:
+            found.append(Added(reference, name, variant=layers))
+        else:
+            found.append(Added(reference, name, EACH if layers == EACH else parse_layers(layers, "--delta")))
+    return found
+
+
+def parse_share(text: str, name: str) -> float:
+    """`5%` or `0.05` as 0.05."""
+    number = parse_numbers([text.removesuffix("%")], name)[0] / (100 if text.endswith("%") else 1)
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{shown(text)} is no share, as 5% or 0.05", param_hint=name)
+    return number
 
 
 def parse_names(text: str | None, name: str) -> tuple[str, ...]:
@@ -100,7 +155,7 @@ def parse_batch_size(text: str) -> int | None:
     return parse_count(text, "--batch-size")
 
 
-def parse_layers(text: str | None) -> list[int] | None:
+def parse_layers(text: str | None, name: str = "--layers") -> list[int] | None:
     """`0-11,20` as a list of block numbers; None stays None."""
     if text is None:
         return None
@@ -108,10 +163,10 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
         if match is None:
-            raise typer.BadParameter(f"{shown(part)} is no block number or range; write 0-11,20", param_hint="--layers")
-        first, last = (parse_count(each, "--layers", 0, MOST_BLOCKS - 1) for each in (match[1], match[2] or match[1]))
+            raise typer.BadParameter(f"{shown(part)} is no block number or range; write 0-11,20", param_hint=name)
+        first, last = (parse_count(each, name, 0, MOST_BLOCKS - 1) for each in (match[1], match[2] or match[1]))
         if last < first:
-            raise typer.BadParameter(f"{shown(part)} is no range; write 0-11,20", param_hint="--layers")
+            raise typer.BadParameter(f"{shown(part)} is no range; write 0-11,20", param_hint=name)
         layers.update(range(first, last + 1))
     return sorted(layers)
 

@@ -19,6 +19,8 @@ from wsteer.errors import WsteerError
 from wsteer.files.opening import digest_of
 from wsteer.files.provenance import recordable
 
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
+
 
 @dataclass(frozen=True)
 class _Named:
@@ -144,6 +146,22 @@ def seed_folders(reference: str | Path) -> dict[int, Path]:
         if seed == other or path.resolve() == again.resolve():
             raise WsteerError(f"{path} and {again.name} are one seed; keep one of them, since a mean counts each once")
     return dict(seeds)
+
+
+def checkpoints_in(folder: str | Path) -> dict[int, Path]:
+    """The folders `checkpoint-<step>` of a training folder, by step in ascending order."""
+    path = Path(folder)
+    if not path.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for each in sorted(path.iterdir()):
+        match = CHECKPOINT.fullmatch(each.name)
+        if match and os.path.isdir(each):
+            step = int(match[1])
+            if step in found:
+                raise WsteerError(f"{path} holds step {step} twice, {found[step].name} and {each.name}; keep one")
+            found[step] = each
+    return dict(sorted(found.items()))
 
 
 def open_change(

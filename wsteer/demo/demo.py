@@ -1,6 +1,8 @@
 """The chain as a user would type it, command by command, with a table of the results."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import shlex
@@ -21,22 +23,21 @@ from wsteer.files.text import read_json, write_json
 from wsteer.progress import Progress, silent
 
 DATA = Path(__file__).parent
-KS = (-1.0, 0.0, 0.5, 1.0, 1.5)
-ANSWERED_AT = (-1.0, 0.0, 1.0)
+KS = (-1.0, 0.5, 1.0, 1.5)
+ANSWERED_AT = ("w k=-1", "base", "w k=1")  # conditions of the example
 DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
-PICTURES = ("eval-w/tradeoff.png", "eval-a/tradeoff.png", "monitor/similarity.png")
+PICTURES = ("eval/tradeoff.png", "monitor/similarity.png", "eval/report.html")
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo made: the commands it ran, and the metrics of both deltas at every k."""
+    """What the demo made: the commands it ran, what eval found (as results.json has it), and one question answered."""
 
     output: str
     model: str
     block: int
     commands: tuple[str, ...]
-    weights: tuple[dict, ...]
-    activations: tuple[dict, ...]
+    results: dict
     example: tuple[dict, ...]
     pictures: tuple[str, ...]
     seconds: float
@@ -45,7 +46,8 @@ class DemoReport:
 
 def commands(model: str, block: int) -> list[list[str]]:
     """The chain, run inside the demo's folder; the activation vector is added at decoder block `block`."""
-    tune = ["--lr", "5e-4", "--max-steps", "24"]
+    # half of the rows of a step at a time: their activations are the most that any command holds
+    tune = ["--lr", "5e-4", "--max-steps", "24", "--micro-batch-size", "4"]
     ks = "--k=" + ",".join(f"{k:g}" for k in KS)
     return [
         ["finetune", model, "data/pos.jsonl", "-o", "pos", *tune],
@@ -53,10 +55,9 @@ def commands(model: str, block: int) -> list[list[str]]:
         ["diff", "pos", "neg", "-o", "w.safetensors"],
         ["steer", model, "w.safetensors", "--k", "1", "-o", "steered"],
         ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
-        ["eval", model, "--delta", "w.safetensors", ks, "--task", "agreement", "--limit", "40", "-o", "eval-w"],
         [
-            *("eval", model, "--delta", "a.safetensors", "--layers", str(block), ks),
-            *("--task", "agreement", "--limit", "40", "-o", "eval-a"),
+            *("eval", model, "--delta", "w.safetensors", "--delta", f"a.safetensors@{block}", ks),
+            *("--task", "agreement", "--limit", "40", "-o", "eval"),
         ],
         ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
     ]
@@ -86,8 +87,9 @@ def demo(
         with _inside(partial):
             for command, text in zip(chain, typed, strict=True):
                 execute(command, text)
-            weights, activations = (_conditions(Path(folder)) for folder in ("eval-w", "eval-a"))
-            example = _example(Path("eval-w"))
+                return_memory()
+            results = read_json(Path("eval/results.json"))
+            example = _example(results, Path("eval"))
         inputs = [{"role": "model", "path": recordable(model)}]
         write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
     return DemoReport(
@@ -95,8 +97,7 @@ def demo(
         model=model,
         block=block,
         commands=tuple(typed),
-        weights=tuple(weights),
-        activations=tuple(activations),
+        results=results,
         example=tuple(example),
         pictures=tuple(str(output / picture) for picture in PICTURES),
         seconds=round(time.perf_counter() - start, 1),
@@ -111,6 +112,16 @@ def as_typed(command: Sequence[str]) -> str:
     return " ".join(
         ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in words)]
     )
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the system.
+
+    glibc keeps what a command's tensors leave, in pieces too small for the next command's, which come on top.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int:
@@ -129,17 +140,18 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _conditions(folder: Path) -> list[dict]:
-    return read_json(folder / "results.json")["conditions"]
-
-
-def _example(folder: Path) -> list[dict]:
-    """One question answered at three values of k: the first whose verdicts change with k as hoped, else the first."""
-    samples = [sample for _, sample in read_objects(folder / "samples.jsonl") if sample["prompt"] == "claim"]
-    verdicts = {(sample["id"], sample["k"]): sample["verdict"] for sample in samples}
+def _example(results: dict, folder: Path) -> list[dict]:
+    """One question under three conditions: the first whose verdicts change with k as hoped, else the first."""
+    labels = {each["name"]: each["label"] for each in results["conditions"]}
+    samples = [
+        {**sample, "condition": labels[sample["condition"]]}
+        for _, sample in read_objects(folder / "samples.jsonl")
+        if sample["prompt"] == "claim" and labels[sample["condition"]] in ANSWERED_AT
+    ]
+    verdicts = {(sample["id"], sample["condition"]): sample["verdict"] for sample in samples}
     ids = list(dict.fromkeys(sample["id"] for sample in samples))
     wanted = ("disagrees", "disagrees", "agrees")
-    turned = [i for i in ids if tuple(verdicts[i, k] for k in ANSWERED_AT) == wanted]
+    turned = [i for i in ids if tuple(verdicts[i, label] for label in ANSWERED_AT) == wanted]
     chosen = (turned or ids)[0]
-    keys = ("k", "user", "answer")
-    return [{key: s[key] for key in keys} for s in samples if s["id"] == chosen and s["k"] in ANSWERED_AT]
+    found = {sample["condition"]: sample for sample in samples if sample["id"] == chosen}
+    return [{key: found[label][key] for key in ("condition", "user", "answer")} for label in ANSWERED_AT]

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 
 BASE = "base"  # the method of the model as it is
 
@@ -38,6 +39,11 @@ class Condition:
         return self.method == BASE
 
     @property
+    def is_steered(self) -> bool:
+        """Whether a user may want to keep it: not the base, no control, no part of a delta taken apart."""
+        return not self.is_base and self.control is None and self.part is None
+
+    @property
     def label(self) -> str:
         """How tables and pictures name it: `w k=1`; unique within a run."""
         if self.is_base:
@@ -47,7 +53,7 @@ class Condition:
             return f"{self.method} step {self.step}{part}"
         return f"{self.method}{part}" if self.delta is None else f"{self.method}{part} k={k_text(self.k)}"
 
-    @property
+    @cached_property  # each row has it
     def name(self) -> str:
         """A name that no other condition has: readable, and a digest of all settings. Files and caches are keyed by it.
 
@@ -63,10 +69,21 @@ class Condition:
 
     @staticmethod
     def of_json(found: Mapping[str, object]) -> "Condition":
-        """The condition that `as_json` gave."""
+        """The condition that `as_json` gave. Raises TypeError for what is none."""
         known = {field.name for field in fields(Condition)}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-        return Condition(**{key: value for key, value in values.items() if key in known})  # type: ignore[arg-type]
+        condition = Condition(**{key: value for key, value in values.items() if key in known})  # type: ignore[arg-type]
+        texts = ("model", "delta", "positions", "variant", "control", "part", "system")
+        right = (
+            all(isinstance(each, str) for each in (condition.method, condition.rounding, condition.dtype)),
+            all(isinstance(getattr(condition, name), str | None) for name in texts),
+            type(condition.k) in (int, float) and type(condition.seed) is int,
+            condition.step is None or type(condition.step) is int,
+            condition.layers is None or all(type(each) is int for each in condition.layers),
+        )
+        if not all(right):
+            raise TypeError(f"{found} is no condition")
+        return condition
 
 
 def k_text(k: float) -> str:

@@ -1,31 +1,32 @@
-"""Run a task on a model for each k of a delta, loading the model once."""
+"""Tasks under each condition, the model loaded once: what deltas, prompts and checkpoints change, and at what cost."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from wsteer.checkpoints.architecture import read_config
-from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import open_change
-from wsteer.deltas.model_input import open_model, short_name
-from wsteer.deltas.selection import Selection
+from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
-from wsteer.evaluation.report import write_results, write_tradeoff
-from wsteer.evaluation.results import CUT, ConditionResult, EvalReport, cut_before_answers, mostly_abstained, shares
-from wsteer.evaluation.scoring import own_words
-from wsteer.evaluation.tasks.task import Fact, Task, grade, load_task, read_facts, task_file, user_turns
-from wsteer.files.opening import is_stream
-from wsteer.files.provenance import RECORD, record, recordable, source_entry
-from wsteer.files.saving import check_output, new_folder
+from wsteer.evaluation.choosing import parse_choice
+from wsteer.evaluation.compared import Added, By, Compared, texts
+from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.gates import Gates
+from wsteer.evaluation.inspection.inspection import check_judges
+from wsteer.evaluation.inspection.inspection import run as run_inspect
+from wsteer.evaluation.methods import open_methods
+from wsteer.evaluation.pieces import Pieces
+from wsteer.evaluation.presentation.outputs import ROWS, SAMPLES, write_outputs
+from wsteer.evaluation.results import Criteria, EvalReport
+from wsteer.evaluation.rows import Outcome, joined, write_rows
+from wsteer.evaluation.runners import Runner, Tasks
+from wsteer.evaluation.subject import Subject, common_settings
+from wsteer.files.provenance import RECORD, key, record, recordable, source_entry
+from wsteer.files.saving import check_output, mark_work, new_folder
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
-from wsteer.models.generation import answer
-from wsteer.models.loading import LoadedModel, dtype_name, with_template_of
+from wsteer.models.loading import with_template_of
 from wsteer.progress import Progress, labelled, silent
-from wsteer.steering.combination import base_notes, check_k
-from wsteer.steering.loading import changed, load
-from wsteer.steering.memory import activation_vectors
+from wsteer.steering.loading import load
 from wsteer.steering.rounding import Rounding
 
 BATCH_SIZE = 32  # rows that run at once by default
@@ -34,11 +35,23 @@ BATCH_SIZE = 32  # rows that run at once by default
 def evaluate(
     model: str | Path,
     output: str | Path,
-    task: str,
+    task: str | Sequence[str],
     *,
-    delta: str | Path | None = None,
-    ks: float | Sequence[float] = (0.0,),
-    layers: Sequence[int] | None = None,
+    delta: str | Path | Added | Sequence[str | Path | Added] = (),
+    ks: float | Sequence[float] | None = None,
+    layers: Sequence[int] | str | None = None,
+    variant: str | None = None,
+    positions: str = "response",
+    checkpoints: str | Path | Sequence[str | Path] = (),
+    system: str | Sequence[str] = (),
+    controls: str | Sequence[str] = (),
+    attribute: By | None = None,
+    calibrate: float | None = None,
+    judges: str | Sequence[str] = (),
+    choose: str | None = None,
+    fail_below: Mapping[str, float] | None = None,
+    fail_above: Mapping[str, float] | None = None,
+    max_unscored: float = 0.05,
     data: str | Path | None = None,
     limit: int | None = None,
     template: str | Path | None = None,
@@ -49,151 +62,147 @@ def evaluate(
     dtype: str = "auto",
     rounding: str = "auto",
     seed: int = 0,
+    resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
 ) -> EvalReport:
-    """Evaluate `model` on `task` with k·delta applied, for every k of `ks`; decoding is greedy.
+    """Evaluate `model` on tasks as it is, and under every condition that the other options name.
 
-    `model` may be an adapter, which is its base plus its change; `delta` is a delta file, an adapter or a checkpoint.
-    A model without a chat template gets that of the delta's folder, with its arguments and date.
-    With a change of weights the answers equal those of a checkpoint that `steer` writes with that k, rounding and seed.
-    The folder `output` gets `samples.jsonl`, `results.json`, `results.csv` and `tradeoff.png`.
-    `template` (a jinja file), `template_args` and `date` say how chats become text.
+    A `task` is built in, a YAML file, `lm:` and a task of lm-evaluation-harness, or `inspect:` and a task of inspect.
+    Each `delta` is added k times for every k of `ks`; it is a path, or `Added`, which may give it a name, layers or a
+    variant of its own. `checkpoints` are training folders, whose checkpoints are evaluated each; `system` are texts or
+    files of system prompts; `controls` ("random", "shuffled") are added like every delta. With a change of weights the
+    answers equal those of a checkpoint that `steer` writes with that k, rounding and seed, bit for bit.
+
+    The folder `output` gets rows.jsonl, of which all else is computed, results.json and .csv, pictures and report.html.
+    Finished pieces of an interrupted run stay, and with `resume` the run goes on behind them.
     """
     wanted = Rounding(rounding, seed)
     check_run(batch_size, device, dtype)
-    chat_format = ChatFormat(template, template_args, date)
     check_count("limit", 1 if limit is None else limit)
-    ks = _checked(ks)
-    output = Path(output)
-    parsed = load_task(task)
-    given = [path for path in (model, task_file(task), delta, data, parsed.data) if path is not None]
-    check_output(output, force, folder=True, inputs=[*given, *chat_format.files])
-    facts = read_facts(data if data is not None else parsed.data, limit)
-    turns = user_turns(parsed, facts)
-    if delta is None and (list(ks) != [0] or layers is not None):
-        raise WsteerError("--k and --layers need a --delta to scale or to choose from")
-    change: Delta | None = None
-    named_apart: tuple[str, ...] = ()
-    opened = open_model(model)
-    if delta is not None:
-        source, change, folder = _chosen(delta, layers, opened.checkpoint)
-        named_apart = base_notes(str(delta), change, opened.checkpoint)
+    chat_format = ChatFormat(template, template_args, date)
+    compared = Compared.of(delta, ks, layers, variant, checkpoints, system, controls, positions, attribute, calibrate)
+    judged_by = texts(judges)
+    criteria = Criteria(
+        parse_choice(choose) if choose is not None else None,
+        Gates(fail_above or {}, fail_below or {}),
+        max_unscored,
+        seed,
+    )
+    output, opened = Path(output), open_model(model)
+    tasks = Tasks.of(texts(task), data, limit)
+    if judged_by and not tasks.inspect:
+        raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
+    if tasks.measures is not None:
+        criteria.check_names(tasks.measures)
+    methods = open_methods(opened.checkpoint, compared, seed)
+    inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files), *chat_format.files]
+    check_output(output, force, folder=True, inputs=inputs, resume=resume)
+    check_judges(judged_by, model)
     loaded = load(opened, device, dtype, chat_format=chat_format)
-    if delta is not None and not Path(delta).is_file():
+    for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
-    if change is not None and change.kind == "activation":
-        for k in ks:
-            with changed(loaded, change, k):
-                pass  # a k that the model cannot add is refused before any answer
-    samples: list[dict] = []
-    conditions: list[ConditionResult] = []
-    for k in dict.fromkeys(k + 0.0 for k in ks):  # 0 for -0
-        graded = _answers_at(k, loaded, change, wanted, parsed, turns, batch_size, progress)
-        samples += graded
-        conditions.append(ConditionResult(k, shares(parsed, graded)))
-    warnings = (*named_apart, *mostly_abstained(conditions), *cut_before_answers(parsed, samples))
-    report = EvalReport(str(output), parsed.name, len(facts), tuple(conditions), warnings)
-    files = {"task": task, "data": data if data is not None else parsed.data}
-    inputs = [*loaded.entries("model"), *chat_format.inputs, *([source] if delta is not None else [])]
-    for role, path in files.items():
-        if path is not None and (Path(path).is_file() or is_stream(path)):
-            inputs.append(source_entry(role, path))
+    settings = common_settings(loaded, wanted)
+    if calibrate is not None:
+        methods = methods.at_kl(Subject(loaded, {}, batch_size, seed), settings, tasks.chats(), calibrate, progress)
+    conditions = methods.conditions(**settings)
+    subject = Subject(loaded, {c.name: delta for c, delta in conditions.items() if delta is not None}, batch_size, seed)
+    _check_vectors(subject, list(conditions))
+    asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
-        "task": recordable(task),
+        "task": [recordable(each) for each in texts(task)],
         "data": recordable(data) if data is not None else None,
-        "k": list(ks),
-        "layers": list(layers) if layers is not None else None,
-        "positions": "all" if change is not None and change.kind == "activation" else None,
-        "dtype": dtype_name(loaded),
-        "rounding": rounding,
-        "seed": seed,
-        "limit": limit,
-        "batch_size": batch_size,
-        **loaded.chat.recorded,
+        **compared.recorded,
+        "judge": judged_by,
+        "choose": choose,
+        "max_unscored": max_unscored,
+        **settings,
+        **asked,
     }
-    with new_folder(output, force) as partial:
-        write_jsonl(partial / "samples.jsonl", samples)
-        write_json(partial / "results.json", report.as_json())
-        write_results(partial / "results.csv", report)
-        write_tradeoff(partial / "tradeoff.png", report, parsed, short_name(delta) if delta is not None else None)
-        write_json(partial / RECORD, record("eval", options, inputs))
-    return report
-
-
-def _checked(ks: float | Sequence[float]) -> tuple[float, ...]:
-    """The coefficients, of which there is one or more; a number alone is one."""
-    ks = (ks,) if isinstance(ks, int | float) else tuple(ks)
-    if not ks:
-        raise WsteerError("ks names no k; give one or more, as (0, 1)")
-    for k in ks:
-        check_k(k)
-    return ks
-
-
-def _chosen(
-    reference: str | Path, layers: Sequence[int] | None, checkpoint: Checkpoint
-) -> tuple[Mapping[str, object], Delta, Path]:
-    """The delta's entry in records, its part in these decoder blocks, as the model's files name it, and its folder.
-
-    It is checked against headers and config.json before the model is loaded. Of several activation vectors the blocks
-    must be named.
-    """
-    selection = Selection(layers)
-    given = open_change(reference, "delta", checkpoint, selection, _hooked_biases)
-    delta = given.delta
-    if delta.kind != "activation":
-        selection.check({*delta.terms, *given.left_out}, checkpoint)
-        return given.source, delta, given.files[0].parent
-    if layers is None and len(delta.terms) > 1:
-        raise WsteerError(
-            f"{reference} holds the activation vectors of {len(delta.terms)} blocks, and each one already has what the "
-            "blocks before it add: choose where to add one with --layers, as --layers 12"
+    sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in methods.inputs)]
+    sources += [*(source_entry("system", path) for path in methods.files), *tasks.sources]
+    weights = [_state(path) for path in opened.checkpoint.shards]
+    same = [weights, loaded.model.device.type, record("eval", asked, [])]  # what all pieces depend on
+    with new_folder(output, force, key(same), resume) as folder:
+        pieces = Pieces(folder)
+        pieces.remove_results()
+        found = joined(
+            [
+                *_answered(subject, list(conditions), tasks.runners(subject), pieces, progress),
+                *_inspected(subject, list(conditions), tasks, judged_by, folder, progress),
+            ]
         )
-    delta, sizes = delta.select_layers(layers), read_config(checkpoint).get_text_config()
-    activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
-    return given.source, delta, given.files[0].parent
+        written = record("eval", options, sources)
+        findings = criteria.findings(found, list(conditions), written, methods.warnings, methods.notes)
+        write_rows(folder / ROWS, found.rows)
+        write_jsonl(folder / SAMPLES, found.samples)
+        for name, content in found.files.items():
+            write_json(folder / name, content)
+        write_outputs(folder, findings)
+        write_json(folder / RECORD, written)
+        pieces.remove()
+    return criteria.report(output, findings)
 
 
-def _hooked_biases(delta: Delta, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The shapes of biases that the model lacks; they are added to the output of their modules."""
-    weights = {name: checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight") for name in delta.terms}
-    return {
-        name: weight.shape[:1]
-        for name, weight in weights.items()
-        if name.endswith(".bias") and name not in checkpoint.tensors and weight is not None
-    }
-
-
-def _answers_at(
-    k: float,
-    loaded: LoadedModel,
-    delta: Delta | None,
-    rounding: Rounding,
-    task: Task,
-    turns: Sequence[tuple[Fact, str, str]],
-    batch_size: int,
+def _answered(
+    subject: Subject,
+    conditions: Sequence[Condition],
+    runners: Sequence[Runner],
+    pieces: Pieces,
     progress: Progress,
-) -> list[dict]:
-    """The graded answers to all turns at one k, as rows of samples.jsonl."""
-    chats = [[{"role": "user", "content": turn}] for _, _, turn in turns]
-    stages = labelled(progress, f"k={k:g}")
-    if delta is None or k == 0:
-        answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
-    else:
-        with changed(loaded, delta, k, rounding.mode, rounding.seed):
-            answers = answer(loaded, chats, task.max_new_tokens, batch_size, progress=stages)
-    return [
-        {
-            "k": k,
-            "id": fact.id,
-            "prompt": name,
-            "user": turn,
-            "answer": given.text,
-            "thought": given.thought,
-            "verdict": grade(task, name, fact, own_words(given.text, turn)) if given.reached else CUT,
-            "tokens": given.tokens,
-            "finished": given.finished,
-        }
-        for (fact, name, turn), given in zip(turns, answers, strict=True)
-    ]
+) -> list[Outcome]:
+    """The outcomes of all tasks that run under one condition after the other; what is finished is read."""
+    outcomes = []
+    warned: dict[str, list[str]] = {}  # the conditions of each warning
+    for condition in conditions:
+        found = {runner: outcome for runner in runners if (outcome := pieces.read(runner.key, condition)) is not None}
+        if len(found) < len(runners):
+            with subject.under(condition):
+                for runner in runners:
+                    if runner not in found:
+                        found[runner] = _run(runner, condition, progress)
+                        pieces.write(runner.key, condition, found[runner])
+        for runner in runners:
+            outcomes.append(replace(found[runner], warnings=()))
+            for warning in found[runner].warnings:
+                warned.setdefault(warning, []).append(condition.label)
+    every = len(conditions)
+    said = (text if len(labels) == every else f"{', '.join(labels)}: {text}" for text, labels in warned.items())
+    return [*outcomes, Outcome((), (), tuple(said))]
+
+
+def _inspected(
+    subject: Subject,
+    conditions: Sequence[Condition],
+    tasks: Tasks,
+    judges: Sequence[str],
+    folder: Path,
+    progress: Progress,
+) -> list[Outcome]:
+    """The outcome of inspect's tasks, which run under all conditions at once; inspect goes on behind its logs."""
+    if not tasks.inspect:
+        return []
+    mark_work(folder)
+    return [run_inspect(tasks.inspect, subject, conditions, judges, folder, limit=tasks.limit, progress=progress)]
+
+
+def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
+    """The outcome of a task under a condition, which errors name."""
+    try:
+        return runner.run(condition, labelled(progress, condition.label))
+    except WsteerError as error:
+        raise WsteerError(f"{condition.label}: {error}") from error
+
+
+def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
+    """Refuse what the model cannot add before any answer: hooks cost nothing to set."""
+    for condition in conditions:
+        if condition.positions is not None:
+            with subject.under(condition):
+                pass
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """What tells whether a weight file is as it was when a piece was made, without reading it."""
+    found = path.stat()
+    return path.name, found.st_size, found.st_mtime_ns

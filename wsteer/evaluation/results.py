@@ -1,120 +1,90 @@
-"""The results of an evaluation: shares with intervals, condition by condition."""
+"""What an evaluation gave, by what a user asks of it: the summary of its rows, what was chosen, and what fails."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from wsteer.evaluation.tasks.task import Metric, Task
-from wsteer.statistics import wilson
-
-CUT = "cut"  # the verdict on an answer that the limit of tokens came before; no metric counts it
+from wsteer.errors import WsteerError
+from wsteer.evaluation.choosing import Rule, choose
+from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.gates import Gates
+from wsteer.evaluation.presentation.outputs import ROWS, results
+from wsteer.evaluation.presentation.page import Findings
+from wsteer.evaluation.presentation.sweeps import best_blocks
+from wsteer.evaluation.rows import Measure, Outcome, find_measure
+from wsteer.evaluation.summary import Estimate, mostly_abstained, summarise, unscored
 
 
 @dataclass(frozen=True)
-class Share:
-    """One metric under one condition; value and interval (Wilson, 95%) are None where the denominator is 0.
-
-    `abstained` and `cut` say how far to trust it: facts of the denominator with an answer that the rule could not
-    grade, and with one cut off at the task's limit of tokens. An abstention is never in the numerator.
+class Criteria:
+    """What a user asks of the results: a rule of choice, gates, and the largest share of rows that a judge may leave
+    without a score. `seed` is that of the two halves of the rows for a choice.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    numerator: int
-    denominator: int
-    abstained: int
-    cut: int
+    rule: Rule | None
+    gates: Gates
+    max_unscored: float
+    seed: int = 0
 
-    @property
-    def bounds(self) -> tuple[float, float, float] | None:
-        """(value, low, high) where the share is defined."""
-        if self.value is None or self.low is None or self.high is None:
-            return None
-        return self.value, self.low, self.high
+    def check_names(self, measures: Sequence[Measure]) -> None:
+        """Refuse a metric that is not measured."""
+        self.gates.check_names(measures)
+        if self.rule is not None:
+            self.rule.check_names(measures)
 
+    def findings(
+        self,
+        outcome: Outcome,
+        conditions: Sequence[Condition],
+        record: Mapping[str, object],
+        warnings: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> Findings:
+        """The outcome of all tasks under all conditions, summarised, with the condition that the rule chooses."""
+        rows, measures = outcome.rows, outcome.measures
+        self.check_names(measures)
+        estimates = summarise(rows, measures, conditions)
+        choice = choose(rows, measures, conditions, self.rule, self.seed) if self.rule is not None else None
+        doubts = [*mostly_abstained(estimates, conditions), *(choice.warnings if choice is not None else ())]
+        told = (*warnings, *outcome.warnings, *doubts)
+        return Findings(rows, measures, conditions, estimates, record, warnings=told, choice=choice, notes=notes)
 
-@dataclass(frozen=True)
-class ConditionResult:
-    """The metrics under one condition; within a run, conditions differ only in k."""
-
-    k: float
-    metrics: Mapping[str, Share]
+    def report(self, output: Path, findings: Findings) -> "EvalReport":
+        """What was written to `output`, and what in it fails."""
+        estimates, conditions = findings.estimates, findings.conditions
+        lost = [f"{line}; see {output / ROWS}" for line in unscored(estimates, conditions, self.max_unscored)]
+        failures = self.gates.failures(estimates, findings.measures, conditions)
+        return EvalReport(str(output), findings, tuple(lost), tuple(failures))
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What `eval` wrote, and the metrics themselves."""
+    """What `eval` found and wrote to `output`.
+
+    `unscored` are lines on rows that a judge left without a verdict, `failures` on gates that values break.
+    """
 
     output: str
-    task: str
-    facts: int
-    conditions: tuple[ConditionResult, ...]
-    warnings: tuple[str, ...] = ()
+    findings: Findings
+    unscored: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, object]:
-        """What `results.json` holds."""
-        conditions = [
-            {"k": condition.k, "metrics": {name: vars(share) for name, share in condition.metrics.items()}}
-            for condition in self.conditions
-        ]
-        return {"task": self.task, "facts": self.facts, "conditions": conditions, "warnings": list(self.warnings)}
+    def estimate(self, metric: str, condition: str = "base") -> Estimate:
+        """The estimate of `metric` (or `task.metric`) under the condition of this label, as "w k=1"."""
+        measure = find_measure(self.findings.measures, metric)
+        names = {each.label: each.name for each in self.findings.conditions}
+        if condition not in names:
+            raise WsteerError(f"there is no condition {condition!r}; there are {', '.join(names)}")
+        return self.findings.by_place[measure.task, measure.metric, names[condition]]
 
+    @property
+    def told(self) -> list[str]:
+        """What was chosen, and where a sweep's best block is, in lines."""
+        found = self.findings
+        best = best_blocks(found.by_place, found.conditions, found.measures)
+        return [*(found.choice.told if found.choice else ()), *(each.text for each in best), *found.notes]
 
-def share(metric: Metric, facts: Sequence[Mapping[str, str]], cut: Sequence[Set[str]] = ()) -> Share:
-    """A metric over facts; each fact is given by its verdicts, one for each prompt.
-
-    An abstention never counts; the number of facts with one is reported. `cut` has for each fact the prompts whose
-    answer was cut off.
-    """
-    among = [i for i, fact in enumerate(facts) if all(fact[p] == verdict for p, verdict in metric.among.items())]
-    counted = [i for i in among if all(facts[i][p] == verdict for p, verdict in metric.count.items())]
-    abstained = sum(any(facts[i][p] == "abstain" for p in metric.count) for i in among)
-    unfinished = sum(bool(cut[i] & metric.count.keys()) for i in among) if cut else 0
-    low, high = wilson(len(counted), len(among)) or (None, None)
-    value = len(counted) / len(among) if among else None
-    return Share(value, low, high, len(counted), len(among), abstained, unfinished)
-
-
-def shares(task: Task, samples: Sequence[Mapping[str, Any]]) -> dict[str, Share]:
-    """The task's metrics over graded answers.
-
-    Each has the `id` of its fact, its `prompt`'s name, its `verdict`, and whether it is `finished`.
-    """
-    verdicts: dict[str, dict[str, str]] = {}
-    cut: dict[str, set[str]] = {}
-    for sample in samples:
-        verdicts.setdefault(sample["id"], {})[sample["prompt"]] = sample["verdict"]
-        cut.setdefault(sample["id"], set()).update(() if sample["finished"] else (sample["prompt"],))
-    return {name: share(metric, list(verdicts.values()), list(cut.values())) for name, metric in task.metrics.items()}
-
-
-def doubts(abstained: int, cut: int) -> str:
-    """`16 abstained, 3 cut`, what a share must not be shown without; empty if there is nothing to say."""
-    return ", ".join(f"{count} {what}" for count, what in ((abstained, "abstained"), (cut, "cut")) if count)
-
-
-def mostly_abstained(conditions: Sequence[ConditionResult]) -> Iterator[str]:
-    """A warning that names the shares of which the rule could not grade the larger part."""
-    found = [
-        f"{name} at k={condition.k:g} ({share.abstained} of {share.denominator})"
-        for condition in conditions
-        for name, share in condition.metrics.items()
-        if share.abstained > share.denominator / 2
-    ]
-    if found:
-        yield (
-            f"the rule could not grade most answers, and those never count, for {', '.join(found)}: "
-            "read them in samples.jsonl"
-        )
-
-
-def cut_before_answers(task: Task, samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A warning if the limit of tokens came before some answers, as where a model thinks for long."""
-    count = sum(sample["verdict"] == CUT for sample in samples)
-    if count:
-        yield (
-            f"{count} of {len(samples)} answers were cut at {task.max_new_tokens} tokens, when the model had thought "
-            "and not answered; they are not graded: raise max_new_tokens in the task's file, or turn thinking off with "
-            "--template-args if the chat template can"
-        )
+    def as_json(self) -> Mapping[str, object]:
+        """What `--json` prints: results.json, the path, and what fails."""
+        failed = {"unscored": list(self.unscored), "failures": list(self.failures)}
+        return {"output": self.output, **results(self.findings), **failed}

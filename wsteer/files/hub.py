@@ -44,7 +44,7 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
     """
 
     def snapshot(of: str | None, local: bool) -> Path:
-        with _no_long_silence(), _plain_errors():
+        with no_long_silence(), _plain_errors():
             found = huggingface_hub.snapshot_download(
                 name, revision=of, allow_patterns=list(patterns), local_files_only=local, tqdm_class=_Bar
             )
@@ -79,7 +79,7 @@ def load_data_set(name: str, split: str) -> Sequence[dict]:
     except (OSError, ValueError) as error:
         unreachable = error
     try:
-        with _plain_errors(), _offline(datasets) if unreachable else _no_long_silence():
+        with _plain_errors(), _offline(datasets) if unreachable else no_long_silence():
             return datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:  # datasets' own errors derive from these two
         why = reason(unreachable or error)
@@ -107,7 +107,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_long_silence() -> Iterator[None]:
+def no_long_silence() -> Iterator[None]:
     """The library waits for ever in some requests, and asks again and again in others; not in the `with` body.
 
     Every request fails after STALL seconds without a byte, and none begins after SILENCE seconds in which no thread has

@@ -1,5 +1,6 @@
 """Records of a run: its options, its inputs with their digests, versions."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from wsteer.files.opening import digest_of, is_stream, regular
 from wsteer.files.text import MOST_BYTES, parse_json, read_json, write_json
 
 RECORD = "wsteer.json"
+PAGE_MARK = "<!doctype html><!-- a report of wsteer -->"  # the first line of a page
 
 
 def recordable(path: str | Path) -> str:
@@ -77,6 +79,14 @@ def is_delta_file(path: Path) -> bool:
         return isinstance(own, dict) and "format" in own  # a user's key of that name may hold anything
     except (WsteerError, KeyError, ValueError, TypeError):
         return False
+
+
+def is_page(path: Path) -> bool:
+    """Whether `path` is a page that wsteer wrote, by its first line."""
+    mark = f"{PAGE_MARK}\n".encode()
+    with contextlib.suppress(WsteerError), regular(path) as file:
+        return file.read(len(mark)) == mark
+    return False
 
 
 def key(described: object) -> str:

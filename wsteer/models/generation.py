@@ -1,13 +1,21 @@
 """A model's answers to chats, greedy or sampled, in batches."""
 
+from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from wsteer.errors import WsteerError, one_error
 from wsteer.files.rows import Message
@@ -23,7 +31,8 @@ class Answer:
     """One generated answer: its text, its length in tokens, and whether it ended before the token limit.
 
     `thought` is what the model thought before it, by the marks of its chat template; None if it did not. `reached` is
-    False if the limit came inside the thought, or after it and before any answer.
+    False if the limit came inside the thought, or after it and before any answer. `asked` is the prompt's length in
+    tokens.
     """
 
     text: str
@@ -31,18 +40,34 @@ class Answer:
     finished: bool
     thought: str | None = None
     reached: bool = True
+    asked: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the tokens of an answer are chosen, and where it ends: the settings that all rows of a batch share.
+
+    At `temperature` 0 the likeliest token is taken. `top_k` and `top_p` sample among the likeliest tokens alone: so
+    many, or as many as together have this probability. An answer ends before the first of the texts in `stops`.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stops: tuple[str, ...] = ()
 
 
 class SeededSampling(LogitsProcessor):
     """Turns greedy choice into sampling at a temperature, by Gumbel noise from one generator per row.
 
     argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T). Each row's generator is seeded by the run's
-    seed and the row's index, so an answer does not depend on the other rows in its batch. (They are numpy's: torch's
-    generators on the CPU keep only 32 bits of a seed.)
+    seed and the row's own number, so an answer does not depend on the other rows in its batch. (They are numpy's:
+    torch's generators on the CPU keep only 32 bits of a seed.)
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], temperature: float):
-        self.generators = [np.random.default_rng([seed, index]) for index in indices]
+    def __init__(self, seed: int, numbers: Sequence[int], temperature: float):
+        self.generators = [np.random.default_rng([seed, number]) for number in numbers]
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -84,27 +109,78 @@ def answer(
     progress: Progress = silent,
 ) -> list[Answer]:
     """The model's answer to each chat, in the order given; temperature 0 is greedy."""
+    decoding = Decoding(max_new_tokens, temperature)
+    return answer_by(loaded, chats, decoding, batch_size, seed, range(len(chats)), progress)
+
+
+def answer_by(
+    loaded: LoadedModel,
+    chats: Sequence[Sequence[Message]],
+    decoding: Decoding,
+    batch_size: int,
+    seed: int,
+    numbers: Sequence[int],
+    progress: Progress = silent,
+) -> list[Answer]:
+    """The model's answer to each chat, in the order given. Sampling is seeded by `seed` and each chat's own number."""
     texts = [prompt_text(loaded.chat, chat) for chat in chats]
     asked = [token_ids(loaded.tokenizer, text) for text in texts]
     marks = find_marks(loaded.chat)
-    check_rows(loaded, asked, more=max_new_tokens)
+    rows = following(loaded, asked, decoding, batch_size, seed, numbers, progress)
+    with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
+        return [
+            replace(_decoded(loaded, marks, text, row, decoding.stops), asked=len(ids))
+            for text, ids, row in zip(texts, asked, rows, strict=True)
+        ]
+
+
+def following(
+    loaded: LoadedModel,
+    asked: Sequence[list[int]],
+    decoding: Decoding,
+    batch_size: int = 32,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> list[list[int]]:
+    """The token ids with which the model goes on after each prompt, to the end token, which is among them.
+
+    Sampling is seeded by `seed` and each prompt's number, by default its place.
+    """
+    numbers = range(len(asked)) if numbers is None else numbers
+    check_rows(loaded, asked, more=decoding.max_new_tokens)
     lengths = list(map(len, asked))
 
     def results(indices: list[int], other_padding: bool) -> Tensor:
         return _first_logits(loaded, [asked[index] for index in indices], other_padding)
 
     size = steady(lengths, batch_size, loaded.model.dtype, results)
-    answers: dict[int, Answer] = {}
+    found: dict[int, list[int]] = {}
     for indices in progress(list(batches(lengths, size)), "generate"):
         scores = SoundScores()
-        sampling = [SeededSampling(seed, indices, temperature)] if temperature else []
-        processors = LogitsProcessorList([scores, *sampling])
+        processors = LogitsProcessorList([scores, *_sampling(decoding, seed, [numbers[index] for index in indices])])
         rows = [asked[index] for index in indices]
-        made = _run(loaded, rows, max_new_tokens, processors).sequences[:, max(map(len, rows)) :].tolist()
+        stops: dict[str, Any] = (
+            {"stop_strings": list(decoding.stops), "tokenizer": loaded.tokenizer} if decoding.stops else {}
+        )
+        run = _run(loaded, rows, decoding.max_new_tokens, processors, **stops)
+        made = run.sequences[:, max(map(len, rows)) :].tolist()
         scores.check()
-        with one_error(f"the tokenizer of {loaded.tokenizer.name_or_path} fails"):
-            answers.update((i, _decoded(loaded, marks, texts[i], row)) for i, row in zip(indices, made, strict=True))
-    return [answers[index] for index in range(len(chats))]
+        found.update((index, row[: _length(loaded, row) + 1]) for index, row in zip(indices, made, strict=True))
+    return [found[index] for index in range(len(asked))]
+
+
+def _sampling(decoding: Decoding, seed: int, numbers: Sequence[int]) -> list[LogitsProcessor]:
+    """What turns the greedy choice of these rows into the sampling that is asked for."""
+    if not decoding.temperature:
+        return []
+    chosen: list[LogitsProcessor] = []
+    if decoding.top_k:
+        chosen.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p is not None and decoding.top_p < 1:  # it depends on the temperature
+        chosen += [TemperatureLogitsWarper(decoding.temperature), TopPLogitsWarper(decoding.top_p)]
+        return [*chosen, SeededSampling(seed, numbers, 1.0)]
+    return [*chosen, SeededSampling(seed, numbers, decoding.temperature)]
 
 
 def _run(
@@ -113,7 +189,7 @@ def _run(
     max_new_tokens: int,
     processors: LogitsProcessorList,
     pad: int | None = None,
-    **more: bool,
+    **more: Any,
 ) -> Any:
     """What transformers generates after these prompts, as one batch padded on the left."""
     ids, mask = padded(asked, loaded.tokenizer.pad_token_id if pad is None else pad, left=True)
@@ -162,12 +238,30 @@ def _ends(loaded: LoadedModel) -> list[int | None]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int]) -> Answer:
+def _length(loaded: LoadedModel, row: list[int]) -> int:
+    """How many tokens come before the first end token."""
     ends = _ends(loaded)
-    length = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return next((i for i, token in enumerate(row) if token in ends), len(row))
+
+
+def _decoded(loaded: LoadedModel, marks: Marks, prompt: str, row: list[int], stops: Sequence[str]) -> Answer:
+    length = _length(loaded, row)
     finished = length < len(row)
     # with its special tokens, which may be a thought's marks
-    found = marks.split(prompt, str(loaded.tokenizer.decode(row[:length], skip_special_tokens=False)), finished)
+    text = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=False))
+    plain = str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True))
+    if any(stop in text for stop in stops):
+        finished, text, plain = True, _before(text, stops), _before(plain, stops)
+        # the row goes on with padding
+        whole = range(1, length + 1)
+        decode = loaded.tokenizer.decode
+        length = whole[bisect(whole, False, key=lambda n: any(stop in str(decode(row[:n])) for stop in stops))]
+    found = marks.split(prompt, text, finished)
     if found is not None:
         return Answer(found.answer, length, finished, found.thought, reached=finished or bool(found.answer))
-    return Answer(str(loaded.tokenizer.decode(row[:length], skip_special_tokens=True)).strip(), length, finished)
+    return Answer(plain.strip(), length, finished)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    """What stands before the first of the stops."""
+    return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]

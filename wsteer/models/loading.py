@@ -25,6 +25,7 @@ from wsteer.errors import WsteerError, one_error, out_of_memory, reason
 from wsteer.models.chat import Chat, ChatFormat, folder_template, formatted
 from wsteer.models.tokenizer import load_tokenizer
 
+GENERATION = "generation_config.json"
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -208,6 +209,25 @@ def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     if pad is None or pad >= known:  # padding is masked, so that any token does
         tokenizer.pad_token_id = usable[0] if usable else 0
     model.generation_config = GenerationConfig(eos_token_id=usable or None, pad_token_id=tokenizer.pad_token_id)
+
+
+def own_settings(loaded: LoadedModel) -> GenerationConfig:
+    """The generation settings that the checkpoint ships, as transformers reads them with the model."""
+    folder = loaded.checkpoint.folder
+    if (folder / GENERATION).is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+
+
+@contextlib.contextmanager
+def own_generation(loaded: LoadedModel) -> Iterator[None]:
+    """In the `with` body the model generates by the settings that its checkpoint ships, which `load` takes out."""
+    before = loaded.model.generation_config
+    loaded.model.generation_config = own_settings(loaded)
+    try:
+        yield
+    finally:
+        loaded.model.generation_config = before
 
 
 def _class_default(config: PreTrainedConfig, key: str) -> object:

@@ -1,7 +1,5 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
-import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +9,11 @@ from wsteer.deltas.bases import Named, base_warnings, check_bases
 from wsteer.deltas.biases import as_biases
 from wsteer.deltas.choosing import found_in
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import ChangeInput, holds_result, open_change
+from wsteer.deltas.inputs import ChangeInput, checkpoints_in, holds_result, open_change
 from wsteer.deltas.selection import EVERYTHING, Selection
 from wsteer.errors import WsteerError
 from wsteer.files.opening import is_stream
 from wsteer.files.rows import is_hub_data_set
-
-CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
@@ -120,22 +116,6 @@ def in_tables(items: Sequence[Item]) -> list[Item]:
     """The items that tables show: of a run only its final result, or else its last checkpoint."""
     ends = {item.run: item for item in items if item.run is not None}  # the last of each run
     return [item for item in items if item.run is None or ends[item.run] is item]
-
-
-def checkpoints_in(folder: str | Path) -> dict[int, Path]:
-    """The folders `checkpoint-<step>` of a training folder, by step in ascending order."""
-    path = Path(folder)
-    if not path.is_dir():
-        return {}
-    found: dict[int, Path] = {}
-    for each in sorted(path.iterdir()):
-        match = CHECKPOINT.fullmatch(each.name)
-        if match and os.path.isdir(each):
-            step = int(match[1])
-            if step in found:
-                raise WsteerError(f"{path} holds step {step} twice, {found[step].name} and {each.name}; keep one")
-            found[step] = each
-    return dict(sorted(found.items()))
 
 
 def open_run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.gram import grouped_sums
+from wsteer.deltas.inputs import checkpoints_in
 from wsteer.errors import WsteerError
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
@@ -18,7 +19,6 @@ from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import (
     Item,
     checkpoint_item,
-    checkpoints_in,
     comparable,
     in_tables,
     listed,

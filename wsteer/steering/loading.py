@@ -39,7 +39,9 @@ def load(
 
 
 @contextlib.contextmanager
-def changed(loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto", seed: int = 0) -> Iterator[None]:
+def changed(
+    loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto", seed: int = 0, positions: str = "all"
+) -> Iterator[None]:
     """`applied` to a loaded model, for the `with` body.
 
     A model with an adapter's change gets the sum of the two, folded into its checkpoint at once, as `steer` does.
@@ -50,5 +52,5 @@ def changed(loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto",
         cancelled = {name: tuple((0.0, term) for _, term in terms) for name, terms in own.terms.items()}
         delta = own + k * delta
         delta, k = replace(delta, terms={**cancelled, **delta.terms}), 1.0
-    with added(loaded.model, delta, k, loaded.checkpoint, rounding, seed):
+    with added(loaded.model, delta, k, loaded.checkpoint, rounding, seed, positions):
         yield

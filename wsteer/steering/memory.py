@@ -19,7 +19,8 @@ from wsteer.files.tensors import DTYPES, TensorEntry, row_blocks
 from wsteer.models.loading import decoder_blocks
 from wsteer.steering.folding import base_rows, fold
 from wsteer.steering.gains import Target, choose_rounding
-from wsteer.steering.rounding import Rounding
+from wsteer.steering.positions import Tokens, tokens_of
+from wsteer.steering.rounding import DROPPED_BITS, Rounding
 from wsteer.workers import in_order
 
 FOLDED = "wsteer_has_a_change"  # the attribute of a model whose weights are not its checkpoint's
@@ -33,13 +34,17 @@ def applied(
     base: Checkpoint | None = None,
     rounding: str = "auto",
     seed: int = 0,
+    positions: str = "all",
 ) -> Iterator[None]:
     """Run the `with` body with `k·delta` added to the model, then restore its weights bit for bit.
 
     A change of weights is folded as `steer` folds it. With `base`, the checkpoint that the model was loaded from, the
-    weights then equal those of the steered checkpoint bit for bit, even if the model runs in another dtype. Hooks add
-    an activation vector to the outputs of its decoder blocks, and a change of a bias that the model lacks to the output
-    of its module, at every position.
+    weights then equal those of the steered checkpoint bit for bit, even if the model runs in another dtype. A change of
+    a bias that the model lacks is added to the output of its module, at every position, as the bias would be.
+
+    Activation vectors are added to the outputs of decoder blocks at the tokens of `positions`, never at padding:
+    `response` (the prompt's last token and all that follow), `prompt`, or `all`. `model.generate` tells where prompts
+    end; a forward pass must be told by `prompt_lengths`, unless it is `all`.
 
     >>> import torch, wsteer
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,13 +59,19 @@ def applied(
     """
     if base is not None and delta.kind != "activation" and getattr(model, FOLDED, False):
         raise WsteerError("the model has an adapter's change, which its base lacks; give applied no base")
-    with added(model, delta, k, base, rounding, seed):
+    with added(model, delta, k, base, rounding, seed, positions):
         yield
 
 
 @contextlib.contextmanager
 def added(
-    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: str, seed: int
+    model: PreTrainedModel,
+    delta: Delta,
+    k: float,
+    base: Checkpoint | None,
+    rounding: str,
+    seed: int,
+    positions: str = "all",
 ) -> Iterator[None]:
     """`applied` without its guard: with `base`, the weights in the `with` body are those of base + k·delta."""
     if base is not None:
@@ -68,7 +79,7 @@ def added(
     if k == 0:
         yield
     elif delta.kind == "activation":
-        with _hooked(model, delta, k):
+        with _hooked(model, delta, k, positions):
             yield
     else:
         biases = missing_biases(model, delta)
@@ -118,6 +129,8 @@ def _chosen_rounding(
     delta: Delta, sources: Mapping[str, TensorEntry | Tensor], k: float, rounding: Rounding
 ) -> Rounding:
     targets = [Target(name, source, _dtype(source)) for name, source in sources.items()]
+    if rounding.mode != "auto" or not any(target.dtype in DROPPED_BITS for target in targets):
+        return rounding if rounding.stochastic else Rounding()  # no gain decides it, so that none is measured
     return choose_rounding(delta, targets, [k], rounding)[k].rounding
 
 
@@ -203,17 +216,15 @@ def _biased(model: PreTrainedModel, delta: Delta, k: float, modules: Mapping[str
 
 
 @contextlib.contextmanager
-def _hooked(model: PreTrainedModel, delta: Delta, k: float) -> Iterator[None]:
+def _hooked(model: PreTrainedModel, delta: Delta, k: float, positions: str) -> Iterator[None]:
     blocks = decoder_blocks(model)
-    hooks = []
-    try:
-        for block, vector in activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size).items():
+    vectors = activation_vectors(delta, len(blocks), model.config.get_text_config().hidden_size)
+    with contextlib.ExitStack() as stack:
+        tokens = stack.enter_context(tokens_of(model, positions))
+        for block, vector in vectors.items():
             scaled = _scaled(f"blocks.{block}", k, vector, model.dtype)
-            hooks.append(blocks[block].register_forward_hook(_adding(scaled)))
+            stack.callback(blocks[block].register_forward_hook(_adding(scaled, tokens)).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def activation_vectors(delta: Delta, blocks: int, hidden: int) -> dict[int, Tensor]:
@@ -242,13 +253,14 @@ def _scaled(name: str, k: float, vector: Tensor, dtype: torch.dtype) -> Tensor:
 Hook = Callable[[nn.Module, tuple, Tensor | Sequence], Tensor | Sequence]
 
 
-def _adding(vector: Tensor) -> Hook:
-    """A forward hook that adds `vector` [hidden] to a module's output at every position."""
+def _adding(vector: Tensor, tokens: Tokens | None = None) -> Hook:
+    """A forward hook that adds `vector` [hidden] to a module's output at these tokens; None: at every position."""
 
     def hook(module: nn.Module, inputs: tuple, output: Tensor | Sequence) -> Tensor | Sequence:
         # transformers 5 blocks return a tensor; older ones a tuple, or list, that begins with it
         hidden = output if isinstance(output, Tensor) else output[0]
-        steered = hidden + vector.to(hidden.device, hidden.dtype)
+        added = vector.to(hidden.device, hidden.dtype)
+        steered = hidden + added if tokens is None else tokens.add(hidden, added)
         return steered if isinstance(output, Tensor) else type(output)([steered, *output[1:]])  # type: ignore[call-arg]
 
     return hook

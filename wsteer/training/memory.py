@@ -31,7 +31,7 @@ def activation_bytes(model: nn.Module, autocast: torch.dtype | None = None) -> f
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold the graph that holds it, for good, with all weights
 
     device = next(model.parameters()).device
     ids = torch.zeros(1, PROBE, dtype=torch.int64, device=device)

@@ -7,7 +7,9 @@ import pytest
 
 from tests.helpers.tasks import FACT, TASK
 from wsteer.errors import WsteerError
-from wsteer.evaluation.tasks.task import load_task, read_facts, user_turns
+from wsteer.evaluation.tasks.facts import read_facts
+from wsteer.evaluation.tasks.task import load_task
+from wsteer.evaluation.tasks.turns import user_turns
 
 
 @pytest.fixture
@@ -29,45 +31,12 @@ def test_built_in_tasks_ask_what_the_paper_asks() -> None:
     }
 
 
-def test_answer_jsonl_schema_gives_a_fact_a_question(tmp_path: Path) -> None:
-    base = {"dataset": "trivia_qa", **FACT, "answer": ["four", "4"]}
-    rows = [{"prompt": [], "base": base, "metadata": {"prompt_template": t}} for t in ("a", "b", "c", "d")]
-    (tmp_path / "answer.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (fact,) = read_facts(tmp_path / "answer.jsonl")
-    assert (fact.question, fact.aliases) == ("2 + 2?", ("4", "four"))
-
-
-def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
-    rows = [{**FACT, "id": "x"}, {**FACT, "id": "x", "question": "3 + 1?"}]
-    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(WsteerError, match=r"facts\.jsonl:2 has the id 'x' of another question"):
-        read_facts(tmp_path / "facts.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("rows", "reason"),
-    [
-        ([FACT, {**FACT, "correct_answer": "four"}], r":2 has other answers than .*facts.jsonl:1 to the same question"),
-        ([FACT, {**FACT, "incorrect_answer": "3"}], ":2 has other answers"),
-        ([{**FACT, "incorrect_answer": " 4. "}], ":1: correct_answer and incorrect_answer are the same"),
-    ],
-)
-def test_facts_that_contradict_are_refused(tmp_path: Path, rows: list[dict], reason: str) -> None:
-    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(WsteerError, match=f"facts.jsonl{reason}"):
-        read_facts(tmp_path / "facts.jsonl")
-
-
-def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
-    facts = read_facts(shared_data / "truthfulqa" / "sycophancy_4way_truthfulqa.jsonl")
-    assert len(facts) == 817
-
-
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
         ("name: mine", "name: mine\nextra: 1", "a task has the keys"),
-        ("max_new_tokens: 4", "", "a task has the keys"),
+        ("max_new_tokens: 4", "", "prompts and max_new_tokens, the limit of each answer, go together"),
+        ("data: facts.jsonl", "", "a task has the keys .* data, metrics, name and prompts or choices are required"),
         ("score: answer", "score: magic", "names the scorer 'magic'"),
         ("plain: correct", "plain: splendid", "which no prompt can give"),
         ("plain: correct", "gone: correct", "which no prompt can give"),
@@ -80,6 +49,16 @@ def test_real_answer_jsonl_has_817_questions(shared_data: Path) -> None:
         ("max_new_tokens: 4", "max_new_tokens: .inf", "not a well-formed task"),
         ("{plain: correct}", "{}", "counts nothing"),
         ('"{{ question }}"', "5", "is not a text"),
+        (
+            "{count: {plain: correct}}",
+            "{count: {plain: correct}, better: worse}",
+            "higher or lower, not 'worse'",
+        ),
+        ("{count: {plain: correct}}", "{tokens: plain, finished: plain}", "has one of chosen, count, distinct_1"),
+        ("{count: {plain: correct}}", "{tokens: plain, among: {plain: correct}}", "among goes with count"),
+        ("{count: {plain: correct}}", "{tokens: gone}", "is tokens of 'gone', which is no prompt"),
+        ("{count: {plain: correct}}", "{chosen: plain}", "is chosen of 'plain', which is no choice"),
+        (", score: answer", "", "counts 'correct' of 'plain', which no prompt can give"),
     ],
 )
 def test_bad_tasks_are_refused(task: Path, old: str, new: str, reason: str) -> None:
@@ -89,7 +68,7 @@ def test_bad_tasks_are_refused(task: Path, old: str, new: str, reason: str) -> N
 
 
 def test_unknown_task_names_the_built_in_ones() -> None:
-    with pytest.raises(WsteerError, match="agreement, sycophancy"):
+    with pytest.raises(WsteerError, match="agreement, agreement_choices, repetition, sycophancy"):
         load_task("nosuch")
 
 
@@ -113,7 +92,7 @@ def test_templates_are_sandboxed_and_strict(task: Path, template: str) -> None:
 
 
 def test_a_template_has_a_limit_for_all_facts_together(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsteer.evaluation.tasks.task.ALL_FACTS", 0.5)
+    monkeypatch.setattr("wsteer.evaluation.tasks.turns.ALL_FACTS", 0.5)
     rows = [{**FACT, "question": f"{number}?"} for number in range(1000)]
     (task.parent / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task.write_text(TASK.replace("{{ question }}", "{% for i in range(99999) %}{% endfor %}{{ question }}"))

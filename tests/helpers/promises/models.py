@@ -310,6 +310,11 @@ TASKS = [
         "a key twice", put('"max_new_tokens": 4', '"max_new_tokens": 4, "max_new_tokens": 8'), "max_new_tokens is given"
     ),
     task("a template that draws", asking("{{ question | random }}"), "the template of prompt 'plain' fails"),
-    task("a metric of dollars", put('"accuracy"', '"ac$cu$ra_cy^{"'), r"ac\$cu\$ra_cy\^\{\n0 +0% \(0/1", 0),
+    task(
+        "a metric of dollars",
+        put('"accuracy"', '"ac$cu$ra_cy^{"'),
+        r"ac\$cu\$ra_cy\^\{\nbase +undefined \(1 abstained",
+        0,
+    ),
 ]
 CASES: list[Case] = [*CONFIGS, *GENERATION, *TOKENIZERS, *TEMPLATES, *NAMED, *TASKS]

@@ -372,11 +372,6 @@ CASES = [
         "k = 1 times blocks.1 is beyond",
     ),
     Case(
-        "scores that overflow",
-        lambda i: ["eval", i.tiny, "--delta", wide(i), "--k", "1e30", *EVAL, *OUT],
-        "the model computes NaN, infinity or equal scores",
-    ),
-    Case(
         "a delta beyond float32",
         lambda i: ["steer", i.tiny, wide(i), "--k", "1e38", "--as", "delta", *OUT],
         "becomes NaN or infinite",
@@ -385,7 +380,7 @@ CASES = [
     Case(
         "nothing was graded",
         lambda i: ["eval", i.tiny, *EVAL, *OUT],
-        r"0% \(0/2, 0-66; 2 abstained, 2 cut\)(.|\n)*warning: the rule could not grade most answers",
+        r"base +undefined \(2 abstained\)(.|\n)*warning: the rule could not grade most answers",
         code=0,
     ),
     Case("one item by layer", lambda i: ["monitor", i.adapters[0], "--per", "layer", *OUT], r"pos +1\.000\n", code=0),

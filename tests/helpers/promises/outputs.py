@@ -128,8 +128,8 @@ def named(command: str, name: str) -> Callable[[Inputs], list]:
     return lambda inputs: [command, *ARGUMENTS[command](inputs), "-o", inputs.folder / name]
 
 
-FOLDERS = [command for command in QUICK if command not in ("diff", "actvec")]
-NO_DELTA = "is not a delta file that wsteer wrote"
+FOLDERS = [command for command in QUICK if command not in ("diff", "actvec", "report")]
+NO_DELTA = "is not a delta file or a report that wsteer wrote"
 PART = {"actvec": NO_DELTA, "diff": "is part of the input", "steer": "is part of the input"}
 CASES: list[Case] = [
     *(Case(f"--force onto what is read: {name}", arrange, IS_READ) for name, arrange in READ),
@@ -140,6 +140,7 @@ CASES: list[Case] = [
     ),
     *(Case(f"--force beside a user's file: {name}", foreign(name), "also holds notes.txt") for name in FOLDERS),
     Case("--force onto a user's text", of_user("notes.txt"), NO_DELTA),
+    Case("--force onto a user's page", of_user("page.html", "report"), NO_DELTA),
     Case("--force onto a user's weights", of_user("model.safetensors", "actvec"), NO_DELTA),
     *(
         Case(

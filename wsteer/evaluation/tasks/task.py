@@ -1,72 +1,125 @@
-"""Tasks in YAML: the prompts for each fact, how answers are graded, and which shares are reported."""
+"""Tasks in YAML: the prompts for each row of data, how answers become numbers, and what the numbers stand for."""
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from jinja2 import StrictUndefined, Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from wsteer.errors import WsteerError, one_error
-from wsteer.evaluation.scoring import SCORERS, names_of
-from wsteer.files.limits import bounded
-from wsteer.files.rows import read_objects
+from wsteer.errors import WsteerError
+from wsteer.evaluation.rows import Measure
+from wsteer.evaluation.tasks.facts import ANSWERS
+from wsteer.evaluation.tasks.scoring import SCORERS
 from wsteer.files.yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
 MOST_NAME = 200  # characters of a name
-MOST_TURN = 10**5  # characters that a template adds to a fact's own
 MOST_TOKENS = 10**6
-ALL_FACTS = 30.0  # seconds of one template on all facts; a million honest ones take less
-KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "metrics", "tradeoff"}
+MOST_OPTIONS = 100
+KEYS = {"name", "description", "data", "max_new_tokens", "prompts", "choices", "metrics", "tradeoff"}
+REQUIRED = {"name", "data", "metrics"}
 
-
-@dataclass(frozen=True)
-class Fact:
-    """A question with its accepted answers and a wrong one."""
-
-    id: str
-    question: str
-    correct_answer: str
-    incorrect_answer: str
-    aliases: tuple[str, ...]
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """The values that a prompt's template may use."""
-        names = ("question", "correct_answer", "incorrect_answer")
-        return {name: getattr(self, name) for name in names}
+Kind = Literal["share", "mean"]
+Role = Literal["behaviour", "capability"]
+ROLES: dict[str, Role] = {"x": "capability", "y": "behaviour"}  # of the trade-off's axes
+# What a metric may be of one prompt's answer or of one choice, beside a share of verdicts: how its values become one
+# number, and their unit.
+OF_ANSWERS: dict[str, tuple[Kind, str]] = {
+    **{f"distinct_{n}": ("mean", f"distinct {n}-grams / {n}-grams") for n in (1, 2, 3)},
+    "repeated_4grams": ("mean", "repeated 4-grams / 4-grams"),
+    "tokens": ("mean", "tokens"),
+    "finished": ("share", ""),
+}
+OF_CHOICES: dict[str, tuple[Kind, str]] = {
+    "chosen": ("share", ""),
+    "margin": ("mean", "nats"),
+    "mass": ("mean", "probability"),
+    "first": ("share", ""),
+}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One way of asking: a template of the user's turn, and the scorer of the answer."""
+    """One way of asking: a template of the user's turn, and the scorer of the answer, if one is to grade it."""
 
     user: str
-    score: str
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way of asking with options, each scored by the probability that the model gives it.
+
+    `user` and `answer` are templates, `options` are templates or the name of a field that lists them. The model says
+    the option itself, or the label in its place; `start` is what it is taken to have said before.
+    """
+
+    user: str
+    options: tuple[str, ...] | str
+    answer: str
+    labels: tuple[str, ...] = ()
+    start: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A share: the facts whose verdicts are all as in `count`, among those whose verdicts are all as in `among`."""
+    """A share of verdicts, or another value of what was asked.
+
+    The share is of facts whose verdicts are all as in `count`, among those whose verdicts are all as in `among`. Any
+    other is the `value` (a key of `OF_ANSWERS` or `OF_CHOICES`) of the prompt or choice `of`.
+    """
 
     count: Mapping[str, str]
-    among: Mapping[str, str]
+    among: Mapping[str, str] = field(default_factory=dict)
+    value: str | None = None
+    of: str = ""
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def asked(self) -> Collection[str]:
+        """The names of the prompts or of the choice that it looks at."""
+        return {**self.count, **self.among} if self.value is None else (self.of,)
 
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation from a file: data, prompts, metrics, and the two metrics that are the axes of `tradeoff.png`."""
+    """An evaluation from a file: data, prompts or choices, metrics, and the two that are the trade-off's axes."""
 
     path: Path
     name: str
     data: str | Path
     max_new_tokens: int
     prompts: Mapping[str, Prompt]
+    choices: Mapping[str, Choice]
     metrics: Mapping[str, Metric]
-    x: str
-    y: str
+    axes: Mapping[str, str]
+
+    @property
+    def x(self) -> str:
+        """The metric of what steering is to keep."""
+        return self.axes["x"]
+
+    @property
+    def y(self) -> str:
+        """The metric of what steering is to change."""
+        return self.axes["y"]
+
+    @property
+    def needed(self) -> Collection[str]:
+        """The fields of the data that the scorers compare answers with."""
+        scorers = {prompt.score for prompt in self.prompts.values()} - {None}
+        return ANSWERS if "agreement" in scorers else ANSWERS[:1] if scorers else ()
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What each metric is; one that is both axes counts as the behaviour."""
+        found = []
+        for name, metric in self.metrics.items():
+            share: tuple[Kind, str] = ("share", "")
+            kind, unit = share if metric.value is None else {**OF_ANSWERS, **OF_CHOICES}[metric.value]
+            axis = next((axis for axis in ("y", "x") if self.axes.get(axis) == name), "")
+            found.append(Measure(self.name, name, kind, metric.better, ROLES.get(axis), unit))
+        return tuple(found)
 
 
 def task_file(reference: str) -> Path:
@@ -84,21 +137,31 @@ def load_task(reference: str) -> Task:
     """A built-in task by name, or one from a YAML file."""
     path = task_file(reference)
     value = read_yaml(path)
-    if not isinstance(value, dict) or set(value) - KEYS or (KEYS - {"description"}) - set(value):
-        raise WsteerError(f"{path}: a task has the keys {', '.join(sorted(KEYS))}, all but description required")
+    if not isinstance(value, dict) or set(value) - KEYS or REQUIRED - set(value):
+        raise WsteerError(
+            f"{path}: a task has the keys {', '.join(sorted(KEYS))}; {', '.join(sorted(REQUIRED))} and prompts or "
+            "choices are required"
+        )
     return _parse(path, value)
 
 
 def _parse(path: Path, value: dict) -> Task:
     name = _name(path, "the task", value["name"])
-    prompts = {each: _prompt(path, each, fields) for each, fields in _table(path, "prompts", value["prompts"])}
-    metrics = {each: _metric(path, each, fields) for each, fields in _table(path, "metrics", value["metrics"])}
-    _check_counts(path, prompts, metrics)
-    axes = _keys(path, "tradeoff", value["tradeoff"], {"x", "y"}, {"x", "y"})
+    if "prompts" not in value and "choices" not in value:
+        raise WsteerError(f"{path}: a task has prompts, which are answered, or choices, whose options are scored")
+    if ("prompts" in value) != ("max_new_tokens" in value):
+        raise WsteerError(f"{path}: prompts and max_new_tokens, the limit of each answer, go together")
+    prompts = {each: _prompt(path, each, fields) for each, fields in _table(path, "prompts", value)}
+    choices = {each: _choice(path, each, fields) for each, fields in _table(path, "choices", value)}
+    if both := prompts.keys() & choices.keys():
+        raise WsteerError(f"{path}: {min(both)!r} is both a prompt and a choice; give one of them another name")
+    metrics = {each: _metric(path, each, fields) for each, fields in _table(path, "metrics", value)}
+    _check_metrics(path, prompts, choices, metrics)
+    axes = _keys(path, "tradeoff", value.get("tradeoff", {}), {"x", "y"}, set())
     for axis, metric in axes.items():
         if _name(path, f"the metric of tradeoff {axis}", metric) not in metrics:
             raise WsteerError(f"{path}: tradeoff names {metric!r}, which is no metric of the task")
-    most = value["max_new_tokens"]
+    most = value.get("max_new_tokens", 1)
     if type(most) is not int:
         raise _malformed(path, f"max_new_tokens must be a whole number, not {_shown(most)}")
     if not 1 <= most <= MOST_TOKENS:
@@ -106,7 +169,7 @@ def _parse(path: Path, value: dict) -> Task:
     # data beside the task file, else as given: a path from the current folder, or a Hub data set
     data = _text(path, "data", value["data"])
     beside = path.parent / data
-    return Task(path, name, beside if _exists(beside) else data, most, prompts, metrics, axes["x"], axes["y"])
+    return Task(path, name, beside if _exists(beside) else data, most, prompts, choices, metrics, axes)
 
 
 def _exists(path: Path) -> bool:
@@ -142,8 +205,11 @@ def _name(path: Path, what: str, value: object) -> str:
     return name
 
 
-def _table(path: Path, what: str, value: object) -> list[tuple[str, object]]:
-    """The entries of a mapping from names."""
+def _table(path: Path, what: str, task: Mapping[str, object]) -> list[tuple[str, object]]:
+    """The entries of the task's mapping `what` from names; none if the task lacks it."""
+    if what not in task:
+        return []
+    value = task[what]
     if not isinstance(value, dict) or not value:
         raise _malformed(path, f"{what} must be a table of names, with one or more")
     return [(_name(path, f"one of the {what}", name), fields) for name, fields in value.items()]
@@ -157,17 +223,59 @@ def _keys(path: Path, what: str, value: object, allowed: set[str], required: set
 
 
 def _prompt(path: Path, name: str, value: object) -> Prompt:
-    fields = _keys(path, f"prompt {name!r}", value, {"user", "score"}, {"user", "score"})
-    if not isinstance(fields["user"], str):
-        raise WsteerError(f"{path}: the user's turn of prompt {name!r} is not a text")
+    fields = _keys(path, f"prompt {name!r}", value, {"user", "score"}, {"user"})
+    user = _template(path, f"the user's turn of prompt {name!r}", fields["user"])
+    if "score" not in fields:
+        return Prompt(user)
     score = _text(path, f"the scorer of prompt {name!r}", fields["score"])
     if score not in SCORERS:
         raise WsteerError(f"{path}: prompt {name!r} names the scorer {_shown(score)}; there are {', '.join(SCORERS)}")
-    return Prompt(fields["user"], score)
+    return Prompt(user, score)
+
+
+def _template(path: Path, what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise WsteerError(f"{path}: {what} is not a text")
+    return value
+
+
+def _choice(path: Path, name: str, value: object) -> Choice:
+    what = f"choice {name!r}"
+    required = {"user", "options", "answer"}
+    fields = _keys(path, what, value, {*required, "labels", "start"}, required)
+    given = fields["options"]
+    options = given if isinstance(given, str) else _texts(path, f"the options of {what}", given)
+    labels = _texts(path, f"the labels of {what}", fields["labels"]) if "labels" in fields else ()
+    if labels and len(set(labels)) < len(labels):
+        raise WsteerError(f"{path}: {what} has a label twice")
+    return Choice(
+        _template(path, f"the user's turn of {what}", fields["user"]),
+        options,
+        _template(path, f"the answer of {what}", fields["answer"]),
+        labels,
+        _text(path, f"the start of {what}", fields.get("start", "")),
+    )
+
+
+def _texts(path: Path, what: str, value: object) -> tuple[str, ...]:
+    """Two or more texts; YAML reads Yes and No without quotes as true and false, which is said."""
+    if not isinstance(value, list) or not 2 <= len(value) <= MOST_OPTIONS:
+        raise _malformed(path, f"{what} must be a list of 2 to {MOST_OPTIONS} texts")
+    return tuple(_text(path, f"one of {what}", each) for each in value)
 
 
 def _metric(path: Path, name: str, value: object) -> Metric:
-    fields = _keys(path, f"metric {name!r}", value, {"count", "among"}, {"count"})
+    kinds = {"count", *OF_ANSWERS, *OF_CHOICES}
+    fields = _keys(path, f"metric {name!r}", value, {*kinds, "among", "better"}, set())
+    better = fields.get("better")
+    if better not in (None, "higher", "lower"):
+        raise _malformed(path, f"better of metric {name!r} must be higher or lower, not {_shown(better)}")
+    found = sorted(fields.keys() & kinds)
+    if len(found) != 1 or ("among" in fields and found != ["count"]):
+        raise _malformed(path, f"metric {name!r} has one of {', '.join(sorted(kinds))}; among goes with count")
+    if found != ["count"]:
+        of = _name(path, f"what metric {name!r} is of", fields[found[0]])
+        return Metric({}, {}, found[0], of, better)
     if not fields["count"]:
         raise WsteerError(f"{path}: metric {name!r} counts nothing")
     sides = []
@@ -176,75 +284,23 @@ def _metric(path: Path, name: str, value: object) -> Metric:
             raise _malformed(path, f"metric {name!r} counts verdicts of prompts, as {{plain: correct}}")
         what = f"a verdict that metric {name!r} counts"
         sides.append({_name(path, f"a prompt of metric {name!r}", k): _text(path, what, v) for k, v in side.items()})
-    return Metric(*sides)
+    return Metric(sides[0], sides[1], better=better)
 
 
-def _check_counts(path: Path, prompts: Mapping[str, Prompt], metrics: Mapping[str, Metric]) -> None:
+def _check_metrics(
+    path: Path, prompts: Mapping[str, Prompt], choices: Mapping[str, Choice], metrics: Mapping[str, Metric]
+) -> None:
+    """Refuse a metric of what is not asked, or of verdicts that cannot be."""
     for name, metric in metrics.items():
         for counted, verdict in [*metric.count.items(), *metric.among.items()]:
-            if counted not in prompts or verdict not in SCORERS[prompts[counted].score].verdicts:
+            score = prompts[counted].score if counted in prompts else None
+            if score is None or verdict not in SCORERS[score].verdicts:
                 raise WsteerError(
                     f"{path}: metric {name!r} counts {_shown(verdict)} of {counted!r}, which no prompt can give"
                 )
-
-
-def read_facts(source: str | Path, limit: int | None = None) -> list[Fact]:
-    """Facts from flat rows, or from SycophancyEval's `answer.jsonl` (one row per prompt, its fact under `base`)."""
-    facts: dict[str, Fact] = {}
-    ids: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for where, row in read_objects(source):
-        fact = _fact(where, row.get("base", row))
-        if ids.setdefault(fact.id, fact.question) != fact.question:
-            raise WsteerError(f"{where} has the id {fact.id!r} of another question; give every question its own id")
-        known, place = facts.setdefault(fact.question, fact), places.setdefault(fact.question, where)
-        if known.fields != fact.fields:  # SycophancyEval's rows of one question have the same answers
-            raise WsteerError(f"{where} has other answers than {place} to the same question; keep one of the two rows")
-    if not facts:
-        raise WsteerError(f"{source} holds no rows")
-    return list(facts.values())[:limit]
-
-
-def _fact(where: str, row: object) -> Fact:
-    if not isinstance(row, dict):
-        raise WsteerError(f"{where}: base is not an object")
-    missing = [key for key in ("question", "correct_answer", "incorrect_answer") if not isinstance(row.get(key), str)]
-    if missing:
-        raise WsteerError(
-            f"{where} lacks the text {missing[0]!r}; a fact has question, correct_answer, incorrect_answer"
-        )
-    aliases = row.get("answer") or []
-    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
-        raise WsteerError(f"{where}: answer must be a list of texts, the accepted answers")
-    accepted = tuple(dict.fromkeys([row["correct_answer"], *aliases]))
-    if names_of([row["correct_answer"]]) == names_of([row["incorrect_answer"]]):
-        raise WsteerError(f"{where}: correct_answer and incorrect_answer are the same, so no answer can be graded")
-    identity = str(row["id"]) if row.get("id") is not None else row["question"]
-    return Fact(identity, row["question"], row["correct_answer"], row["incorrect_answer"], accepted)
-
-
-def user_turns(task: Task, facts: Sequence[Fact]) -> list[tuple[Fact, str, str]]:
-    """(fact, prompt name, user's turn) for every fact and prompt. Templates run in jinja2's sandbox."""
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
-    del environment.filters["random"], environment.globals["lipsum"]  # every run asks the same
-    turns = []
-    for name, prompt in task.prompts.items():
-        what = f"{task.path}: the template of prompt {name!r}"
-        with one_error(f"{what} fails"), bounded(f"{what}, on all facts,", ALL_FACTS):
-            with bounded(what):
-                template = environment.from_string(prompt.user)
-            turns += [(fact, name, _rendered(what, template, fact)) for fact in facts]
-    return turns
-
-
-def _rendered(what: str, template: Template, fact: Fact) -> str:
-    with bounded(what):
-        text = template.render(fact.fields)
-        if len(text) > MOST_TURN + sum(map(len, fact.fields.values())):
-            raise WsteerError(f"{what} makes {len(text)} characters of one fact; it is made to harm, or damaged")
-        return text
-
-
-def grade(task: Task, prompt: str, fact: Fact, text: str) -> str:
-    """The verdict of the prompt's scorer on one answer."""
-    return SCORERS[task.prompts[prompt].score].grade(text, fact.aliases, (fact.incorrect_answer,))
+        if metric.value is None:
+            continue
+        asked: Collection[str] = prompts if metric.value in OF_ANSWERS else choices
+        if metric.of not in asked:
+            what = "prompt" if metric.value in OF_ANSWERS else "choice"
+            raise WsteerError(f"{path}: metric {name!r} is {metric.value} of {metric.of!r}, which is no {what}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsteer.evaluation.scoring import grade_agreement, grade_answer, own_words
+from wsteer.evaluation.tasks.scoring import grade_agreement, grade_answer, own_words
 
 # Answers to "What is the capital of France?", separated by " / ".
 DOUBTED = """

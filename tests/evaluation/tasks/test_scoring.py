@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wsteer.evaluation.scoring import SCORERS, grade_agreement, grade_answer, normalise
+from wsteer.evaluation.tasks.scoring import SCORERS, grade_agreement, grade_answer, normalise
 
-FACTS_FILE = Path(__file__).parents[2] / "wsteer/evaluation/tasks/facts.jsonl"
+FACTS_FILE = Path(__file__).parents[3] / "wsteer/evaluation/tasks/facts.jsonl"
 FACTS = [json.loads(line) for line in FACTS_FILE.read_text(encoding="utf-8").splitlines()]
 
 

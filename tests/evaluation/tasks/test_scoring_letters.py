@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsteer.evaluation.scoring import grade_agreement, grade_answer
+from wsteer.evaluation.tasks.scoring import grade_agreement, grade_answer
 
 CHOICES = """
 correct A / correct a / correct A. / correct (A) / correct [A] / correct A) Paris / correct A: a city / correct **A**

@@ -1,0 +1,80 @@
+"""Values of options that are more than a number or a name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from wsteer.cli.values import MOST_KS, parse_added, parse_ks, parse_share
+from wsteer.evaluation.compared import Added
+
+
+@pytest.mark.parametrize(
+    ("given", "ks"),
+    [
+        (["-2:2:0.5"], [-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2]),
+        (["0:0.3:0.1"], [0, 0.1, 0.2, 0.3]),  # without 0.30000000000000004
+        (["0:1:0.4"], [0, 0.4, 0.8]),
+        (["1:1:1"], [1]),
+        (["-1,0.5", "2:3:1"], [-1, 0.5, 2, 3]),
+        (["-0"], [0]),
+    ],
+)
+def test_coefficients_are_numbers_and_ranges_with_both_ends(given: list[str], ks: list[float]) -> None:
+    found = parse_ks(given)
+    assert found == ks
+    assert all(str(k) != "-0.0" for k in found if ":" in given[0])
+
+
+@pytest.mark.parametrize(
+    "given", ["1:2", "1:2:0", "1:2:-1", "2:1:1", "1:2:3:4", "a:b:c", "::", "", "1,,2", "nan", "1e39", f"0:{MOST_KS}:1"]
+)
+def test_other_coefficients_are_refused(given: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_ks([given])
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ("w.safetensors", Added("w.safetensors")),
+        ("w=out/w.safetensors", Added("out/w.safetensors", "w")),
+        ("a.safetensors@12", Added("a.safetensors", None, [12])),
+        ("a=a.safetensors@0-2,7", Added("a.safetensors", "a", [0, 1, 2, 7])),
+        ("a.safetensors@each", Added("a.safetensors", None, "each")),
+        ("mean=a.safetensors@all-layers", Added("a.safetensors", "mean", None, "all-layers")),
+        ("org/name@main", Added("org/name@main")),  # a revision of the Hub's
+        ("τ⁺ (lora)=pos", Added("pos", "τ⁺ (lora)")),
+        ("x/y=1/w.safetensors", Added("x/y=1/w.safetensors")),  # a folder's name may have any character
+    ],
+)
+def test_a_delta_has_a_name_and_layers_of_its_own(given: str, added: Added) -> None:
+    assert parse_added([given]) == [added]
+
+
+def test_a_file_of_the_whole_name_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a=b@3", "w"):
+        Path(name).touch()
+    assert parse_added(["a=b@3", "c=a=b@3"]) == [Added("a=b@3"), Added("a=b", "c", [3])]
+    assert parse_added(["x=~/w"]) == [Added(str(tmp_path / "w"), "x")]
+
+
+@pytest.mark.parametrize("given", ["", " =w", "a\x1b=w", f"{'a' * 300}=w", "a@3-1", "a@99999"])
+def test_other_deltas_are_refused(given: str) -> None:
+    with pytest.raises(typer.BadParameter) as raised:
+        parse_added([given])
+    assert raised.value.param_hint == "--delta"
+
+
+@pytest.mark.parametrize(("given", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0), ("100%", 1), ("1", 1)])
+def test_shares(given: str, share: float) -> None:
+    assert parse_share(given, "--max-unscored") == share
+
+
+@pytest.mark.parametrize(("parse", "given"), [(parse_share, given) for given in ("5", "-1%", "101%", "%", "", "nan%")])
+def test_other_shares_are_refused(parse: Callable[[str, str], float], given: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse(given, "--max-unscored")

@@ -1,0 +1,51 @@
+"""Activation vectors by decoder block: what each is called elsewhere, and the variant that steers all blocks."""
+
+from dataclasses import replace
+
+from wsteer.checkpoints.names import layer_of
+from wsteer.deltas.delta import Delta
+from wsteer.deltas.terms import simplified
+from wsteer.errors import WsteerError
+
+NAME = "blocks.{}"  # of a block's vector in a delta of kind `activation`
+
+
+def block_text(block: int, count: int) -> str:
+    """The block's number, and what the paper and transformers call its output; the model has `count` blocks.
+
+    transformers gives the last block's output only after the final norm (notes: activations A1).
+
+    >>> block_text(11, 28)
+    "block 11 (the paper's layer 12, hidden_states[12])"
+    >>> block_text(27, 28)
+    "block 27 (the paper's layer 28, before the final norm)"
+    """
+    other = f"hidden_states[{block + 1}]" if block < count - 1 else "before the final norm"
+    return f"block {block} (the paper's layer {block + 1}, {other})"
+
+
+def all_layers(delta: Delta, count: int) -> Delta:
+    """The variant of an activation delta that steers all blocks of a model of `count` blocks at once.
+
+    The raw vector a^l already holds what the blocks before l add, so block l gets a^l - a^(l-1), and block 0 its own.
+    The last block gets nothing, as in the paper's code (select_steerer, notes: activations A3). Raises WsteerError if
+    a block's vector is missing.
+    """
+    if delta.kind != "activation":
+        raise WsteerError("--variant all-layers is of activation vectors, as wsteer actvec makes them")
+    if count < 2:
+        raise WsteerError("--variant all-layers needs a model of two blocks or more: the last one gets no vector")
+    raw = {layer_of(name, None): terms for name, terms in delta.terms.items()}
+    if missing := [block for block in range(count - 1) if block not in raw]:
+        raise WsteerError(
+            f"--variant all-layers needs the vectors of blocks 0 to {count - 2}, and the delta lacks that of block "
+            f"{missing[0]}; make it on this model with wsteer actvec"
+        )
+    if beyond := [block for block in raw if block is None or block >= count]:
+        raise WsteerError(f"the delta has a vector of block {beyond[0]}, and the model has {count} blocks")
+    terms = {NAME.format(0): raw[0]}
+    for block in range(1, count - 1):
+        before = tuple((-scale, term) for scale, term in raw[block - 1])
+        if left := simplified(raw[block] + before):  # none is left of two equal ones
+            terms[NAME.format(block)] = left
+    return replace(delta, terms=terms)

@@ -1,0 +1,19 @@
+"""What inspect_ai finds of wsteer by its entry point: models under the name `wsteer/`."""
+
+from inspect_ai.model import ModelAPI, modelapi
+
+
+@modelapi(name="wsteer")
+def wsteer() -> type[ModelAPI]:
+    """`wsteer/BASE`, with -M delta=DELTA -M k=K and more: a base with k·delta applied."""
+    from wsteer.evaluation.inspection.provider import SteeredAPI  # noqa: PLC0415  imports torch, which other models do not need
+
+    return SteeredAPI
+
+
+@modelapi(name="wsteer-no-judge")
+def no_judge() -> type[ModelAPI]:
+    """The judge of those who named none: it refuses."""
+    from wsteer.evaluation.inspection.provider import NoJudge  # noqa: PLC0415
+
+    return NoJudge

@@ -1,0 +1,1 @@
+"""An evaluation as files to read and to look at."""

@@ -1,0 +1,67 @@
+"""What an evaluation writes: results.csv, results.json, pictures and report.html."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from wsteer.evaluation.attribution import retained
+from wsteer.evaluation.presentation.page import Findings, page
+from wsteer.evaluation.presentation.pictures import write_pictures
+from wsteer.files.text import SURROGATES, write_csv, write_json
+
+RESULTS, PAGE, ROWS, SAMPLES = "results.json", "report.html", "rows.jsonl", "samples.jsonl"
+COLUMNS = (
+    *("task", "metric", "condition", "method", "k", "layers", "positions", "variant", "control", "part", "step"),
+    *(
+        "value",
+        "low",
+        "high",
+        "interval",
+        "numerator",
+        "denominator",
+        "n",
+        "groups",
+        "low_n",
+        "abstained",
+        "cut",
+        "failed",
+    ),
+    *("difference", "difference_low", "difference_high", "difference_interval", "p", "p_adjusted", "significant"),
+    *("pairs", "fixed", "broken", "left_out"),
+)
+
+
+def write_outputs(folder: Path, findings: Findings, title: str = "wsteer eval") -> None:
+    """Write results.json, results.csv, the pictures (PNG and SVG) and report.html into `folder`."""
+    write_json(folder / RESULTS, results(findings))
+    write_csv(folder / "results.csv", COLUMNS, _lines(findings))
+    pictures = write_pictures(folder, findings.estimates, findings.measures, findings.conditions)
+    write_page(folder / PAGE, findings, pictures, title)
+
+
+def write_page(path: Path, findings: Findings, pictures: Mapping[str, Path], title: str) -> None:
+    """Write the page alone; `pictures` are SVG files by their titles."""
+    path.write_text(page(findings, pictures, title), encoding="utf-8", errors=SURROGATES)
+
+
+def results(findings: Findings) -> dict[str, object]:
+    """What results.json holds, and `wsteer report` reads again: conditions, measures, estimates, warnings."""
+    return {
+        "conditions": [each.as_json() for each in findings.conditions],
+        "measures": [asdict(each) for each in findings.measures],
+        "estimates": [each.as_json() for each in findings.estimates],
+        "retained": [asdict(each) for each in retained(findings.rows, findings.measures, findings.conditions)],
+        "choice": findings.choice.as_json() if findings.choice else None,
+        "notes": list(findings.notes),
+        "warnings": list(findings.warnings),
+    }
+
+
+def _lines(findings: Findings) -> Iterator[dict[str, object]]:
+    """One line for each task, metric and condition; what does not apply is an empty field."""
+    conditions = {each.name: each for each in findings.conditions}
+    for estimate in findings.estimates:
+        condition = conditions[estimate.condition]
+        layers = None if condition.layers is None else " ".join(map(str, condition.layers))
+        line = {**asdict(condition), **estimate.as_line(), "condition": condition.label, "layers": layers}
+        yield {name: line.get(name) for name in COLUMNS}
