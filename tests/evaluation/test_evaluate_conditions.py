@@ -202,7 +202,7 @@ def test_the_command_prints_tables_the_blocks_and_the_folder_and_writes_notes_to
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
     assert lines[-1] == str(tmp_path / "r")
-    assert f"{a} is added at block 1 (the paper's layer 2, hidden_states[2])" in lines
+    assert "a is added at block 1 (the paper's layer 2, hidden_states[2])" in lines
     for label in ("base", *(f"{name} k={k}" for name in ("a", "everywhere") for k in (-0.2, -0.1, 0.1, 0.2))):
         assert sum(line.startswith(f"{label} ") for line in lines) >= 2
     assert all(line.startswith("wsteer: ") for line in ran.err.splitlines())
