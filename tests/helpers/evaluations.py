@@ -61,10 +61,10 @@ def strength(condition: Condition) -> float:
     return max(-1.0, min(1.0, condition.k * scale / 2))
 
 
-def values(results: Mapping[str, Any], metric: str) -> dict[str, float | None]:
-    """The value of a metric by the condition's label, of what results.json or --json holds."""
+def values(results: Mapping[str, Any], metric: str, what: str = "value") -> dict[str, Any]:
+    """The value of a metric, or another field, by the condition's label, of what results.json or --json holds."""
     labels = {each["name"]: each["label"] for each in results["conditions"]}
-    return {labels[e["condition"]]: e["value"] for e in results["estimates"] if e["metric"] == metric}
+    return {labels[e["condition"]]: e[what] for e in results["estimates"] if e["metric"] == metric}
 
 
 def rows(chosen: Sequence[Condition], questions: int = 48, seed: int = 0, prompts: int = 1) -> list[Row]:
