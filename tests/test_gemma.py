@@ -61,6 +61,12 @@ def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return model.eval()(tokens, logits_to_keep=8).logits.double()
 
 
+def agreeing(results: dict) -> dict[str, float]:
+    """The share of all answers that agree: the untuned model repeats its prompts, which the rule does not grade."""
+    counts, graded, other = (values(results, "agreement", what) for what in ("numerator", "n", "unscored"))
+    return {label: (counts[label] or 0) / (graded[label] + sum(other[label].values())) for label in counts}
+
+
 def rows(folder: Path, k: float) -> list[tuple[str, str]]:
     samples = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
     return [(sample["answer"], sample["verdict"]) for sample in samples if sample["k"] == k]
@@ -101,7 +107,7 @@ def test_the_behaviour_is_turned_up_and_down_and_disk_and_memory_answer_alike(
     template = ["--template", chain / "gemma.jinja"]
     w = chain / "w.safetensors"
     ran = cli("eval", gemma, "--delta", w, "--k=-1,0,1", *TASK, *template, "-o", tmp_path / "memory", "--json")
-    agreement = [values(ran.json, "agreement")[label] for label in ("w k=-1", "base", "w k=1")]
+    agreement = [agreeing(ran.json)[label] for label in ("w k=-1", "base", "w k=1")]
     assert agreement == sorted(agreement)
     assert agreement[-1] - agreement[0] >= 0.6
     assert cli("eval", chain / "steered" / "k1", *TASK, *template, "-o", tmp_path / "disk").code == 0
@@ -110,7 +116,7 @@ def test_the_behaviour_is_turned_up_and_down_and_disk_and_memory_answer_alike(
 
     # an adapter folder is a model, and has its template
     ran = cli("eval", chain / "pos", *TASK, "-o", tmp_path / "pos", "--json")
-    assert values(ran.json, "agreement")["base"] >= 0.6
+    assert agreeing(ran.json)["base"] >= 0.6
     assert (chain / "pos" / "chat_template.jinja").read_text() == TEMPLATE
     for folder in (chain / "pos", tmp_path / "memory"):
         inputs = json.loads((folder / "wsteer.json").read_text())["inputs"]
