@@ -105,9 +105,10 @@ def evaluate(
     settings = common_settings(loaded, wanted)
     if calibrate is not None:
         methods = methods.at_kl(Subject(loaded, {}, batch_size, seed), settings, tasks.chats(), calibrate, progress)
-    conditions = methods.conditions(**settings)
-    subject = Subject(loaded, {c.name: delta for c, delta in conditions.items() if delta is not None}, batch_size, seed)
-    _check_vectors(subject, list(conditions))
+    added = methods.conditions(**settings)
+    conditions = list(added)
+    subject = Subject(loaded, {c.name: delta for c, delta in added.items() if delta is not None}, batch_size, seed)
+    _check_vectors(subject, conditions)
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
         "task": [recordable(each) for each in texts(task)],
@@ -128,12 +129,12 @@ def evaluate(
         pieces.remove_results()
         found = joined(
             [
-                *_answered(subject, list(conditions), tasks.runners(subject), pieces, progress),
-                *_inspected(subject, list(conditions), tasks, judged_by, folder, progress),
+                *_answered(subject, conditions, tasks.runners(subject), pieces, progress),
+                *_inspected(subject, conditions, tasks, judged_by, folder, progress),
             ]
         )
         written = record("eval", options, sources)
-        findings = criteria.findings(found, list(conditions), written, methods.warnings, methods.notes)
+        findings = criteria.findings(found, conditions, written, methods.warnings, methods.notes)
         write_rows(folder / ROWS, found.rows)
         write_jsonl(folder / SAMPLES, found.samples)
         for name, content in found.files.items():

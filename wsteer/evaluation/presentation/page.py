@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jinja2 import StrictUndefined
@@ -37,7 +38,7 @@ class Findings:
     choice: Choice | None = None
     notes: Sequence[str] = ()
 
-    @property
+    @cached_property
     def by_place(self) -> dict[tuple[str, str, str], Estimate]:
         """The estimates by (task, metric, name of the condition)."""
         return {(each.task, each.metric, each.condition): each for each in self.estimates}
