@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from wsteer.evaluation.attribution import retained
 from wsteer.evaluation.presentation.page import Findings, page
 from wsteer.evaluation.presentation.pictures import write_pictures
 from wsteer.files.text import SURROGATES, write_csv, write_json
@@ -50,7 +49,7 @@ def results(findings: Findings) -> dict[str, object]:
         "conditions": [each.as_json() for each in findings.conditions],
         "measures": [asdict(each) for each in findings.measures],
         "estimates": [each.as_json() for each in findings.estimates],
-        "retained": [asdict(each) for each in retained(findings.rows, findings.measures, findings.conditions)],
+        "retained": [asdict(each) for each in findings.retained],
         "choice": findings.choice.as_json() if findings.choice else None,
         "notes": list(findings.notes),
         "warnings": list(findings.warnings),

@@ -12,6 +12,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
+from wsteer.evaluation.attribution import Retained, retained
 from wsteer.evaluation.choosing import Choice
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.presentation.answers import sides
@@ -37,6 +38,11 @@ class Findings:
     warnings: Sequence[str] = ()
     choice: Choice | None = None
     notes: Sequence[str] = ()
+
+    @cached_property
+    def retained(self) -> list[Retained]:
+        """What the parts of a delta keep of its effect."""
+        return retained(self.rows, self.measures, self.conditions)
 
     @cached_property
     def by_place(self) -> dict[tuple[str, str, str], Estimate]:
