@@ -52,7 +52,7 @@ LIBRARIES = {
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),
-    "inspect_ai": ("evaluation/inspection/", "evaluation/reading.py"),
+    "inspect_ai": ("evaluation/inspection/", "evaluation/paper/", "evaluation/reading.py"),
     "matplotlib": (
         *("files/pictures.py", "monitoring/", "training/curves.py"),
         "evaluation/presentation/",

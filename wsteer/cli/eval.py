@@ -28,6 +28,7 @@ from wsteer.cli.output import GATE_FAILED, Printer
 from wsteer.cli.values import (
     MOST,
     parse_added,
+    parse_arguments,
     parse_batch_size,
     parse_bounds,
     parse_ks,
@@ -148,6 +149,12 @@ def evaluate(
     judge: Annotated[
         list[str] | None, option("--judge", help="Model of inspect's that grades; repeat for a panel.", metavar="MODEL")
     ] = None,
+    task_arg: Annotated[
+        list[str] | None,
+        option(
+            "--task-arg", "-T", help="Argument of inspect tasks, as data=FILE; repeat.", metavar="[TASK.]NAME=VALUE"
+        ),
+    ] = None,
     choose: Annotated[
         str | None,
         option("--choose", help="Choose a condition, as 'max METRIC s.t. lo(METRIC) > -0.03'.", metavar="RULE"),
@@ -190,6 +197,7 @@ def evaluate(
     blocks = layers if layers == "each" else parse_layers(layers)
     above, below = parse_bounds(fail_above or [], "--fail-above"), parse_bounds(fail_below or [], "--fail-below")
     most, rows_at_once = parse_share(max_unscored, "--max-unscored"), parse_batch_size(batch_size)
+    arguments = parse_arguments(task_arg or [], "--task-arg")
     target = parse_bounds([calibrate], "--calibrate") if calibrate else {}
     if target and target.keys() != {"kl"}:
         raise typer.BadParameter(f"{calibrate!r} is not kl=NATS, as kl=0.5", param_hint="--calibrate")
@@ -216,6 +224,7 @@ def evaluate(
         attribute=attribute,
         calibrate=target.get("kl"),
         judges=judge or [],
+        task_args=arguments,
         choose=choose,
         fail_above=above,
         fail_below=below,

@@ -146,6 +146,21 @@ def parse_bounds(values: Sequence[str], name: str) -> dict[str, float]:
     return {key: parse_numbers([value], name)[0] for key, value in parse_named(values, name, once=True)}
 
 
+def parse_arguments(values: Sequence[str], name: str) -> dict[str, object]:
+    """`["data=a.jsonl", "gsm8k.epochs=3"]` as {"data": "a.jsonl", "gsm8k.epochs": 3}; also true and false."""
+    return {key: _scalar(value) for key, value in parse_named(values, name, once=True)}
+
+
+def _scalar(text: str) -> object:
+    if text in ("true", "false"):
+        return text == "true"
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return number if math.isfinite(number := float(text)) else text
+    return text
+
+
 def parse_batch_size(text: str) -> int | None:
     """The number of rows; None for `auto`, the command's default."""
     if text == "auto":

@@ -48,6 +48,7 @@ def evaluate(
     attribute: By | None = None,
     calibrate: float | None = None,
     judges: str | Sequence[str] = (),
+    task_args: Mapping[str, object] | None = None,
     choose: str | None = None,
     fail_below: Mapping[str, float] | None = None,
     fail_above: Mapping[str, float] | None = None,
@@ -68,7 +69,8 @@ def evaluate(
 ) -> EvalReport:
     """Evaluate `model` on tasks as it is, and under every condition that the other options name.
 
-    A `task` is built in, a YAML file, `lm:` and a task of lm-evaluation-harness, or `inspect:` and a task of inspect.
+    A `task` is built in, a YAML file, `lm:` and a task of lm-evaluation-harness, or `inspect:` and a task of inspect,
+    which gets those of the `task_args` (by `NAME`, or `TASK.NAME` for one task alone) that it takes.
     Each `delta` is added k times for every k of `ks`; it is a path, or `Added`, which may give it a name, layers or a
     variant of its own. `checkpoints` are training folders, whose checkpoints are evaluated each; `system` are texts or
     files of system prompts; `controls` ("random", "shuffled") are added like every delta. With a change of weights the
@@ -90,7 +92,7 @@ def evaluate(
         seed,
     )
     output, opened = Path(output), open_model(model)
-    tasks = Tasks.of(texts(task), data, limit)
+    tasks = Tasks.of(texts(task), data, limit, task_args or {})
     if judged_by and not tasks.inspect:
         raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
     if tasks.measures is not None:
@@ -114,6 +116,10 @@ def evaluate(
         "task": [recordable(each) for each in texts(task)],
         "data": recordable(data) if data is not None else None,
         **compared.recorded,
+        "task_args": {
+            name: recordable(value) if isinstance(value, str) and Path(value).is_file() else value
+            for name, value in (task_args or {}).items()
+        },
         "judge": judged_by,
         "choose": choose,
         "max_unscored": max_unscored,
@@ -184,7 +190,18 @@ def _inspected(
     if not tasks.inspect:
         return []
     mark_work(folder)
-    return [run_inspect(tasks.inspect, subject, conditions, judges, folder, limit=tasks.limit, progress=progress)]
+    return [
+        run_inspect(
+            tasks.inspect,
+            subject,
+            conditions,
+            judges,
+            folder,
+            task_args=tasks.task_args,
+            limit=tasks.limit,
+            progress=progress,
+        )
+    ]
 
 
 def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:

@@ -253,7 +253,7 @@ def _inspect(path: Path) -> Iterator[_Log]:
 
     def outcomes(condition: str) -> Iterator[tuple[str, Outcome]]:
         found = logs.read_log(path, lambda _: condition, unfinished=not complete)
-        yield found.task, Outcome(found.rows, logs.measures(found.rows))
+        yield found.task, Outcome(found.rows, logs.measures(found.rows, found.measures))
 
     model = named(header.eval.model, header.eval.model_args)
     yield _Log(path, model, (header.eval.task,), complete, outcomes, (path,))

@@ -60,6 +60,8 @@ class Measure:
 
     A share is of values 0 and 1; a mean is of any numbers; a perplexity is exp of the weighted mean of nats per token.
     `role` is the axis of the trade-off picture: behaviour is what steering is to change, capability what it is to keep.
+    `among` names a metric of the task: only rows where that is 1 under the base count, so that all conditions have one
+    denominator. Metrics with the same `bar` are shares that together are all rows, drawn as the parts of one bar.
     """
 
     task: str
@@ -68,12 +70,14 @@ class Measure:
     better: Literal["higher", "lower"] | None = None
     role: Literal["behaviour", "capability"] | None = None
     unit: str = ""
+    among: str = ""
+    bar: str = ""
 
     @staticmethod
     def of_json(found: Mapping[str, object]) -> "Measure":
         """The measure whose fields these are. Raises TypeError or ValueError for what is none."""
         measure = Measure(**found)  # type: ignore[arg-type]
-        texts = (measure.task, measure.metric, measure.unit)
+        texts = (measure.task, measure.metric, measure.unit, measure.among, measure.bar)
         known = measure.kind in get_args(Kind) and measure.better in ("higher", "lower", None)
         if not all(isinstance(each, str) for each in texts) or not known or measure.role not in (*ROLES, None):
             raise ValueError(f"{found} is no measure")

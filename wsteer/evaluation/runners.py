@@ -1,13 +1,13 @@
 """Tasks of every kind: opened and checked without a model, then ready to run under one condition after the other."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.harness.harness import Harness, HarnessTasks, load_tasks
-from wsteer.evaluation.inspection.inspection import check_tasks, named
+from wsteer.evaluation.inspection.references import check_tasks, files_of, named, task_name
 from wsteer.evaluation.rows import Measure, Outcome
 from wsteer.evaluation.subject import Subject
 from wsteer.evaluation.tasks.answering import AskedTask, prepare
@@ -38,10 +38,20 @@ class Tasks:
     harness: HarnessTasks | None
     inspect: tuple[str, ...]
     limit: int | None
+    task_args: Mapping[str, object] = field(default_factory=dict)
 
     @staticmethod
-    def of(references: Sequence[str], data: str | Path | None = None, limit: int | None = None) -> "Tasks":
-        """Open and check everything that needs no model; `data` replaces that of wsteer's own tasks."""
+    def of(
+        references: Sequence[str],
+        data: str | Path | None = None,
+        limit: int | None = None,
+        task_args: Mapping[str, object] | None = None,
+    ) -> "Tasks":
+        """Open and check everything that needs no model; `data` replaces that of wsteer's own tasks.
+
+        `task_args` are arguments of inspect's tasks, by `NAME` or `TASK.NAME`.
+        """
+        task_args = task_args or {}
         if not references:
             raise WsteerError("task names no task; give one or more, as sycophancy")
         if len(set(references)) < len(references):
@@ -50,11 +60,15 @@ class Tasks:
         inspect = [each.removeprefix(INSPECT) for each in references if each.startswith(INSPECT)]
         rest = [each for each in references if not each.startswith((HARNESS, INSPECT))]
         if data is not None and not any(not each.startswith(TEXTS) for each in rest):
-            raise WsteerError("--data is for built-in tasks and YAML files of wsteer's; other tasks name their own")
+            raise WsteerError(
+                "--data is for built-in tasks and YAML files of wsteer's; for a task of inspect write -T data=FILE"
+            )
         own = tuple(prepare(each, None if each.startswith(TEXTS) else data, limit) for each in rest)
+        if task_args and not inspect:
+            raise WsteerError("-T gives arguments to tasks of inspect, and --task names none, as inspect:wsteer/gsm8k")
         if inspect:
-            check_tasks(inspect)
-        found = Tasks(own, load_tasks(harness, limit) if harness else None, tuple(inspect), limit)
+            check_tasks(inspect, task_args)
+        found = Tasks(own, load_tasks(harness, limit) if harness else None, tuple(inspect), limit, task_args)
         names = found._names()
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise WsteerError(f"two tasks are named {twice!r}; rename one, or evaluate them one by one")
@@ -63,7 +77,7 @@ class Tasks:
     def _names(self) -> list[str]:
         """The names that rows will have for the tasks."""
         harness = (*self.harness.tasks, *(group.name for group in self.harness.named)) if self.harness else ()
-        inspect = (each.partition("@")[2] or each for name in self.inspect for each in named(name))
+        inspect = (task_name(each) for name in self.inspect for each in named(name))
         return [*(task.name for task in self.own), *harness, *inspect]
 
     @property
@@ -78,7 +92,7 @@ class Tasks:
         """The files that the tasks are read from, by the roles that records give them."""
         found = [each for task in self.own for each in task.files]
         found += [("task", path) for path in (self.harness.files if self.harness else ())]
-        found += [("task", each.partition("@")[0]) for each in self.inspect]
+        found += [("task", file) for file in files_of(self.inspect, self.task_args)]
         return [(role, path) for role, path in dict.fromkeys(found) if Path(path).is_file() or is_stream(path)]
 
     @property

@@ -112,7 +112,7 @@ def summarise(rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequ
     found = by_condition([_finite(row) for row in rows])
     estimates = []
     for measure in measures:
-        mine = {each.name: found.get((measure.task, measure.metric, each.name), {}) for each in conditions}
+        mine = {each.name: _counted(measure, each, conditions, found) for each in conditions}
         as_kind = replace(measure, kind=_kind(measure, mine.values()))
         found_here = []
         for condition in conditions:
@@ -125,6 +125,24 @@ def summarise(rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequ
                 found_here.append(estimate)
         estimates += _adjusted(found_here, {each.name for each in conditions if each.is_steered})
     return estimates
+
+
+def _counted(
+    measure: Measure,
+    condition: Condition,
+    conditions: Sequence[Condition],
+    found: Mapping[tuple[str, str, str], Mapping[str, Row]],
+) -> Mapping[str, Row]:
+    """The rows of a metric under a condition; outside are those that the base leaves out of the denominator."""
+    rows = found.get((measure.task, measure.metric, condition.name), {})
+    if not measure.among:
+        return rows
+    base = base_of(condition, conditions) or condition
+    there = found.get((measure.task, measure.among, base.name), {})
+    within = {identity for identity, row in there.items() if row.value == 1}
+    return {
+        identity: row if identity in within else replace(row, value=None, why=OUTSIDE) for identity, row in rows.items()
+    }
 
 
 def _finite(row: Row) -> Row:

@@ -15,8 +15,9 @@ import torch
 from tests.helpers.inspect_tasks import Bench, bench
 from tests.helpers.judge import judge
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection import engine, inspection
-from wsteer.evaluation.inspection.inspection import check_judges, check_tasks, run
+from wsteer.evaluation.inspection import engine, inspection, references
+from wsteer.evaluation.inspection.inspection import check_judges, run
+from wsteer.evaluation.inspection.references import check_tasks
 from wsteer.evaluation.rows import Outcome, Row, by_condition, prompt_digest
 from wsteer.evaluation.subject import Subject
 from wsteer.models.generation import answer
@@ -332,9 +333,9 @@ def test_tasks_are_checked_without_a_model(tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("def letters(): ...\n")
     (tmp_path / "broken.py").write_text("def (:\n")
     (tmp_path / "one.py").write_text("import inspect_ai\n\n@inspect_ai.task(version=2)\ndef letters(): ...\n")
-    check_tasks([str(tmp_path / "one.py"), str(tmp_path / "one.py@letters")])
+    check_tasks([str(tmp_path / "one.py"), str(tmp_path / "one.py@letters")], {})
     (tmp_path / "named.py").write_text('from inspect_ai import task\n\n@task(name="my words")\ndef letters(): ...\n')
-    check_tasks([f"{tmp_path}/named.py@my words"])
+    check_tasks([f"{tmp_path}/named.py@my words"], {})
     for reference, message in (
         (f"{tmp_path}/missing.py", "missing.py"),
         (f"{tmp_path}/none.py", r"none.py has no function with the decorator @task"),
@@ -347,13 +348,13 @@ def test_tasks_are_checked_without_a_model(tmp_path: Path) -> None:
         ("a..b/task", "is neither a file"),
     ):
         with pytest.raises(WsteerError, match=message):
-            check_tasks([reference])
+            check_tasks([reference], {})
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(references.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WsteerError, match=r"needs inspect_ai: pip install 'wsteer\[inspect\]'"):
-        check_tasks(["a.py"])
+        check_tasks(["a.py"], {})
 
 
 @pytest.mark.slow

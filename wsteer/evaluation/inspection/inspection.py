@@ -1,9 +1,7 @@
 """Tasks of inspect_ai run on the subject under each condition, and their logs as rows."""
 
-import ast
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import sys
 import zipfile
@@ -15,10 +13,9 @@ from wsteer.errors import WsteerError, reason
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
 from wsteer.evaluation.inspection.logs import ROLE, TaskLog, measures, one_line, read_log
+from wsteer.evaluation.inspection.references import check_installed, check_tasks, digests, loaded
 from wsteer.evaluation.rows import Outcome
 from wsteer.evaluation.subject import Subject
-from wsteer.files.opening import digest_of
-from wsteer.files.text import read_text
 from wsteer.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -28,68 +25,6 @@ LOGS = "inspect"  # the folder of the logs, which `inspect view --log-dir` opens
 FILES = "task_files"  # of a log's metadata: the digests of the task files, by their names
 MOST_SAMPLES = 1000  # of one task at once: the engine makes batches of what is asked at the same time
 RETRIES = 7  # of a judge's call, which take six minutes together
-
-
-def check_tasks(references: Sequence[str]) -> None:
-    """Refuse what is no inspect task, before any model is loaded: FILE.py, FILE.py@NAME or PACKAGE/NAME."""
-    check_installed()
-    for reference in references:
-        file, _, name = reference.partition("@")
-        if file.endswith(".py"):
-            tasks = _tasks_in(file)
-            if not tasks or (name and name not in tasks):
-                raise WsteerError(
-                    f"{file} has no function {name or ''}{' ' if name else ''}with the decorator @task"
-                    + (f"; it has {', '.join(tasks)}" if tasks else "; write one, as inspect_ai's tutorial shows")
-                )
-        elif "/" not in reference or not _is_installed(reference.partition("/")[0]):
-            raise WsteerError(
-                f"--task inspect:{reference} is neither a file (FILE.py) nor a task of an installed package "
-                "(PACKAGE/NAME)"
-            )
-
-
-def _is_installed(package: str) -> bool:
-    """Whether there is a package of this name; it is not imported, as those above a name with dots would be."""
-    return package.isidentifier() and importlib.util.find_spec(package) is not None
-
-
-def check_installed() -> None:
-    """Refuse to go on without inspect_ai."""
-    if importlib.util.find_spec("inspect_ai") is None:
-        raise WsteerError("--task inspect: needs inspect_ai: pip install 'wsteer[inspect]'")
-
-
-def _tasks_in(file: str) -> list[str]:
-    """The names of the functions with the decorator @task in a file of Python."""
-    try:
-        tree = ast.parse(read_text(file))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise WsteerError(f"{file} is no Python: {error}") from None
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            called = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
-            names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
-            found += [_given_name(node) or node.name] if "task" in names else []
-    return found
-
-
-def _given_name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """The name of `@task(name=...)`, by which inspect_ai then knows the function alone."""
-    for call in node.decorator_list:
-        for word in call.keywords if isinstance(call, ast.Call) else ():
-            if word.arg == "name" and isinstance(word.value, ast.Constant) and isinstance(word.value.value, str):
-                return word.value.value
-    return None
-
-
-def named(reference: str) -> list[str]:
-    """What inspect_ai calls the tasks of a reference, all of a file's by name: it takes a bare file for a pattern."""
-    file, _, name = reference.partition("@")
-    if not file.endswith(".py"):
-        return [reference]
-    return [f"{Path(file).absolute()}@{each}" for each in ([name] if name else _tasks_in(file))]
 
 
 def check_judges(judges: Sequence[str], model: str | Path) -> None:
@@ -170,6 +105,7 @@ def run(
     judges: Sequence[str],
     folder: Path,
     *,
+    task_args: Mapping[str, object] | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> Outcome:
@@ -182,21 +118,22 @@ def run(
     temperature; sampled answers are seeded by the subject's seed (or the task's own), the sample and the epoch.
     Raises WsteerError for what a task's code raises, and for a model or a judge that fails.
     """
-    check_tasks(references)
+    task_args = task_args or {}
+    check_tasks(references, task_args)
     _check_names(judges, subject.loaded.checkpoint.folder)
     from inspect_ai import eval_set  # noqa: PLC0415  an extra
     from inspect_ai.model import GenerateConfig, get_model  # noqa: PLC0415
 
     from wsteer.evaluation.inspection import provider, registry  # noqa: F401, PLC0415  import inspect_ai
 
-    tasks = [name for reference in references for name in named(reference)]
-    files = _digests(references)
+    files = digests(references, task_args)
     _remove_outdated(folder / LOGS, files)
     grader = [_judge(name) for name in judges] or [get_model("wsteer-no-judge/none", memoize=False)]
     all_at_once = GenerateConfig(max_connections=MOST_SAMPLES)
     with _as_before(), Engine(subject, progress) as engine, provider.serving(engine, conditions):
         models = [get_model(f"wsteer/{each.name}", config=all_at_once, memoize=False) for each in conditions]
         try:
+            tasks = loaded(references, task_args)
             _, logs = eval_set(
                 tasks,
                 log_dir=str((folder / LOGS).absolute()),
@@ -222,24 +159,16 @@ def run(
     return _outcome([log.location for log in logs], conditions, judges)
 
 
-def _digests(references: Sequence[str]) -> dict[str, list[str]]:
-    """The sha256 of the task files, by their names without folders."""
-    found: dict[str, list[str]] = {}
-    for file in dict.fromkeys(reference.partition("@")[0] for reference in references):
-        if file.endswith(".py"):
-            found.setdefault(Path(file).name, []).append(digest_of(file))
-    return found
-
-
 def _remove_outdated(folder: Path, files: Mapping[str, list[str]]) -> None:
-    """Remove the logs of task files that have changed since: inspect_ai goes by a file's name, not by its content."""
+    """Remove the logs of tasks whose file or data have changed since: inspect_ai goes by names, not by contents."""
     from inspect_ai.log import read_eval_log  # noqa: PLC0415
 
     for path in sorted(folder.glob("*.eval")):
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # it was interrupted too early
             header = read_eval_log(str(path), header_only=True).eval
-            name = Path(header.task_file or "").name
-            if (header.metadata or {}).get(FILES, {}).get(name) != files.get(name):
+            named = [header.task_file or "", *(each for each in header.task_args.values() if isinstance(each, str))]
+            before = (header.metadata or {}).get(FILES, {})
+            if any(before.get(name) != files.get(name) for name in (Path(each).name for each in named)):
                 path.unlink()
 
 
@@ -259,7 +188,8 @@ def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequ
             raise WsteerError(f"the inspect task {log.task} has no score at {log.model}: {first}")
     rows = tuple(row for log in found for row in log.rows)
     warnings = [warning for log in found for warning in (_half_asked(log, judges), _all_alike(log)) if warning]
-    return Outcome(rows, measures(rows), tuple(dict.fromkeys(warnings)))
+    declared = {place: measure for log in found for place, measure in log.measures.items()}
+    return Outcome(rows, measures(rows, declared), tuple(dict.fromkeys(warnings)))
 
 
 def _half_asked(log: TaskLog, judges: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsteer.errors import WsteerError, one_error
+from wsteer.evaluation.inspection.references import task_name
 from wsteer.evaluation.rows import Measure, Row, prompt_digest
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ FILTERED = "filtered"  # the judge's endpoint withheld the answer
 UNSCORED, FAILED = "unscored", "failed: "  # the scorer gave no value; an error came before it could
 CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended because another failed
 CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
+MEASURES = "measures"  # of a task's metadata: the fields of `Measure` by metric, where a task says what its metrics are
+WHY = "why"  # of a score's metadata: by metric, why it has no value
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
 GRADES = re.compile(r"[CIPN]|yes|no|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
@@ -30,7 +33,8 @@ Scored = dict[str, dict[str, tuple[float | None, str]]]  # (value, why there is 
 class TaskLog:
     """What one log holds: the task, the model's name, the rows, and the errors of samples that have no score.
 
-    `judged` is how many calls each model in the role `grader` answered.
+    `judged` is how many calls each model in the role `grader` answered. `measures` are those that the task declares, by
+    (task, metric).
     """
 
     task: str
@@ -38,6 +42,7 @@ class TaskLog:
     rows: tuple[Row, ...]
     errors: Mapping[str, str] = field(default_factory=dict)  # by the row's id
     judged: Mapping[str, int] = field(default_factory=dict)
+    measures: Mapping[tuple[str, str], Measure] = field(default_factory=dict)
 
 
 def read_log(path: str | Path, condition_of: Callable[[str], str], unfinished: bool = False) -> TaskLog:
@@ -52,21 +57,38 @@ def read_log(path: str | Path, condition_of: Callable[[str], str], unfinished: b
         log = read_eval_log(str(path), header_only=True)
         if log.status != "success" and not unfinished:
             raise WsteerError(f"{log.eval.task} at {log.eval.model} ended before it was done: {_failure(path, log)}")
-        condition = condition_of(log.eval.model)
+        task, condition = task_name(log.eval.task), condition_of(log.eval.model)
         samples: list[tuple[Row, Scored]] = []
         judged: dict[str, int] = {}
         for sample in read_eval_log_samples(str(path), all_samples_required=False, resolve_attachments="core"):
-            samples.append((_row(log.eval.task, condition, sample), _scored(sample)))
+            samples.append((_row(task, condition, sample), _scored(sample)))
             for event in sample.events:
                 if event.event == "model" and event.role == ROLE and event.error is None:
                     judged[event.model] = judged.get(event.model, 0) + 1
-    rows = tuple(_rows(samples))
+    declared = _declared(task, log.eval.metadata or {})
+    rows = tuple(_rows(samples, declared))
     errors = {row.id: row.why.removeprefix(FAILED) for row, _ in samples if row.why.startswith(FAILED)}
-    return TaskLog(log.eval.task, log.eval.model, rows, errors, judged)
+    places = {(measure.task, measure.metric): measure for measure in declared.values()}
+    return TaskLog(task, log.eval.model, rows, errors, judged, places)
 
 
-def _rows(samples: Sequence[tuple[Row, Scored]]) -> Iterator[Row]:
-    """The rows of each sample in each metric that any of them has."""
+def _declared(task: str, metadata: Mapping[str, object]) -> dict[str, Measure]:
+    """The measures that a task's metadata name, by metric."""
+    found = metadata.get(MEASURES)
+    if not isinstance(found, dict):
+        return {}
+    try:
+        return {
+            str(name): Measure.of_json({"task": task, "metric": str(name), **given}) for name, given in found.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise WsteerError(
+            f"the task {task} has {MEASURES!r} in its metadata that are none: {one_line(str(error))}"
+        ) from None
+
+
+def _rows(samples: Sequence[tuple[Row, Scored]], declared: Mapping[str, Measure]) -> Iterator[Row]:
+    """The rows of each sample in each metric that any of them has; a declared one goes by its key alone."""
     parts: dict[str, dict[str, None]] = {}  # of each scorer: "" for a value alone, or the keys of its values
     for _, scored in samples:
         for scorer, found in scored.items():
@@ -77,16 +99,18 @@ def _rows(samples: Sequence[tuple[Row, Scored]]) -> Iterator[Row]:
             found = scored.get(scorer, {})
             for key in keys:
                 value, why = found.get(key) or found.get("") or (None, row.why)
-                yield replace(row, metric=f"{scorer}.{key}" if key else scorer, value=value, why=why)
+                metric = key if key in declared else f"{scorer}.{key}" if key else scorer
+                yield replace(row, metric=metric, value=value, why=why)
 
 
-def measures(rows: Sequence[Row]) -> tuple[Measure, ...]:
-    """How each metric of these rows becomes one number: a share if all values are 0 or 1, else a mean."""
+def measures(rows: Sequence[Row], declared: Mapping[tuple[str, str], Measure]) -> tuple[Measure, ...]:
+    """How each metric of these rows becomes one number: as its task declares; else a share if all are 0 or 1."""
     values: dict[tuple[str, str], set[float]] = {}
     for row in rows:
         values.setdefault((row.task, row.metric), set()).update(() if row.value is None else (row.value,))
     return tuple(
-        Measure(task, metric, "share" if found <= {0.0, 1.0} else "mean", better="higher")
+        declared.get((task, metric))
+        or Measure(task, metric, "share" if found <= {0.0, 1.0} else "mean", better="higher")
         for (task, metric), found in values.items()
     )
 
@@ -116,7 +140,12 @@ def _scored(sample: "EvalSample") -> Scored:
     for name, score in (sample.scores or {}).items():
         given = score.value
         parts = given if isinstance(given, dict) else dict(enumerate(given)) if isinstance(given, list) else {"": given}
-        found[name] = {str(key): _value(value, score, sample) for key, value in parts.items()}
+        whys = (score.metadata or {}).get(WHY)
+        said = whys if isinstance(whys, dict) else {}
+        found[name] = {
+            str(key): (None, one_line(str(said[key]))) if said.get(key) else _value(value, score, sample)
+            for key, value in parts.items()
+        }
     return found
 
 

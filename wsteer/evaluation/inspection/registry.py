@@ -1,6 +1,14 @@
-"""What inspect_ai finds of wsteer by its entry point: models under the name `wsteer/`."""
+"""What inspect_ai finds of wsteer by its entry point: models under the name `wsteer/`, and the paper's tasks."""
 
+from collections.abc import Callable
+
+from inspect_ai import Task
 from inspect_ai.model import ModelAPI, modelapi
+
+from wsteer.evaluation.paper.gsm8k import gsm8k
+
+# the paper's tasks, `wsteer/NAME`
+TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gsm8k,)}
 
 
 @modelapi(name="wsteer")
