@@ -7,7 +7,8 @@ from pathlib import Path
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.harness.harness import Harness, HarnessTasks, load_tasks
-from wsteer.evaluation.inspection.references import check_tasks, files_of, named, task_name
+from wsteer.evaluation.inspection.logs import task_name
+from wsteer.evaluation.inspection.references import check_tasks, files_of, named
 from wsteer.evaluation.rows import Measure, Outcome
 from wsteer.evaluation.subject import Subject
 from wsteer.evaluation.tasks.answering import AskedTask, prepare

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsteer.errors import WsteerError, one_error
-from wsteer.evaluation.inspection.references import task_name
 from wsteer.evaluation.rows import Measure, Row, prompt_digest
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended bec
 CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
 MEASURES = "measures"  # of a task's metadata: the fields of `Measure` by metric, where a task says what its metrics are
 WHY = "why"  # of a score's metadata: by metric, why it has no value
+OURS = "wsteer/"  # the package of the paper's tasks
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
 GRADES = re.compile(r"[CIPN]|yes|no|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)
@@ -70,6 +70,11 @@ def read_log(path: str | Path, condition_of: Callable[[str], str], unfinished: b
     errors = {row.id: row.why.removeprefix(FAILED) for row, _ in samples if row.why.startswith(FAILED)}
     places = {(measure.task, measure.metric): measure for measure in declared.values()}
     return TaskLog(task, log.eval.model, rows, errors, judged, places)
+
+
+def task_name(name: str) -> str:
+    """The name that rows have for a task, of what inspect_ai calls it: the paper's are known by their own."""
+    return (name.partition("@")[2] or name).removeprefix(OURS)
 
 
 def _declared(task: str, metadata: Mapping[str, object]) -> dict[str, Measure]:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import OURS, task_name
 from wsteer.files.opening import digest_of
 from wsteer.files.text import read_text
 
 if TYPE_CHECKING:
     from inspect_ai import Task
-
-OURS = "wsteer/"  # the package of the paper's tasks
 
 
 def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> None:
@@ -116,11 +115,6 @@ def named(reference: str) -> list[str]:
     if not file.endswith(".py"):
         return [reference]
     return [f"{Path(file).absolute()}@{each}" for each in ([name] if name else _tasks_in(file))]
-
-
-def task_name(name: str) -> str:
-    """The name that rows have for a task, of what `named` or a log calls it: the paper's are known by their own."""
-    return (name.partition("@")[2] or name).removeprefix(OURS)
 
 
 def loaded(references: Sequence[str], task_args: Mapping[str, object]) -> "list[Task]":
