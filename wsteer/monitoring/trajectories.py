@@ -127,6 +127,8 @@ def read_scores(path: Path) -> Scores:
         if place in points:
             raise WsteerError(f"--scores {path}:{number}: the step {step} is given twice for a run; keep one")
         points[place] = score
+    if not points:
+        raise WsteerError(f"--scores {path}: no step has a number under {labels[0]}")
     return Scores(labels[0], tuple((*place, score) for place, score in points.items()))
 
 
