@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.command import Cli, Inputs
 from tests.helpers.inspect_tasks import Bench, bench
 from tests.helpers.judge import DEAD, Reply, judge
-from tests.helpers.judged import JUDGED, Judged
+from tests.helpers.paper_tasks import JUDGED, Judged
 from tests.helpers.thinking import say
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.inspection import run
