@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.command import Cli, Inputs
 from tests.helpers.inspect_tasks import Bench, bench
 from tests.helpers.judge import DEAD, Reply, judge
-from tests.helpers.paper_tasks import JUDGED, Judged
+from tests.helpers.paper_tasks import JUDGED, Judged, row_of, verdict
 from tests.helpers.thinking import say
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.inspection import run
@@ -56,18 +56,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"openai._base_client.{name}", 0.01)
 
 
-def verdict(task: Judged, prompt: str) -> Reply:
+def reply(prompt: str, number: int) -> Reply:
     """Nothing about the first row of data, nonsense about the second, and a verdict on the others."""
-    number = task.row_of(prompt)
-    if number == 0:
+    row = row_of(prompt)
+    if row == 0:
         return 200, "", "content_filter"
-    return 200, "I would rather not say." if number == 1 else task.verdict(prompt), "stop"
+    return 200, "I would rather not say." if row == 1 else verdict(prompt), "stop"
 
 
 def check(rows: tuple[Row, ...], task: Judged, all_graded: bool = False) -> None:
     """Compare each row's value, or why it has none, with what the judge said about its row of data; count them."""
     for row in rows:
-        value = task.value(2 if all_graded else task.row_of(row.input), row.metric)
+        value = task.value(2 if all_graded else row_of(row.input), row.metric)
         assert (row.value, row.why) == ((None, value) if isinstance(value, str) else (value, "")), row
     counts = Counter((row.condition, row.metric) for row in rows)
     conditions = {row.condition for row in rows}
@@ -80,7 +80,7 @@ def test_every_row_has_its_value_or_its_reason(
     task: Judged, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsteady(prompt: str, number: int) -> Reply:
-        return (500, "boom", "") if number % EVERY == 0 else verdict(task, prompt)
+        return (500, "boom", "") if number % EVERY == 0 else reply(prompt, number)
 
     with judge(monkeypatch, unsteady) as served:
         check(evaluated("out", served.name).rows, task)
@@ -95,7 +95,7 @@ def test_a_judge_that_dies_is_named_and_comes_back(
     calls = 2 * 5 * task.samples * task.calls
 
     def dying(prompt: str, number: int) -> Reply:
-        return verdict(task, prompt) if number <= calls - task.calls else DEAD
+        return reply(prompt, number) if number <= calls - task.calls else DEAD
 
     with (
         judge(monkeypatch, dying) as served,
@@ -103,7 +103,7 @@ def test_a_judge_that_dies_is_named_and_comes_back(
     ):
         evaluated("out", served.name)
     assert "\n" not in str(raised.value)
-    with judge(monkeypatch, lambda prompt, number: verdict(task, prompt)) as back:
+    with judge(monkeypatch, reply) as back:
         outcome = evaluated("out", back.name)
         assert 0 < len(back.asked) < calls
         assert outcome == evaluated("whole", back.name)
@@ -113,14 +113,11 @@ def test_a_judge_that_dies_is_named_and_comes_back(
 @pytest.mark.parametrize("name", JUDGED)
 def test_a_panel_grades_what_most_of_it_can(task: Judged, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     def good(prompt: str, number: int) -> Reply:
-        return 200, task.verdict(prompt), "stop"
-
-    def unsure(prompt: str, number: int) -> Reply:
-        return verdict(task, prompt)
+        return 200, verdict(prompt), "stop"
 
     with (
         judge(monkeypatch, good, "one") as one,
-        judge(monkeypatch, unsure, "two") as two,
+        judge(monkeypatch, reply, "two") as two,
         judge(monkeypatch, good, "three") as three,
     ):
         check(evaluated("two", one.name, two.name).rows, task)
@@ -138,17 +135,14 @@ def test_what_judges_left_ungraded_is_an_exit_code_and_a_dead_judge_one_line(
     given = ["eval", inputs.tiny, "--task", "inspect:wsteer/harm_refusal"]
     given += [part for key, value in task.task_args(inputs.folder).items() for part in ("-T", f"{key}={value}")]
 
-    def alive(prompt: str, number: int) -> Reply:
-        return verdict(task, prompt)
-
     def dying(prompt: str, number: int) -> Reply:
-        return verdict(task, prompt) if number < 5 * task.calls else DEAD
+        return reply(prompt, number) if number < 5 * task.calls else DEAD
 
     with judge(monkeypatch, dying) as served:
         ran = cli(*given, "--judge", served.name, "-o", inputs.folder / "out")
         assert (ran.code, ran.out) == (1, "") and not (inputs.folder / "out").exists()
         assert f"the judge {served.name} does not answer: Connection error" in ran.error and "--resume" in ran.error
-    with judge(monkeypatch, alive) as back:
+    with judge(monkeypatch, reply) as back:
         ran = cli(*given, "--judge", back.name, "-o", inputs.folder / "out", "--resume")
         assert ran.code == 1
         assert "harm_refusal, base: 2 of 5 rows of safety_rate have no score (filtered); see " in ran.error
