@@ -6,9 +6,10 @@ from inspect_ai import Task
 from inspect_ai.model import ModelAPI, modelapi
 
 from wsteer.evaluation.paper.gsm8k import gsm8k
+from wsteer.evaluation.paper.sycophancy import sycophancy
 
 # the paper's tasks, `wsteer/NAME`
-TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gsm8k,)}
+TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gsm8k, sycophancy)}
 
 
 @modelapi(name="wsteer")

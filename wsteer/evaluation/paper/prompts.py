@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os.path import isfile  # a Path's is_file raises for a text that is too long for a name
 
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_text
@@ -17,7 +17,7 @@ def prompt_of(given: str, own: str, places: Sequence[str], option: str) -> str:
     """
     if not given:
         return own
-    text = read_text(given) if Path(given).is_file() else given
+    text = read_text(given) if isfile(given) else given
     if missing := [place for place in places if f"{{{place}}}" not in text]:
         raise WsteerError(
             f"-T {option}= has no {{{missing[0]}}}: give a file or a text with {', '.join(f'{{{p}}}' for p in places)}"
