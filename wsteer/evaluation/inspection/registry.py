@@ -11,10 +11,11 @@ from wsteer.evaluation.paper.evil_mcqa import evil_mcqa
 from wsteer.evaluation.paper.gcd_sycophancy import gcd_sycophancy
 from wsteer.evaluation.paper.gsm8k import gsm8k
 from wsteer.evaluation.paper.harm_refusal import harm_refusal
+from wsteer.evaluation.paper.sycophancy import sycophancy
 from wsteer.evaluation.paper.trait import trait
 
 # the paper's tasks, `wsteer/NAME`
-PAPER = (cot_consistency, emergent_misalignment, evil_mcqa, gcd_sycophancy, gsm8k, harm_refusal, trait)
+PAPER = (cot_consistency, emergent_misalignment, evil_mcqa, gcd_sycophancy, gsm8k, harm_refusal, sycophancy, trait)
 TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in PAPER}
 
 

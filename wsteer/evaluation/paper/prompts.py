@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os.path import isfile  # a Path's is_file raises for a text that is too long for a name
 
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_text
@@ -28,6 +28,7 @@ def prompt_of(given: str, own: str, places: Sequence[str], option: str) -> str:
 
 def check_places(text: str, places: Sequence[str], what: str) -> None:
     """Refuse a prompt, called `what`, that lacks one of these `{places}`."""
+    text = read_text(given) if isfile(given) else given
     if missing := [place for place in places if f"{{{place}}}" not in text]:
         raise WsteerError(
             f"{what} has no {{{missing[0]}}}: give a file or a text with {', '.join(f'{{{p}}}' for p in places)}"
