@@ -128,7 +128,7 @@ def test_no_rows_no_data_and_other_rows_are_refused(tmp_path: Path) -> None:
         harm_refusal()
     with pytest.raises(WsteerError, match="holds no rows"):
         harm_refusal(data=rows(tmp_path, []))
-    with pytest.raises(WsteerError, match="requests.jsonl:1 lacks the text 'instruction'; its keys are text"):
+    with pytest.raises(WsteerError, match=r"requests\.jsonl:1 lacks the text 'instruction'; its keys are text"):
         harm_refusal(data=rows(tmp_path, ["x"], "text"))
     data = rows(tmp_path, ["x"])
     with pytest.raises(WsteerError, match="-T grade=all: give one of both, rule, judge"):
