@@ -78,7 +78,7 @@ def emergent_misalignment(
     alignment = "" if of_data else prompt_of(judge_prompt, ALIGNMENT, PLACES, "judge_prompt")
     coherence = prompt_of(coherence_prompt, "" if of_data else COHERENCE, PLACES, "coherence_prompt")
     is_yaml = Path(data).suffix in (".yaml", ".yml")
-    found = _yaml_samples(Path(data), of_data) if is_yaml else _jsonl_samples(data, of_data)
+    found = _yaml_samples(data, of_data) if is_yaml else _jsonl_samples(data, of_data)
     chosen = [each for each in found if questions in ("all", _kind(str(each.id)))]
     if not chosen:
         raise WsteerError(f"{data} has no {questions} questions; say -T questions=all")
