@@ -9,7 +9,7 @@ import torch
 import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.judge import Reply, judge
-from tests.helpers.paper_tasks import JUDGED, row_of, verdict
+from tests.helpers.paper_tasks import JUDGED, verdict
 from tests.helpers.served import transformers_serve
 from wsteer.deltas.delta import Delta
 from wsteer.evaluation.conditions import BASE, Condition
@@ -22,7 +22,7 @@ from wsteer.steering.loading import load
 inspect_ai = pytest.importorskip("inspect_ai")
 pytestmark = pytest.mark.real
 TASKS = (*JUDGED, "evil_mcqa")
-ROWS, TOKENS = 2, 8  # of each task, of each answer
+ROWS, TOKENS = 1, 8  # of each task, of each answer
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,7 @@ def models(smollm2: str, folder: Path, delta: Delta) -> Iterator[list[str]]:
 
 
 def reply(prompt: str, number: int) -> Reply:
-    """A verdict on all rows of data but the first."""
-    return (200, verdict(prompt), "stop") if row_of(prompt) else (200, "", "content_filter")
+    return 200, verdict(prompt), "stop"
 
 
 def task_args(folder: Path) -> dict[str, object]:
@@ -69,8 +68,7 @@ def task_args(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def logs(models: list[str], folder: Path) -> Path:
     """Logs of all tasks on both models."""
-    arguments = task_args(folder)
-    tasks = loaded([f"wsteer/{name}" for name in TASKS], arguments)
+    tasks = loaded([f"wsteer/{name}" for name in TASKS], task_args(folder))
     with pytest.MonkeyPatch.context() as patch, judge(patch, reply) as served:
         given = {"model_roles": {"grader": served.name}, "limit": ROWS, "log_dir": str(folder / "logs")}
         inspect_ai.eval(tasks, model=models, display="none", **given)
@@ -79,28 +77,55 @@ def logs(models: list[str], folder: Path) -> Path:
 
 def test_a_report_shows_served_models_as_conditions(logs: Path, folder: Path, cli: Cli) -> None:
     ran = cli("report", logs, "-o", folder / "report.html", "--json")
-    assert ran.code == 1, ran.err  # half of what judges were to grade is ungraded
-    found = ran.json
-    labels = [each["label"] for each in found["conditions"]]
-    assert labels == ["base", "w k=1"]
-    assert 0, ran
+    assert ran.code == 0, ran.err
+    assert [each["label"] for each in ran.json["conditions"]] == ["base", "w k=1"]
+    found = read([logs])
+    rows = {(row.task, row.condition) for row in found.rows}
+    assert rows == {(task, each.name) for task in TASKS for each in found.conditions}
+    assert not any(row.why.startswith("failed") for row in found.rows)
+    page = (folder / "report.html").read_text()
+    assert all(task in page for task in TASKS) and "w k=1" in page
+    # the server heeds a temperature only where a checkpoint's generation_config.json has do_sample
+    assert any("emergent_misalignment asks each sample 2 times, and all answers" in each for each in found.warnings)
 
 
 def test_answers_are_those_of_wsteer_itself(smollm2: str, delta: Delta, logs: Path, folder: Path) -> None:
     conditions = [Condition(BASE), Condition("w", k=1.0, delta="d")]
     subject = Subject(load(smollm2, "cpu"), {conditions[1].name: delta})
+    greedy = [task for task in TASKS if task not in ("emergent_misalignment", "trait")]
+    arguments = {key: value for key, value in task_args(folder).items() if key.partition(".")[0] in greedy}
     with pytest.MonkeyPatch.context() as patch, judge(patch, reply) as served:
-        arguments = {key: value for key, value in task_args(folder).items() if key.startswith("harm_refusal.")}
-        given = ["wsteer/harm_refusal"], subject, conditions, [served.name], folder / "own"
-        own = run(*given, task_args=arguments, limit=ROWS).rows
+        names = [f"wsteer/{task}" for task in greedy]
+        own = run(names, subject, conditions, [served.name], folder / "own", task_args=arguments, limit=ROWS)
     found = read([logs])
-    ours = [[row.answer for row in own if (row.condition, row.metric) == (each.name, "refused")] for each in conditions]
-    served = [
-        [
-            row.answer
-            for row in found.rows
-            if (row.task, row.condition, row.metric) == ("harm_refusal", each.name, "refused")
-        ]
-        for each in found.conditions
+    asked = [
+        {(row.task, row.id): row.answer for row in rows if row.task in greedy and row.condition == condition.name}
+        for rows, listed in ((own.rows, conditions), (found.rows, found.conditions))
+        for condition in listed
     ]
-    assert ours == served and ours[0] != ours[1]
+    assert asked[:2] == asked[2:] and asked[0] != asked[1]
+    assert {task for task, _ in asked[0]} == set(greedy)
+
+
+def test_the_command_of_inspect_takes_a_served_model_and_a_served_judge(
+    models: list[str], smollm2: str, folder: Path, cli: Cli
+) -> None:
+    given = {**JUDGED["trait"].task_args(folder), "max_tokens": TOKENS, "samples": 1, "opinion": False}
+    arguments = [part for key, value in given.items() for part in ("-T", f"{key}={json.dumps(value)}")]
+    grader = json.dumps({"model": models[0], "temperature": 0, "max_tokens": TOKENS})
+    command = [Path(sys.executable).with_name("inspect"), "eval", "wsteer/trait", "--model", models[1], *arguments]
+    command += [
+        "--model-role",
+        f"grader={grader}",
+        "--limit",
+        "1",
+        "--display",
+        "none",
+        "--log-dir",
+        folder / "command",
+    ]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = read([folder / "command"], base="w k=1")
+    assert {row.metric for row in found.rows} == {"trait", "coherence", "refused"}
+    assert all(row.answer for row in found.rows)

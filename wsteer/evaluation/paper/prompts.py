@@ -1,6 +1,5 @@
 """Prompts of tasks and judges: our own wordings, or the user's, with `{names}` to be filled in."""
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from os.path import isfile  # a Path's is_file raises for a text that is too long for a name
@@ -18,17 +17,13 @@ def prompt_of(given: str, own: str, places: Sequence[str], option: str) -> str:
     """
     if not given:
         return own
-    is_file = False
-    with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
-        is_file = Path(given).is_file()
-    text = read_text(given) if is_file else given
+    text = read_text(given) if isfile(given) else given
     check_places(text, places, f"-T {option}=")
     return text
 
 
 def check_places(text: str, places: Sequence[str], what: str) -> None:
     """Refuse a prompt, called `what`, that lacks one of these `{places}`."""
-    text = read_text(given) if isfile(given) else given
     if missing := [place for place in places if f"{{{place}}}" not in text]:
         raise WsteerError(
             f"{what} has no {{{missing[0]}}}: give a file or a text with {', '.join(f'{{{p}}}' for p in places)}"
