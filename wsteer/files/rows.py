@@ -1,4 +1,4 @@
-"""Rows of JSONL files and of Hub data sets; `read_chats(source, columns)` and `read_prompts(source, columns)` of them."""
+"""Rows of JSONL files and of Hub data sets; of these `read_chats(source, columns)`, `read_prompts(source, columns)`."""
 
 import json
 import re
