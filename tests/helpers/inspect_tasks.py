@@ -35,6 +35,13 @@ def many():
     return Task(samples(24), scorer=includes(), epochs=2, config=GenerateConfig(max_tokens=2))
 
 
+@task
+def pairs():
+    both = [Sample(id=name, input="Say it.", target="e", metadata={"wsteer_group": "one"}) for name in "ab"]
+    alone = Sample(id="c", input="Say it.", target="e")
+    return Task(MemoryDataset([*both, alone]), scorer=includes(), config=GenerateConfig(max_tokens=2))
+
+
 @scorer(metrics=[mean()])
 def first_judge():
     async def score(state, target):

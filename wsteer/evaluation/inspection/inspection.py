@@ -208,7 +208,7 @@ def _all_alike(log: TaskLog) -> str:
     answers: dict[str, list[str]] = {}
     for row in log.rows:
         if row.metric == log.rows[0].metric:
-            answers.setdefault(row.group, []).append(row.answer)
+            answers.setdefault(row.id.rpartition(".")[0], []).append(row.answer)  # without the epoch
     again = max(map(len, answers.values()))
     if again == 1 or any(len(set(each)) > 1 for each in answers.values()):
         return ""

@@ -21,6 +21,7 @@ CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended bec
 CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
 MEASURES = "measures"  # of a task's metadata: the fields of `Measure` by metric, where a task says what its metrics are
 WHY = "why"  # of a score's metadata: by metric, why it has no value
+GROUP = "wsteer_group"  # of a sample's metadata: the name of rows that are not independent; the sample's own without it
 OURS = "wsteer/"  # the package of the paper's tasks
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
@@ -131,7 +132,7 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
         id=f"{sample.id}.{sample.epoch}",
         value=None,
         why=UNSCORED if sample.error is None else f"{FAILED}{_said(sample) or one_line(sample.error.message)}",
-        group=str(sample.id),
+        group=str((sample.metadata or {}).get(GROUP, sample.id)),
         prompt=prompt_digest(*texts, *(sample.choices or ())),
         input=given if isinstance(given, str) else "\n".join(each.text for each in given),
         answer=sample.output.completion,
