@@ -8,9 +8,10 @@ from inspect_ai.model import ModelAPI, modelapi
 from wsteer.evaluation.paper.cot_consistency import cot_consistency
 from wsteer.evaluation.paper.evil_mcqa import evil_mcqa
 from wsteer.evaluation.paper.gsm8k import gsm8k
+from wsteer.evaluation.paper.tinymmlu import tinymmlu
 
 # the paper's tasks, `wsteer/NAME`
-TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (cot_consistency, evil_mcqa, gsm8k)}
+TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (cot_consistency, evil_mcqa, gsm8k, tinymmlu)}
 
 
 @modelapi(name="wsteer")
