@@ -5,10 +5,11 @@ from collections.abc import Callable
 from inspect_ai import Task
 from inspect_ai.model import ModelAPI, modelapi
 
+from wsteer.evaluation.paper.gcd_sycophancy import gcd_sycophancy
 from wsteer.evaluation.paper.gsm8k import gsm8k
 
 # the paper's tasks, `wsteer/NAME`
-TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gsm8k,)}
+TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gcd_sycophancy, gsm8k)}
 
 
 @modelapi(name="wsteer")
