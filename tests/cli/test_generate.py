@@ -1,6 +1,8 @@
 """The three modes of wsteer generate, and what it shows of answers."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,21 @@ def test_hostile_texts_are_escaped_and_cut_on_the_terminal_and_whole_in_the_file
     (row,) = map(json.loads, (inputs.folder / "a.jsonl").read_text().splitlines())
     assert row["prompt"] == "a\x1b]0;title\x07\nb"
     assert row["answer"].startswith("\x1b[2Jgone\nwsteer: error: forged ") and len(row["answer"]) > 500
+
+
+def test_standard_input_holds_prompts(cli: Cli, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"One?\nTwo?\n")))
+    ran = cli("generate", inputs.tiny, "-", "--max-new-tokens", 2, "-o", inputs.folder / "a.jsonl")
+    assert ran.code == 0, ran.err
+    rows = [json.loads(line) for line in (inputs.folder / "a.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["One?", "Two?"]
+
+
+def test_gcd_chats_need_no_model(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("generate", "gcd", "--train", 8, "--test", 3, "-o", tmp_path / "gcd")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines() == [
+        "4 questions and 4 right solutions to train on, 4 wrong ones on each side, 3 pairs to test with",
+        str(tmp_path / "gcd"),
+    ]
+    assert len((tmp_path / "gcd" / "test.jsonl").read_text().splitlines()) == 3

@@ -118,20 +118,20 @@ def test_turns_and_system_prompts_reach_the_model(tmp_path: Path, tiny: Path) ->
         {"role": "assistant", "content": "Yes?"},
         {"role": "user", "content": "Why?"},
     ]
-    (tmp_path / "p").write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"prompt": "Hi"}))
+    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"prompt": "Hi"}))
     (tmp_path / "system.txt").write_text("Be kind.\n")
-    answer_prompts(tiny, tmp_path / "p", tmp_path / "a", **SHORT)
+    answer_prompts(tiny, tmp_path / "p.jsonl", tmp_path / "a", **SHORT)
     first, second = rows(tmp_path / "a")
     assert (first["prompt"], first["messages"]) == ("Why?", turns)
     assert first["answer"] == asked_of(tiny, turns)
     assert "messages" not in second
-    answer_prompts(tiny, tmp_path / "p", tmp_path / "b", system=str(tmp_path / "system.txt"), **SHORT)
+    answer_prompts(tiny, tmp_path / "p.jsonl", tmp_path / "b", system=str(tmp_path / "system.txt"), **SHORT)
     first, second = rows(tmp_path / "b")
     assert first["messages"] == [{"role": "system", "content": "Be kind.\n\nOwn."}, *turns[1:]]
     assert second["messages"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
     assert [row["answer"] for row in (first, second)] == [asked_of(tiny, row["messages"]) for row in (first, second)]
     with pytest.raises(WsteerError, match="there is no such file"):
-        answer_prompts(tiny, tmp_path / "p", tmp_path / "c", system="gone.txt", **SHORT)
+        answer_prompts(tiny, tmp_path / "p.jsonl", tmp_path / "c", system="gone.txt", **SHORT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,3 +219,32 @@ def test_more_answers_than_memory_holds_are_refused_before_the_model_is_loaded(t
     (tmp_path / "p").write_text("Hi\n" * 3)
     with pytest.raises(WsteerError, match="3000000 answers are too many; give fewer prompts, --k or --samples"):
         answer_prompts(tiny, tmp_path / "p", tmp_path / "out", samples=1_000_000)
+
+
+def test_columns_and_other_peoples_rows_are_read_and_answers_at_their_end_left_out(tmp_path: Path, tiny: Path) -> None:
+    texts = ['{"instruction": "Hi", "output": "Hello."}', '{"question": "Hi", "answer": "Hello."}']
+    (tmp_path / "p.jsonl").write_text("\n".join(texts))
+    (tmp_path / "own.jsonl").write_text('{"mine": "Hi", "theirs": 3}\n')
+    answer_prompts(tiny, tmp_path / "p.jsonl", tmp_path / "a", **SHORT)
+    answer_prompts(tiny, tmp_path / "own.jsonl", tmp_path / "b", columns={"prompt": "mine"}, **SHORT)
+    assert [row["prompt"] for row in (*rows(tmp_path / "a"), *rows(tmp_path / "b"))] == ["Hi"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("p.txt", "\n \n", "p.txt holds no prompts"),
+        ("p.jsonl", "\n", "p.jsonl holds no prompts"),
+        ("p.ndjson", "Hi\n", "p.ndjson:1 is not JSON"),
+        ("p.txt", "abc\1\0", "is not UTF-8 text: it holds NUL bytes"),
+        ("p.jsonl", '{"prompt": "Hi"}\n{"prompt": " "}', "p.jsonl:2 asks nothing"),
+        ("p.jsonl", '{"messages": [{"role": "system", "content": "Hi"}]}', "p.jsonl:1 asks nothing"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, tiny: Path, name: str, content: str, reason: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WsteerError, match=reason):
+        answer_prompts(tiny, tmp_path / name, tmp_path / "a", **SHORT)
+    assert not (tmp_path / "a").exists()

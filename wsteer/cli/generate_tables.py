@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsteer.elicitation.answer import AnswersReport
+    from wsteer.elicitation.gcd import GcdReport
     from wsteer.elicitation.generate import GenerateReport
 
 MOST_SHOWN = 200  # characters of a prompt or an answer
@@ -18,6 +19,15 @@ def trait_lines(report: "GenerateReport", max_new_tokens: int) -> list[str]:
         f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
         f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
         f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
+        report.output,
+    ]
+
+
+def gcd_lines(report: "GcdReport") -> list[str]:
+    """How many rows of each kind there are."""
+    return [
+        f"{report.rows_query} questions and {report.rows_correct} right solutions to train on, {report.rows_contrast} "
+        f"wrong ones on each side, {report.rows_test} pairs to test with",
         report.output,
     ]
 
