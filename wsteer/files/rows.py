@@ -18,7 +18,7 @@ THOUGHT = "reasoning_content"  # a message's thought, under the name that chat t
 THOUGHTS = (THOUGHT, "thinking", "reasoning")  # the names in use
 ROLES = ("system", "user", "assistant", "tool")
 HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?:(\w+)")  # org/name:split, org/name/config:split
-JSON_NAMES = (".jsonl", ".json")  # the ends of names of files with rows, without .gz
+JSON_NAMES = (".jsonl", ".ndjson", ".json")  # the ends of names of files with rows, without .gz
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
