@@ -110,7 +110,7 @@ def evaluate(
     added = methods.conditions(**settings)
     conditions = list(added)
     subject = Subject(loaded, {c.name: delta for c, delta in added.items() if delta is not None}, batch_size, seed)
-    _check_vectors(subject, conditions)
+    subject.check_vectors(conditions)
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
         "task": [recordable(each) for each in texts(task)],
@@ -210,14 +210,6 @@ def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
         return runner.run(condition, labelled(progress, condition.label))
     except WsteerError as error:
         raise WsteerError(f"{condition.label}: {error}") from error
-
-
-def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
-    """Refuse what the model cannot add before any answer: hooks cost nothing to set."""
-    for condition in conditions:
-        if condition.positions is not None:
-            with subject.under(condition):
-                pass
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -59,8 +59,13 @@ def read_objects(source: str | Path) -> list[tuple[str, dict]]:
 
 
 def _read_jsonl(path: str | Path) -> list[tuple[str, dict]]:
+    return parse_rows(path, read_text(path, MOST_BYTES, stream=True))
+
+
+def parse_rows(path: str | Path, text: str) -> list[tuple[str, dict]]:
+    """The rows of a JSONL text that was read from `path`, each with its place (`file:line`)."""
     rows = []
-    for number, line in enumerate(read_text(path, MOST_BYTES, stream=True).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         line = line.lstrip("\ufeff")  # the mark of a file that was put behind another
         if not line.strip():
             continue
@@ -105,6 +110,28 @@ def _chat(where: str, row: dict, strip_system: bool) -> list[Message]:
         messages = [message for message in messages if message["role"] != "system"]
     if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise WsteerError(f"{where} does not end in an assistant's answer, which is what training learns")
+    return [_message(message) for message in messages]
+
+
+def asked_chat(where: str, row: dict) -> list[Message]:
+    """The chat of a row of prompts, which ends in a user's turn: its `messages`, or its `prompt`, a text or messages.
+
+    Raises WsteerError, which begins with `where`, for any other row.
+    """
+    messages = row["prompt"] if row.get("messages") is None and "prompt" in row else row.get("messages")
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if row.get("tools") or row.get("functions"):
+        raise WsteerError(f"{where} offers tools, which wsteer does not show to the model; leave such rows out")
+    for message in messages if isinstance(messages, list) else ():
+        _check_supported(where, message)
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise WsteerError(
+            f'{where} holds neither a prompt nor messages; a row is an object like {{"prompt": "..."}} (and the name '
+            "of a trait file ends in .json)"
+        )
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise WsteerError(f"{where} does not end in a user's turn, which is to be answered; leave out what follows it")
     return [_message(message) for message in messages]
 
 

@@ -1,0 +1,44 @@
+"""generate's results, as lines for the terminal."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsteer.elicitation.answer import AnswersReport
+    from wsteer.elicitation.generate import GenerateReport
+
+MOST_SHOWN = 200  # characters of a prompt or an answer
+
+
+def trait_lines(report: "GenerateReport", max_new_tokens: int) -> list[str]:
+    """How many rows a trait gave, and what was dropped."""
+    thinking = f", {report.dropped_thinking} of them before they answered (dropped)" if report.dropped_thinking else ""
+    return [
+        f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
+        f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
+        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
+        report.output,
+    ]
+
+
+def answer_lines(report: "AnswersReport", max_new_tokens: int) -> Iterator[str]:
+    """The first prompts with an answer under each condition, and how many answers there are."""
+    width = max(map(len, report.conditions))
+    for _, answers in groupby(report.first, lambda each: each.index):
+        for number, each in enumerate(answers):
+            if number == 0:
+                yield f"prompt: {_short(each.prompt)}"
+            end = "" if each.finished else " (cut)"
+            yield f"  {each.condition:{width}}  {_short(each.answer)}{end}"
+    yield from report.notes
+    thinking = f", {report.cut_thinking} of them before they answered" if report.cut_thinking else ""
+    yield (
+        f"{report.rows} answers to {report.prompts} prompts under {len(report.conditions)} conditions, {report.empty} "
+        f"of them empty, {report.truncated} cut at {max_new_tokens} tokens{thinking}"
+    )
+    yield report.output
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
