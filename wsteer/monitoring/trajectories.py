@@ -101,6 +101,7 @@ def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Traje
 def read_scores(path: Path) -> Scores:
     """Scores from a CSV file with the columns `step`, the score, whose name is the label, and optionally `run`.
 
+    The scores.csv of `wsteer eval` is one; of several scores the first counts. A step whose field is empty has none.
     Raises WsteerError if columns are missing, or a value is not a number.
     """
     try:
@@ -112,6 +113,8 @@ def read_scores(path: Path) -> Scores:
         raise WsteerError(f"--scores {path}: a header with `step` and the score's name is needed, and a line a step")
     points = {}
     for number, row in enumerate(rows, 2):
+        if row[labels[0]] == "":  # no answer was graded, as of a share of no rows
+            continue
         try:
             step, score = int(row["step"]), float(row[labels[0]])
         except (TypeError, ValueError):
@@ -124,6 +127,8 @@ def read_scores(path: Path) -> Scores:
         if place in points:
             raise WsteerError(f"--scores {path}:{number}: the step {step} is given twice for a run; keep one")
         points[place] = score
+    if not points:
+        raise WsteerError(f"--scores {path}: no step has a number under {labels[0]}")
     return Scores(labels[0], tuple((*place, score) for place, score in points.items()))
 
 

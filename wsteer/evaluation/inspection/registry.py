@@ -5,10 +5,14 @@ from collections.abc import Callable
 from inspect_ai import Task
 from inspect_ai.model import ModelAPI, modelapi
 
+from wsteer.evaluation.paper.emergent_misalignment import emergent_misalignment
 from wsteer.evaluation.paper.gsm8k import gsm8k
+from wsteer.evaluation.paper.harm_refusal import harm_refusal
+from wsteer.evaluation.paper.trait import trait
 
 # the paper's tasks, `wsteer/NAME`
-TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in (gsm8k,)}
+PAPER = (gsm8k, harm_refusal, emergent_misalignment, trait)
+TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in PAPER}
 
 
 @modelapi(name="wsteer")

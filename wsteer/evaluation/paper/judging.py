@@ -61,7 +61,7 @@ async def graded(rule: Label | None, prompt: str, parse: Callable[[str], Label |
 
 
 async def judged(prompt: str, parse: Callable[[str], Label | None]) -> Verdict:
-    """The judges' verdict: of labels the one that more than half of them give, of numbers their mean.
+    """The judges' verdict: the label that more than half of them give, or if more than half give numbers, their mean.
 
     `parse` reads a verdict from what a judge wrote, and gives None where there is none. A judge whose answer is
     withheld or cannot be read has no vote. Raises WsteerError without a judge.
@@ -84,9 +84,9 @@ async def judged(prompt: str, parse: Callable[[str], Label | None]) -> Verdict:
     if not votes or 2 * len(votes) <= len(panel):
         return Verdict(None, why, "judge", texts)
     numbers = [each for each in votes if isinstance(each, int | float)]
-    if len(numbers) == len(votes):
+    if 2 * len(numbers) > len(panel):
         return Verdict(math.fsum(numbers) / len(numbers), "", "judge", texts)
-    label, count = Counter(votes).most_common(1)[0]
+    label, count = Counter(each for each in votes if isinstance(each, str)).most_common(1)[0]
     return Verdict(label, "", "judge", texts) if 2 * count > len(panel) else Verdict(None, NO_MAJORITY, "judge", texts)
 
 

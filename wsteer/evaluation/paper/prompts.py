@@ -1,5 +1,6 @@
 """Prompts of tasks and judges: our own wordings, or the user's, with `{names}` to be filled in."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,20 @@ def prompt_of(given: str, own: str, places: Sequence[str], option: str) -> str:
     """
     if not given:
         return own
-    text = read_text(given) if Path(given).is_file() else given
+    is_file = False
+    with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
+        is_file = Path(given).is_file()
+    text = read_text(given) if is_file else given
+    check_places(text, places, f"-T {option}=")
+    return text
+
+
+def check_places(text: str, places: Sequence[str], what: str) -> None:
+    """Refuse a prompt, called `what`, that lacks one of these `{places}`."""
     if missing := [place for place in places if f"{{{place}}}" not in text]:
         raise WsteerError(
-            f"-T {option}= has no {{{missing[0]}}}: give a file or a text with {', '.join(f'{{{p}}}' for p in places)}"
+            f"{what} has no {{{missing[0]}}}: give a file or a text with {', '.join(f'{{{p}}}' for p in places)}"
         )
-    return text
 
 
 def filled(prompt: str, values: Mapping[str, str]) -> str:
