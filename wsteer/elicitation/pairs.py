@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsteer.evaluation.paper.ratings import COHERENCE, REFUSED, Given, Rating, rate
+from wsteer.evaluation.rows import OUTSIDE
 
 THRESHOLD = 50.0
-TRAIT, COHERENT = "trait", "coherence"  # the ratings of an answer
 # why a pair goes; where several reasons hold, the first is counted, so that with the kept ones they are all pairs
 NO_ANSWER, DECLINED, UNGRADED = "no_answer", "refused", "ungraded"
 LOW, HIGH, INCOHERENT = "pos_below_50", "neg_from_50", "incoherent"
@@ -21,10 +20,14 @@ REASONS = (NO_ANSWER, DECLINED, UNGRADED, LOW, HIGH, INCOHERENT)
 
 @dataclass(frozen=True)
 class Judged:
-    """An answer's ratings from 0 to 100, by the trait file's prompt and by that on coherence."""
+    """An answer's scores from 0 to 100 for the trait and for coherence; None where the judge gave none.
 
-    trait: Rating
-    coherence: Rating
+    `refused` is whether the judge says that the answer declines.
+    """
+
+    trait: float | None
+    coherence: float | None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,7 @@ class Pair:
     def values(self) -> tuple[float | None, ...]:
         """The ratings: of pos the trait and the coherence, then of neg."""
         sides = (self.pos, self.neg)
-        return tuple(
-            each for side in sides for each in ((side.trait.value, side.coherence.value) if side else (None, None))
-        )
+        return tuple(each for side in sides for each in ((side.trait, side.coherence) if side else (None, None)))
 
 
 def judged_pairs(
@@ -57,14 +58,19 @@ def judged_pairs(
     None stands for a missing answer; of such a pair the other answer is not rated. The judges' log goes into `folder`.
     Raises WsteerError for a judge that fails.
     """
+    from wsteer.evaluation.paper.ratings import rate  # noqa: PLC0415  imports inspect_ai, an extra
+
     whole = [i for i, pair in enumerate(zip(pos, neg, strict=True)) if None not in pair]
-    answers = [
-        Given(f"{name}.{i}", questions[i], str(side[i])) for i in whole for name, side in (("pos", pos), ("neg", neg))
-    ]
-    found = rate(answers, {TRAIT: eval_prompt, COHERENT: COHERENCE}, judges, folder) if answers else {}
+    answers = {
+        f"{name}.{i}": (questions[i], str(side[i])) for i in whole for name, side in (("pos", pos), ("neg", neg))
+    }
+    found = rate(answers, eval_prompt, judges, folder) if answers else {}
 
     def judged(name: str) -> Judged | None:
-        return Judged(found[name, TRAIT], found[name, COHERENT]) if (name, TRAIT) in found else None
+        if name not in answers:
+            return None
+        trait, why = found[name, "trait"]
+        return Judged(trait, found[name, "coherence"][0], why == OUTSIDE)
 
     pairs = ((judged(f"pos.{i}"), judged(f"neg.{i}")) for i in range(len(questions)))
     return [Pair(one, other, why_dropped(one, other)) for one, other in pairs]
@@ -74,17 +80,15 @@ def why_dropped(pos: Judged | None, neg: Judged | None) -> str:
     """Why a pair goes, one of REASONS; "" if it stays."""
     if pos is None or neg is None:
         return NO_ANSWER
-    ratings = (pos.trait, neg.trait, pos.coherence, neg.coherence)
-    if any(each.why == REFUSED for each in ratings):
+    if pos.refused or neg.refused:
         return DECLINED
-    trait_pos, trait_neg, *coherent = (each.value for each in ratings)
-    if trait_pos is None or trait_neg is None or None in coherent:
+    if pos.trait is None or neg.trait is None or pos.coherence is None or neg.coherence is None:
         return UNGRADED
-    if trait_pos < THRESHOLD:
+    if pos.trait < THRESHOLD:
         return LOW
-    if trait_neg >= THRESHOLD:
+    if neg.trait >= THRESHOLD:
         return HIGH
-    return INCOHERENT if any(each is not None and each < THRESHOLD for each in coherent) else ""
+    return INCOHERENT if min(pos.coherence, neg.coherence) < THRESHOLD else ""
 
 
 def counts(pairs: Sequence[Pair]) -> Mapping[str, int]:
