@@ -35,9 +35,10 @@ from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, par
 
 EPILOG = """
 Modes: INPUT is a trait (a file that ends in .json, or a name), whose
-  questions are answered under its opposite instructions: -o is a folder. Any other INPUT
-  is prompts to answer: -o is a JSONL file. wsteer generate gcd -o DIR needs
-  no model: it writes questions about greatest common divisors.
+  questions are answered under its opposite instructions: -o is a folder.
+  Any other INPUT is prompts to answer: -o is a JSONL file. wsteer generate
+  gcd -o DIR needs no model: it writes questions about greatest common
+  divisors.
 Prompts: JSONL, whose rows have messages that end in a user's turn, or
   prompt, a text or such messages; or a text file, each line of which is a
   prompt; or a Hub data set org/name:split. - is standard input. Each is
@@ -52,14 +53,16 @@ Answers: a row for each prompt, condition and sample, in this order: index,
   limit of tokens cut it), thought if there is one, and messages if there is
   more than the prompt. Equal prompts have rows of their own. The first row
   also has the record of the run, as JSON, under wsteer.
-Trait: the name of one of wsteer's own (--list-traits), or JSON in the schema
-  of persona vectors: "instruction", a list of {"pos", "neg"} pairs of
-  opposite instructions; "questions", two or more; "eval_prompt", a judge's
-  question with {question} and {answer}, for a score of 0 to 100 or REFUSAL.
+Trait: the name of one of wsteer's own (--list-traits), or JSON in the
+  schema of persona vectors: "instruction", a list of {"pos", "neg"} pairs
+  of opposite instructions; "questions", two or more; "eval_prompt", a
+  judge's question with {question} and {answer}, for a score of 0 to 100 or
+  REFUSAL.
 Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
-  under each instruction. Published traits have two files of questions: give
-  one as INPUT and the other to --questions-eval. --all-questions keeps none.
+  under each instruction. Published traits have two files of questions:
+  give one as INPUT and the other to --questions-eval. --all-questions keeps
+  none.
 Judge: a pair (the same question, instructions and sample) stays where pos
   has the trait (a score of 50 or more), neg has not (below 50), and both
   are coherent (50 or more), as persona vectors do; judged.csv has all
