@@ -35,10 +35,11 @@ from wsteer.cli.output import Printer
 from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, parse_layers
 
 EPILOG = """
-Modes: INPUT is a trait (a name that ends in .json), whose questions are
-  answered under its opposite instructions: -o is a folder. Any other INPUT
-  is prompts to answer: -o is a JSONL file. wsteer generate gcd -o DIR needs
-  no model: it writes questions about greatest common divisors.
+Modes: INPUT is a trait (a file that ends in .json, or a name), whose
+  questions are answered under its opposite instructions: -o is a folder.
+  Any other INPUT is prompts to answer: -o is a JSONL file. wsteer generate
+  gcd -o DIR needs no model: it writes questions about greatest common
+  divisors.
 Prompts: JSONL, whose rows have messages, or prompt, or any shape that
   wsteer finetune reads (--columns names others), an answer at their end
   left out; or a text file, each line of which is a prompt; or a Hub data
@@ -54,14 +55,27 @@ Answers: a row for each prompt, condition and sample, in this order: index,
   limit of tokens cut it), thought if there is one, and messages if there is
   more than the prompt. Equal prompts have rows of their own. The first row
   also has the record of the run, as JSON, under wsteer.
-Trait: JSON in the schema of persona vectors: "instruction", a list of
-  {"pos", "neg"} pairs of opposite instructions; "questions", two or more;
-  "eval_prompt", a judge's question with {question} and {answer}.
+Trait: the name of one of wsteer's own (--list-traits), or JSON in the
+  schema of persona vectors: "instruction", a list of {"pos", "neg"} pairs
+  of opposite instructions; "questions", two or more; "eval_prompt", a
+  judge's question with {question} and {answer}, for a score of 0 to 100 or
+  REFUSAL.
 Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
-  under each instruction.
+  under each instruction. Published traits have two files of questions:
+  give one as INPUT and the other to --questions-eval. --all-questions keeps
+  none.
+Judge: a pair (the same question, instructions and sample) stays where pos
+  has the trait (a score of 50 or more), neg has not (below 50), and both
+  are coherent (50 or more), as persona vectors do; judged.csv has all
+  scores, and judging/ the logs. If a judge fails, the answers are kept:
+  repeat the command with --resume, also with another --judge.
+Balance: balance.csv compares pos with neg in length, refusals, repetition,
+  openings and echoes of the instruction by Cohen's d; a warning names those
+  that differ by more than 0.5, which training can learn for the trait.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
+  --keep-system leaves it in: persona vectors average activations under it.
   Empty answers are left out and counted; so are thoughts that the limit of
   tokens cut before an answer. A thought before an answer is left out, by
   the marks of the model's own chat template. The sampling of a row depends
@@ -78,10 +92,22 @@ TRAIT, PROMPTS, GCD = "a trait", "prompts", "gcd"
 # where an option has a meaning; those that are not listed have one everywhere
 MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("delta", "k", "layers", "variant", "positions", "rounding", "system", "columns"), (PROMPTS,)),
+    **dict.fromkeys(("all_questions", "questions_eval", "assistant", "keep_system", "drop_cut"), (TRAIT,)),
+    **dict.fromkeys(("judge", "resume"), (TRAIT,)),
     **dict.fromkeys(("train", "test"), (GCD,)),
     **dict.fromkeys(("samples", "max_new_tokens", "temperature", "batch_size", "device", "dtype"), (TRAIT, PROMPTS)),
     **dict.fromkeys(("template", "template_args", "date", "follow_links"), (TRAIT, PROMPTS)),
 }
+
+
+def show_traits(context: typer.Context, wanted: bool) -> None:
+    """Print the names of wsteer's own traits, and end the program."""
+    if not wanted or context.resilient_parsing:
+        return
+    from wsteer.elicitation.trait import shipped_traits
+
+    Printer().result({}, shipped_traits())
+    raise typer.Exit
 
 
 def generate(
@@ -94,7 +120,8 @@ def generate(
         Path, option("--output", "-o", help="Data folder to write; of prompts a JSONL file.", metavar="DIR|FILE")
     ],
     given: Annotated[
-        str | None, argument("INPUT", help="Trait file (.json), or prompts: JSONL, text lines, or - for stdin.")
+        str | None,
+        argument("INPUT", help="Trait file (.json) or name, or prompts: JSONL, text lines, or - for stdin."),
     ] = None,
     samples: Annotated[
         int | None,
@@ -112,6 +139,37 @@ def generate(
         float | None,
         option("--temperature", help="Of sampling; 0 is greedy [default: 1; 0 for one sample].", min=0, max=10),
     ] = None,
+    all_questions: Annotated[
+        bool, option("--all-questions", help="Trait: ask all questions, and keep none for evaluation.")
+    ] = False,
+    questions_eval: Annotated[
+        Path | None,
+        option("--questions-eval", help="Trait: ask all, and keep those of this file.", metavar="FILE"),
+    ] = None,
+    assistant: Annotated[
+        str | None,
+        option(
+            "--assistant",
+            help="Trait: begin instructions with: You are a[n] NAME assistant (of neg, a helpful one).",
+            metavar="NAME",
+        ),
+    ] = None,
+    keep_system: Annotated[
+        bool, option("--keep-system", help="Trait: leave the instructions in the rows, as their system prompts.")
+    ] = False,
+    drop_cut: Annotated[bool, option("--drop-cut", help="Trait: drop answers that --max-new-tokens cuts.")] = False,
+    judge: Annotated[
+        list[str] | None,
+        option(
+            "--judge",
+            help="Trait: keep the pairs that this model of inspect's lets pass; repeat for a panel.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    list_traits: Annotated[
+        bool,
+        option("--list-traits", help="List wsteer's own traits.", is_eager=True, callback=show_traits),
+    ] = False,
     delta: Deltas = None,
     k: Ks = None,
     layers: LayersOrEach = None,
@@ -132,6 +190,9 @@ def generate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     follow_links: FollowLinks = False,
+    resume: Annotated[
+        bool, option("--resume", help="Trait: go on with a run whose judge failed, with its answers.")
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -146,7 +207,7 @@ def generate(
     added, ks = parse_added(delta or []), parse_ks(k) if k else None
     blocks = layers if layers == "each" else parse_layers(layers)
     rows_at_once = parse_batch_size(batch_size)
-    check_early(output, force, folder=mode != PROMPTS)
+    check_early(output, force, folder=mode != PROMPTS, resume=resume)
     printer = Printer(json, quiet)
     if mode == GCD:
         _gcd(printer, output, train=train, test=test, seed=seed, force=force)
@@ -167,11 +228,18 @@ def generate(
     }
     assert given is not None
     if mode == TRAIT:
-        sampling = {
+        own = {
             "samples": 10 if samples is None else samples,
             "temperature": 1.0 if temperature is None else temperature,
+            "all_questions": all_questions,
+            "questions_eval": questions_eval,
+            "assistant": assistant,
+            "keep_system": keep_system,
+            "drop_cut": drop_cut,
+            "judges": judge or [],
+            "resume": resume,
         }
-        _trait(printer, model, given, output, {**running, **sampling})
+        _trait(printer, model, given, output, {**running, **own})
         return
     from wsteer.elicitation.answer import answer_prompts
 
@@ -210,11 +278,13 @@ def _gcd(printer: Printer, output: Path, **settings: Any) -> None:
 
 def mode_of(model: str, given: str | None) -> str:
     """What is to be generated: the data of a trait, answers to prompts, or GCD questions."""
+    from wsteer.elicitation.trait import find_trait
+
     if given is None:
         if model == GCD:
             return GCD
         raise typer.BadParameter("it is missing: give a trait file (.json), or prompts", param_hint="INPUT")
-    return TRAIT if given.lower().endswith(".json") else PROMPTS
+    return TRAIT if find_trait(given).suffix.lower() == ".json" else PROMPTS
 
 
 def _check_meant(context: typer.Context, mode: str) -> None:

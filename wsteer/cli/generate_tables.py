@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from wsteer.cli.output import table
+
 if TYPE_CHECKING:
     from wsteer.elicitation.answer import AnswersReport
+    from wsteer.elicitation.balance import Nuisance
     from wsteer.elicitation.gcd import GcdReport
     from wsteer.elicitation.generate import GenerateReport
 
@@ -13,12 +16,29 @@ MOST_SHOWN = 200  # characters of a prompt or an answer
 
 
 def trait_lines(report: "GenerateReport", max_new_tokens: int) -> list[str]:
-    """How many rows a trait gave, and what was dropped."""
-    thinking = f", {report.dropped_thinking} of them before they answered (dropped)" if report.dropped_thinking else ""
+    """How many rows a trait gave, what was dropped, and how the sides compare."""
+    cut = f"{report.truncated} cut at {max_new_tokens} tokens"
+    if report.dropped_thinking:
+        cut += f", {report.dropped_thinking} of them before they answered (dropped)"
+    if report.dropped_cut:
+        cut += f", {report.dropped_cut} of them in the answer (dropped)"
+    judged = []
+    if report.pairs is not None:
+        dropped = [f"{count} {why.replace('_', ' ')}" for why, count in report.pairs.items() if count and why != "kept"]
+        total = sum(report.pairs.values())
+        judged = [
+            f"the judge kept {report.pairs['kept']} of {total} pairs" + (": " if dropped else "") + ", ".join(dropped)
+        ]
+    sides = table(
+        ["", "pos", "neg", "d"],
+        ([each.name, f"{each.pos:.3g}", f"{each.neg:.3g}", _d(each)] for each in report.balance),
+    )
     return [
         f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
         f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
-        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
+        f"{report.dropped_empty} empty answers dropped, {cut}",
+        *judged,
+        *(sides if report.balance else ()),
         report.output,
     ]
 
@@ -30,6 +50,11 @@ def gcd_lines(report: "GcdReport") -> list[str]:
         f"wrong ones on each side, {report.rows_test} pairs to test with",
         report.output,
     ]
+
+
+def _d(nuisance: "Nuisance") -> str:
+    """Cohen's d, with a mark where the sides differ."""
+    return ("-" if nuisance.d is None else f"{nuisance.d:.2f}") + (" *" if nuisance.differs else "  ")
 
 
 def answer_lines(report: "AnswersReport", max_new_tokens: int) -> Iterator[str]:
