@@ -292,7 +292,8 @@ def unscored(estimates: Sequence[Estimate], conditions: Sequence[Condition], mos
                 f"{each.task}, {labels.get(each.condition, each.condition)}: {failed} of {rows} rows of {each.metric} "
                 f"have no score ({reason})"
             )
-            worst[place] = max(worst.get(place, (0.0, "")), (failed / rows, line))
+            if failed / rows > worst.get(place, (0.0, ""))[0]:  # of equal ones the task's first metric
+                worst[place] = (failed / rows, line)
     return [line for _, line in worst.values()]
 
 

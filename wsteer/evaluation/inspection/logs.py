@@ -121,6 +121,22 @@ def measures(rows: Sequence[Row], declared: Mapping[tuple[str, str], Measure]) -
     )
 
 
+def all_alike(log: TaskLog) -> str:
+    """That a task's epochs gave nothing new, if they did not; a line of warning."""
+    answers: dict[str, list[str]] = {}
+    for row in log.rows:
+        if row.metric == log.rows[0].metric:
+            answers.setdefault(row.id.rpartition(".")[0], []).append(row.answer)  # without the epoch
+    again = max(map(len, answers.values()), default=1)
+    if again == 1 or any(len(set(each)) > 1 for each in answers.values()):
+        return ""
+    served = "" if log.model.startswith(OURS) else ", and whatever serves the model heed it"
+    return (
+        f"{log.task} asks each sample {again} times, and all answers to one are equal: let the task set a temperature"
+        f"{served}"
+    )
+
+
 def _row(task: str, condition: str, sample: "EvalSample") -> Row:
     """The sample as a row that has neither a metric nor a value yet."""
     given = sample.input
