@@ -16,7 +16,17 @@ from wsteer.evaluation.paper.tinymmlu import tinymmlu
 from wsteer.evaluation.paper.trait import trait
 
 # the paper's tasks, `wsteer/NAME`
-PAPER = (sycophancy, gcd_sycophancy, evil_mcqa, cot_consistency, gsm8k, tinymmlu, harm_refusal, emergent_misalignment, trait)
+PAPER = (
+    sycophancy,
+    gcd_sycophancy,
+    evil_mcqa,
+    cot_consistency,
+    gsm8k,
+    tinymmlu,
+    harm_refusal,
+    emergent_misalignment,
+    trait,
+)
 TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in PAPER}
 
 
