@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import isfile  # a Path raises for a text that is too long for a name
 from pathlib import Path
 
 from wsteer.deltas.model_input import open_model
@@ -117,7 +118,7 @@ def evaluate(
         "data": recordable(data) if data is not None else None,
         **compared.recorded,
         "task_args": {
-            name: recordable(value) if isinstance(value, str) and Path(value).is_file() else value
+            name: recordable(value) if isinstance(value, str) and isfile(value) else value
             for name, value in (task_args or {}).items()
         },
         "judge": judged_by,

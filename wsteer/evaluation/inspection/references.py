@@ -4,6 +4,7 @@ import ast
 import importlib.util
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from os.path import isfile  # a Path raises for a text that is too long for a name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def _taken(task: str, parameters: Sequence[str], task_args: Mapping[str, object]
 def files_of(references: Sequence[str], task_args: Mapping[str, object]) -> list[str]:
     """The files that the tasks are read from: those of the tasks themselves, and those that their arguments name."""
     found = [file for file in (each.partition("@")[0] for each in references) if file.endswith(".py")]
-    found += [value for value in task_args.values() if isinstance(value, str) and Path(value).is_file()]
+    found += [value for value in task_args.values() if isinstance(value, str) and isfile(value)]
     return list(dict.fromkeys(found))
 
 
