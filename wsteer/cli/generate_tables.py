@@ -68,9 +68,11 @@ def answer_lines(report: "AnswersReport", max_new_tokens: int) -> Iterator[str]:
             yield f"  {each.condition:{width}}  {_short(each.answer)}{end}"
     yield from report.notes
     thinking = f", {report.cut_thinking} of them before they answered" if report.cut_thinking else ""
+    count = len(report.conditions)
+    under = f"{count} conditions" if count > 1 else report.conditions[0]
     yield (
-        f"{report.rows} answers to {report.prompts} prompts under {len(report.conditions)} conditions, {report.empty} "
-        f"of them empty, {report.truncated} cut at {max_new_tokens} tokens{thinking}"
+        f"{report.rows} answers to {report.prompts} prompts under {under}, {report.empty} of them empty, "
+        f"{report.truncated} cut at {max_new_tokens} tokens{thinking}"
     )
     yield report.output
 

@@ -81,7 +81,7 @@ def _check_replaceable(path: Path, folder: bool) -> None:
     if not folder:
         if path.stat().st_size and not any(known(path) for known in (is_delta_file, is_page, is_answers)):
             raise WsteerError(
-                f"output {path} is not a delta, a report or answers that wsteer wrote; remove it yourself"
+                f"output {path} is not a delta file, report or answers that wsteer wrote; remove it yourself"
             )
         return
     if _in_use(path):

@@ -257,7 +257,7 @@ REGULAR = [
         )
         for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
     ],
-    Case("a trait from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], NO_FILE),
+    Case("prompts from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], "is a device or a socket"),
     Case("a trait from a pipe", lambda i: ["generate", i.tiny, fifo(i, "pipe.json"), "-o", "out"], NO_FILE),
     Case(
         "prompts from a pipe",
