@@ -113,7 +113,8 @@ Pictures: similarity.png and .svg are heat maps; --group puts items together
   in them, --per adds a table and a picture by part. trajectory.png has
   cosines by step over a band of two floors, with a ring at the first step
   above the floor; --scores FILE.csv (columns step and a score, as
-  scores.csv of eval --checkpoints RUN) adds an evaluation's scores.
+  the scores.csv that eval writes for checkpoints) adds an evaluation's
+  scores.
 Watching: --watch follows one training folder: each new checkpoint is a
   printed line, a line of trajectory.jsonl, and a point of the picture.
   Half-written ones are tried again. It ends at --until-step, at a broken
