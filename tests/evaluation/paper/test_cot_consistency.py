@@ -115,3 +115,9 @@ def test_a_letter_alone_has_no_reasons(tmp_path: Path) -> None:
         cot_consistency(questions(tmp_path, "A"), answer="letter")
     with pytest.raises(WsteerError, match=r"-T judge_prompt= has no \{answer\}"):
         cot_consistency(questions(tmp_path, "A"), judge_prompt="{question}?")
+
+
+@pytest.mark.slow
+def test_a_letter_needs_a_judge(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match=r"asks a judge to grade; name one with --judge"):
+        answered(cot_consistency(questions(tmp_path, "A")), lambda prompt: "Final Answer: A", tmp_path)
