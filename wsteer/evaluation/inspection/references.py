@@ -129,15 +129,23 @@ def loaded(references: Sequence[str], task_args: Mapping[str, object]) -> "list[
     for name in (name for reference in references for name in named(reference)):
         # beside a source tree inspect_ai does not see that wsteer is installed, and leaves out its name
         known = registry_info(TASKS[task_name(name)]).name if name.startswith(OURS) else name
-        found += load_tasks([known], _arguments(task_name(name), task_args))
+        found += load_tasks([known], _arguments(name, task_args))
     return found
 
 
-def _arguments(task: str, task_args: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments for a task: those for all, and those for it by name. inspect_ai leaves out what it has not."""
-    name = task.rpartition("/")[2]
+def _arguments(named: str, task_args: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments that a task takes: those for all tasks, and those for it by name."""
+    file, _, task = named.partition("@")
+    name = (task or named).rpartition("/")[2]
     common = {key: value for key, value in task_args.items() if "." not in key}
-    return common | {key.split(".", 1)[1]: value for key, value in task_args.items() if key.startswith(f"{name}.")}
+    own = {key.split(".", 1)[1]: value for key, value in task_args.items() if key.startswith(f"{name}.")}
+    if task:
+        taken = _tasks_in(file)[task]
+    elif named.startswith(OURS):
+        taken = _parameters(named)
+    else:
+        return common | own  # inspect_ai leaves out what it has not
+    return {key: value for key, value in (common | own).items() if key in taken}
 
 
 def _taken(task: str, parameters: Sequence[str], task_args: Mapping[str, object]) -> list[str]:

@@ -30,7 +30,7 @@ def read_records(data: str | Path, task: str, example: str) -> list[Record]:
     """
     if not data:
         raise WsteerError(f"{task} brings no data of its own; give it with -T data=FILE, rows like {example}")
-    records = [Record(where, row) for where, row in read_objects(data)]
+    records = [Record(where, row) for where, row in read_objects(str(data))]
     if not records:
         raise WsteerError(f"{data} holds no rows; {task} takes rows like {example}")
     return records
