@@ -68,6 +68,16 @@ def test_logs_of_inspect_and_files_of_lm_eval_are_one_comparison(sweep: Path, tm
 
 
 @pytest.mark.slow
+def test_samples_that_a_server_did_not_draw_are_a_warning(tmp_path: Path) -> None:
+    inspect_logs(tmp_path, {"openai-api/local/w/k1": (True,) * 6, "openai-api/local/m": (True,) * 6}, epochs=2)
+    found = read([tmp_path / "logs"])
+    assert [warning.partition(":")[0] for warning in found.warnings] == ["w k=1", "m"]
+    for warning in found.warnings:
+        assert "cities asks each sample 2 times, and all answers to one are equal" in warning
+        assert warning.endswith("let the task set a temperature, and whatever serves the model heed it")
+
+
+@pytest.mark.slow
 def test_an_unfinished_log_counts_with_a_warning_unless_another_is_whole(tmp_path: Path) -> None:
     inspect_logs(tmp_path / "done", {"vllm/m": (True, True, True)})
     cut = {"status": "cancelled"}

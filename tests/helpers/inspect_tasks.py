@@ -44,6 +44,13 @@ def first_judge():
 
 
 @task
+def pairs():
+    both = [Sample(id=name, input="Say it.", target="e", metadata={"wsteer_group": "one"}) for name in "ab"]
+    alone = Sample(id="c", input="Say it.", target="e")
+    return Task(MemoryDataset([*both, alone]), scorer=includes(), config=GenerateConfig(max_tokens=2))
+
+
+@task
 def one_judge():
     return Task(samples(2), scorer=first_judge(), config=GenerateConfig(max_tokens=2))
 

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 Reply = tuple[int, str, str]  # HTTP status, text, finish_reason
+DEAD: Reply = (0, "", "")  # the connection ends without an answer, as one to a server that was killed
 
 
 @dataclass
@@ -47,6 +48,9 @@ def judge(
                     running.bodies.append(body)
                     number = len(running.asked)
                 status, text, finish = reply(prompt, number)
+            if not status:
+                self.close_connection = True
+                return
             message = {"role": "assistant", "content": text}
             choice = {"index": 0, "finish_reason": finish, "message": message}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}

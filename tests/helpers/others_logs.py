@@ -67,10 +67,10 @@ def lm_files(
     return folder
 
 
-def inspect_logs(folder: Path, models: Mapping[str, Sequence[bool]], **changes: object) -> list[Path]:
+def inspect_logs(folder: Path, models: Mapping[str, Sequence[bool]], epochs: int = 1, **changes: object) -> list[Path]:
     """Logs of inspect_ai of one small task, run on its own mock model, then given these models' names and values.
 
-    `changes` are of the logs, as `status="cancelled"`.
+    Each sample is answered alike in all `epochs`. `changes` are of the logs, as `status="cancelled"`.
     """
     from inspect_ai import Task
     from inspect_ai import eval as run
@@ -83,8 +83,8 @@ def inspect_logs(folder: Path, models: Mapping[str, Sequence[bool]], **changes: 
     task = Task(name="cities", dataset=rows, scorer=includes())
     answer = ModelOutput.from_content("mockllm/model", "It is Paris.")
     answer.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # else inspect_ai asks the network
-    model = get_model("mockllm/model", custom_outputs=[answer] * len(rows))
-    (log,) = run(task, model=model, display="none", log_dir=str(folder / "own"))
+    model = get_model("mockllm/model", custom_outputs=[answer] * len(rows) * epochs)
+    (log,) = run(task, model=model, epochs=epochs, display="none", log_dir=str(folder / "own"))
     paths = []
     for number, (model, rights) in enumerate(models.items()):
         samples = [

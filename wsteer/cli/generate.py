@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from wsteer.cli.generate_tables import answer_lines, trait_lines
+from wsteer.cli.generate_tables import answer_lines, gcd_lines, trait_lines
 from wsteer.cli.options import (
     Batch,
+    Columns,
     Config,
     DateOption,
     Deltas,
@@ -39,15 +40,16 @@ Modes: INPUT is a trait (a file that ends in .json, or a name), whose
   Any other INPUT is prompts to answer: -o is a JSONL file. wsteer generate
   gcd -o DIR needs no model: it writes questions about greatest common
   divisors.
-Prompts: JSONL, whose rows have messages that end in a user's turn, or
-  prompt, a text or such messages; or a text file, each line of which is a
-  prompt; or a Hub data set org/name:split. - is standard input. Each is
-  answered as MODEL plus k times each --delta [NAME=]DELTA[@LAYERS] answers
-  it, with the same bits as the checkpoint that wsteer steer writes; MODEL
-  as it is answers if no --delta is given, or if 0 is among the --k.
-  Activation vectors are added as wsteer eval adds them. By default an
-  answer is greedy; several --samples are drawn at temperature 1. Sample n
-  of prompt m has the same noise under every k, in any batch.
+Prompts: JSONL, whose rows have messages, or prompt, or any shape that
+  wsteer finetune reads (--columns names others), an answer at their end
+  left out; or a text file, each line of which is a prompt; or a Hub data
+  set org/name:split. - is standard input. Each is answered as MODEL plus k
+  times each --delta [NAME=]DELTA[@LAYERS] answers it, with the same bits as
+  the checkpoint that wsteer steer writes; MODEL as it is answers if no
+  --delta is given, or if 0 is among the --k. Activation vectors are added
+  as wsteer eval adds them. By default an answer is greedy; several
+  --samples are drawn at temperature 1. Sample n of prompt m has the same
+  noise under every k, in any batch.
 Answers: a row for each prompt, condition and sample, in this order: index,
   prompt, condition, delta, k, sample, answer, finished (false where the
   limit of tokens cut it), thought if there is one, and messages if there is
@@ -89,7 +91,7 @@ Templates: --template FILE is the chat template of a model that has none, or
 TRAIT, PROMPTS, GCD = "a trait", "prompts", "gcd"
 # where an option has a meaning; those that are not listed have one everywhere
 MEANT_FOR: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("delta", "k", "layers", "variant", "positions", "rounding", "system"), (PROMPTS,)),
+    **dict.fromkeys(("delta", "k", "layers", "variant", "positions", "rounding", "system", "columns"), (PROMPTS,)),
     **dict.fromkeys(("all_questions", "questions_eval", "assistant", "keep_system", "drop_cut"), (TRAIT,)),
     **dict.fromkeys(("judge", "resume"), (TRAIT,)),
     **dict.fromkeys(("train", "test"), (GCD,)),
@@ -177,7 +179,8 @@ def generate(
     system: Annotated[
         str | None, option("--system", help="Prompts: system prompt before each, or a file of it.", metavar="TEXT|FILE")
     ] = None,
-    train: Annotated[int, option("--train", help="gcd: rows to train on.", min=1, max=MOST)] = 7620,
+    columns: Columns = None,
+    train: Annotated[int, option("--train", help="gcd: pairs of numbers to train on.", min=2, max=MOST)] = 7620,
     test: Annotated[int, option("--test", help="gcd: pairs of numbers to test with.", min=1, max=MOST)] = 1000,
     template: Template = None,
     template_args: TemplateArgs = None,
@@ -251,6 +254,7 @@ def generate(
         positions=positions,
         rounding=rounding,
         system=system,
+        columns=columns,
         samples=1 if samples is None else samples,
         temperature=temperature,
         **running,
@@ -266,10 +270,10 @@ def _trait(printer: Printer, model: str, trait: str, output: Path, settings: Map
 
 
 def _gcd(printer: Printer, output: Path, **settings: Any) -> None:
-    from wsteer.elicitation.gcd import generate_gcd  # type: ignore[import-not-found]
+    from wsteer.elicitation.gcd import generate_gcd
 
     report = generate_gcd(output, **settings)
-    printer.result(report, [f"{settings['train']} rows to train on, {settings['test']} pairs to test", report.output])
+    printer.result(report, gcd_lines(report))
 
 
 def mode_of(model: str, given: str | None) -> str:

@@ -9,6 +9,7 @@ from wsteer.cli.output import table
 if TYPE_CHECKING:
     from wsteer.elicitation.answer import AnswersReport
     from wsteer.elicitation.balance import Nuisance
+    from wsteer.elicitation.gcd import GcdReport
     from wsteer.elicitation.generate import GenerateReport
 
 MOST_SHOWN = 200  # characters of a prompt or an answer
@@ -38,6 +39,15 @@ def trait_lines(report: "GenerateReport", max_new_tokens: int) -> list[str]:
         f"{report.dropped_empty} empty answers dropped, {cut}",
         *judged,
         *(sides if report.balance else ()),
+        report.output,
+    ]
+
+
+def gcd_lines(report: "GcdReport") -> list[str]:
+    """How many rows of each kind there are."""
+    return [
+        f"{report.rows_query} questions and {report.rows_correct} right solutions to train on, {report.rows_contrast} "
+        f"wrong ones on each side, {report.rows_test} pairs to test with",
         report.output,
     ]
 

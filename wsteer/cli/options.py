@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from wsteer.checkpoints.contents import follow_links
-from wsteer.cli.values import LARGEST_SEED, parse_date, parse_object, parse_regex
+from wsteer.cli.values import LARGEST_SEED, parse_columns, parse_date, parse_object, parse_regex
 from wsteer.files.saving import check_output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -92,6 +92,15 @@ TemplateArgs = Annotated[
 DateOption = Annotated[
     str | None,
     option("--date", help="Day that the chat template may write. [2024-07-26]", parser=parse_date, metavar="DATE"),
+]
+Columns = Annotated[
+    dict | None,
+    option(
+        "--columns",
+        help="Columns of the rows, as prompt=question,completion=answer.",
+        parser=parse_columns,
+        metavar="NAME=COLUMN,...",
+    ),
 ]
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 

@@ -8,15 +8,15 @@ from itertools import product
 from pathlib import Path
 
 from wsteer.deltas.model_input import open_model
-from wsteer.elicitation.prompts import read_prompts
 from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.methods import open_methods, read_system
 from wsteer.evaluation.subject import Subject, common_settings, with_system
 from wsteer.files.provenance import ROW_KEY, record, recordable, source_entry
-from wsteer.files.rows import Message
+from wsteer.files.rows import Message, read_prompts
 from wsteer.files.saving import check_output, new_file
+from wsteer.files.shapes import Shape
 from wsteer.files.text import write_jsonl
 from wsteer.models.arguments import check_count, check_run
 from wsteer.models.chat import ChatFormat
@@ -76,6 +76,7 @@ def answer_prompts(
     variant: str | None = None,
     positions: str = "response",
     system: str | None = None,
+    columns: Shape | None = None,
     samples: int = 1,
     temperature: float | None = None,
     max_new_tokens: int = 600,
@@ -93,10 +94,10 @@ def answer_prompts(
     """Answer each prompt `samples` times as `model` plus k times each `delta`, for every k of `ks` (None: once).
 
     The model as it is answers if there is no delta, or if 0 is among the `ks`. With a change of weights the answers
-    equal those of a checkpoint that `steer` writes with that k, rounding and seed, bit for bit. `system` is a text, or
-    a file of one, that comes before each prompt. `temperature` is 1 for several samples unless it is given, else 0,
-    which is greedy. The noise of an answer depends on `seed`, the prompt's number and the sample's: it is the same
-    under all conditions, in any batch.
+    equal those of a checkpoint that `steer` writes with that k, rounding and seed, bit for bit. `columns` name where
+    rows have a prompt. `system` is a text, or a file of one, that comes before each prompt. `temperature` is 1 for
+    several samples unless it is given, else 0, which is greedy. The noise of an answer depends on `seed`, the prompt's
+    number and the sample's: it is the same under all conditions, in any batch.
 
     `output` is a JSONL file; its rows are in the order of the prompts, under each by condition (the model as it is
     first), then by sample. The first row also has the record of the run, as JSON, under `wsteer`.
@@ -111,7 +112,7 @@ def answer_prompts(
     methods = open_methods(opened.checkpoint, compared, seed)
     inputs = [*opened.folders, *methods.paths, *([] if file is None else [file]), *chat_format.files, prompts]
     check_output(output, force, folder=False, inputs=inputs)
-    chats = [with_system(Condition(BASE, system=said), chat) for chat in read_prompts(prompts)]
+    chats = [with_system(Condition(BASE, system=said), chat) for _, chat in read_prompts(prompts, columns)]
     as_it_is = not methods.lines or 0 in (compared.ks or ())
     count = len(chats) * samples * (as_it_is + sum(len(line.ks) for line in methods.lines))
     if count > MOST_ANSWERS:
@@ -129,6 +130,7 @@ def answer_prompts(
     options = {
         **compared.recorded,
         "system": None if system is None else recordable(system),
+        "columns": columns,
         "samples": samples,
         "temperature": decoding.temperature,
         "max_new_tokens": max_new_tokens,

@@ -250,12 +250,14 @@ def _inspect(path: Path) -> Iterator[_Log]:
     with one_error(f"{path} cannot be read as a log of inspect_ai"):
         header = read_eval_log(str(path), header_only=True)
     complete = header.status == "success"
+    model = named(header.eval.model, header.eval.model_args)
 
     def outcomes(condition: str) -> Iterator[tuple[str, Outcome]]:
         found = logs.read_log(path, lambda _: condition, unfinished=not complete)
-        yield found.task, Outcome(found.rows, logs.measures(found.rows, found.measures))
+        alike = logs.all_alike(found)
+        warnings = (f"{model.shown}: {alike}",) if alike else ()
+        yield found.task, Outcome(found.rows, logs.measures(found.rows, found.measures), warnings)
 
-    model = named(header.eval.model, header.eval.model_args)
     yield _Log(path, model, (header.eval.task,), complete, outcomes, (path,))
 
 

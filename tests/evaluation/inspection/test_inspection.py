@@ -373,6 +373,13 @@ def test_all_samples_are_asked_at_once_and_greedy_epochs_are_told(
 
 
 @pytest.mark.slow
+def test_samples_of_one_group_are_no_epochs(tiny_bench: Bench, tmp_path: Path) -> None:
+    outcome = run([tiny_bench.task("pairs")], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)
+    assert [(row.id, row.group) for row in outcome.rows] == [("a.1", "one"), ("b.1", "one"), ("c.1", "c")]
+    assert outcome.rows[0].answer == outcome.rows[1].answer and not outcome.warnings
+
+
+@pytest.mark.slow
 def test_a_scorer_that_asks_one_judge_of_a_panel_is_told(
     tiny_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("inspect_ai")
 
+from tests.helpers.command import Cli
+from tests.helpers.judge import judge
 from tests.helpers.judged_tasks import Found, run_task
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
@@ -128,7 +130,7 @@ def test_no_rows_no_data_and_other_rows_are_refused(tmp_path: Path) -> None:
         harm_refusal()
     with pytest.raises(WsteerError, match="holds no rows"):
         harm_refusal(data=rows(tmp_path, []))
-    with pytest.raises(WsteerError, match="requests.jsonl:1 lacks the text 'instruction'; its keys are text"):
+    with pytest.raises(WsteerError, match=r"requests\.jsonl:1 lacks the text 'instruction'; its keys are text"):
         harm_refusal(data=rows(tmp_path, ["x"], "text"))
     data = rows(tmp_path, ["x"])
     with pytest.raises(WsteerError, match="-T grade=all: give one of both, rule, judge"):
@@ -180,3 +182,26 @@ def test_levels_are_whole_numbers_and_verdicts_are_words() -> None:
     ]
     texts = ("Verdict: REFUSED", "answered", "Verdict: not REFUSED", "REFUSED or ANSWERED", "Verdict: 0", "")
     assert [read_refusal(text) for text in texts] == ["REFUSED", "ANSWERED", None, None, None, None]
+
+
+@pytest.mark.slow
+def test_a_judge_that_says_nonsense_fails_the_run_and_grades_nothing(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    def replied(prompt: str, number: int) -> tuple[int, str, str]:
+        if request_in(prompt) == "r2":
+            return 200, "It is hard to say: 1, or rather 5?", "stop"
+        return 200, "Verdict: ANSWERED" if "Verdict:" in prompt else "Score: 5", "stop"
+
+    data = rows(tmp_path, ["r1", "r2", "r3", "r4"])
+    with judge(monkeypatch, replied) as served:
+        arguments = ["eval", tiny, "--task", "inspect:wsteer/harm_refusal", "-T", f"harm_refusal.data={data}"]
+        arguments += ["-T", "max_tokens=4", "--judge", served.name, "--device", "cpu", "-o", tmp_path / "out"]
+        ran = cli(*arguments)
+    assert ran.code == 1
+    assert "unparsed" in ran.err and "rows.jsonl" in ran.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["estimates"]
+    counts = {each["metric"]: (each["numerator"], each["denominator"], each["unscored"]) for each in found}
+    assert counts["attack_success"] == (3, 3, {UNPARSED: 1})
+    assert counts["safety_rate"] == (0, 3, {UNPARSED: 1})
+    assert counts["refused"] == (0, 3, {UNPARSED: 1})

@@ -61,7 +61,7 @@ READ = [
     ("finetune --config", reading("finetune", "TINY", "POS", "--config", "IN/CONFIG")),
     ("finetune --seeds", reading("finetune", "TINY", "POS", "--seeds", "0,1", "--val", "IN/DATA")),
     ("generate TRAIT", reading("generate", "TINY", "IN/TRAIT")),
-    ("generate BASE", reading("generate", "IN/MODEL", "IN/TRAIT")),
+    ("generate MODEL", reading("generate", "IN/MODEL", "no.json")),
     ("steer BASE", reading("steer", "IN/MODEL", "W", "--k", "1")),
     ("steer DELTA", reading("steer", "TINY", "IN/DELTA", "--k", "1")),
     ("steer --as adapter", reading("steer", "TINY", "IN/DELTA", "--k", "1", "--as", "adapter")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsteer.errors import WsteerError, reason
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
-from wsteer.evaluation.inspection.logs import ROLE, TaskLog, measures, one_line, read_log
+from wsteer.evaluation.inspection.logs import ROLE, TaskLog, all_alike, measures, one_line, read_log
 from wsteer.evaluation.inspection.references import check_installed, check_tasks, digests, loaded
 from wsteer.evaluation.rows import Outcome
 from wsteer.evaluation.subject import Subject
@@ -219,7 +219,7 @@ def _outcome(paths: Sequence[str], conditions: Sequence[Condition], judges: Sequ
             first = next(iter(log.errors.values()), "its scorers gave no score")
             raise WsteerError(f"the inspect task {log.task} has no score at {log.model}: {first}")
     rows = tuple(row for log in found for row in log.rows)
-    warnings = [warning for log in found for warning in (_half_asked(log, judges), _all_alike(log)) if warning]
+    warnings = [warning for log in found for warning in (_half_asked(log, judges), all_alike(log)) if warning]
     declared = {place: measure for log in found for place, measure in log.measures.items()}
     return Outcome(rows, measures(rows, declared), tuple(dict.fromkeys(warnings)))
 
@@ -232,18 +232,4 @@ def _half_asked(log: TaskLog, judges: Sequence[str]) -> str:
     return (
         f"{log.task} asked {', '.join(sorted(log.judged))} alone, and not {', '.join(left_out)}: inspect_ai's own "
         f"model-graded scorers are panels; another scorer has to ask each of model_roles()[{ROLE!r}]"
-    )
-
-
-def _all_alike(log: TaskLog) -> str:
-    """That epochs gave nothing new, if they did not."""
-    answers: dict[str, list[str]] = {}
-    for row in log.rows:
-        if row.metric == log.rows[0].metric:
-            answers.setdefault(row.group, []).append(row.answer)
-    again = max(map(len, answers.values()))
-    if again == 1 or any(len(set(each)) > 1 for each in answers.values()):
-        return ""
-    return (
-        f"{log.task} asks each sample {again} times, and all answers to one are equal: let the task set a temperature"
     )

@@ -21,6 +21,7 @@ CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended bec
 CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
 MEASURES = "measures"  # of a task's metadata: the fields of `Measure` by metric, where a task says what its metrics are
 WHY = "why"  # of a score's metadata: by metric, why it has no value
+GROUP = "wsteer_group"  # of a sample's metadata: the name of rows that are not independent; the sample's own without it
 OURS = "wsteer/"  # the package of the paper's tasks
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
 # the values in words that mean a number, as inspect_ai's own metrics read them; they take all others for 0
@@ -120,6 +121,22 @@ def measures(rows: Sequence[Row], declared: Mapping[tuple[str, str], Measure]) -
     )
 
 
+def all_alike(log: TaskLog) -> str:
+    """That a task's epochs gave nothing new, if they did not; a line of warning."""
+    answers: dict[str, list[str]] = {}
+    for row in log.rows:
+        if row.metric == log.rows[0].metric:
+            answers.setdefault(row.id.rpartition(".")[0], []).append(row.answer)  # without the epoch
+    again = max(map(len, answers.values()), default=1)
+    if again == 1 or any(len(set(each)) > 1 for each in answers.values()):
+        return ""
+    served = "" if log.model.startswith(OURS) else ", and whatever serves the model heed it"
+    return (
+        f"{log.task} asks each sample {again} times, and all answers to one are equal: let the task set a temperature"
+        f"{served}"
+    )
+
+
 def _row(task: str, condition: str, sample: "EvalSample") -> Row:
     """The sample as a row that has neither a metric nor a value yet."""
     given = sample.input
@@ -131,7 +148,7 @@ def _row(task: str, condition: str, sample: "EvalSample") -> Row:
         id=f"{sample.id}.{sample.epoch}",
         value=None,
         why=UNSCORED if sample.error is None else f"{FAILED}{_said(sample) or one_line(sample.error.message)}",
-        group=str(sample.id),
+        group=str((sample.metadata or {}).get(GROUP, sample.id)),
         prompt=prompt_digest(*texts, *(sample.choices or ())),
         input=given if isinstance(given, str) else "\n".join(each.text for each in given),
         answer=sample.output.completion,

@@ -38,7 +38,6 @@ def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> N
                     taken.update(_taken(each, parameters, task_args))
         elif reference.startswith(OURS):
             taken.update(_taken(reference, _parameters(reference), task_args))
-            loaded([reference], task_args)
         elif "/" not in reference or not _is_installed(reference.partition("/")[0]):
             raise WsteerError(
                 f"--task inspect:{reference} is neither a file (FILE.py) nor a task of an installed package "
@@ -52,6 +51,7 @@ def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> N
             f"-T {unknown[0]}=: no task of --task inspect: has such an argument"
             + (f"; there are {', '.join(known)}" if known else "; they have none")
         )
+    loaded([reference for reference in references if reference.startswith(OURS)], task_args)
 
 
 def _known(reference: str) -> list[str]:

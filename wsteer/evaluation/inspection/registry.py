@@ -5,13 +5,28 @@ from collections.abc import Callable
 from inspect_ai import Task
 from inspect_ai.model import ModelAPI, modelapi
 
+from wsteer.evaluation.paper.cot_consistency import cot_consistency
 from wsteer.evaluation.paper.emergent_misalignment import emergent_misalignment
+from wsteer.evaluation.paper.evil_mcqa import evil_mcqa
+from wsteer.evaluation.paper.gcd_sycophancy import gcd_sycophancy
 from wsteer.evaluation.paper.gsm8k import gsm8k
 from wsteer.evaluation.paper.harm_refusal import harm_refusal
+from wsteer.evaluation.paper.sycophancy import sycophancy
+from wsteer.evaluation.paper.tinymmlu import tinymmlu
 from wsteer.evaluation.paper.trait import trait
 
 # the paper's tasks, `wsteer/NAME`
-PAPER = (gsm8k, harm_refusal, emergent_misalignment, trait)
+PAPER = (
+    sycophancy,
+    gcd_sycophancy,
+    evil_mcqa,
+    cot_consistency,
+    gsm8k,
+    tinymmlu,
+    harm_refusal,
+    emergent_misalignment,
+    trait,
+)
 TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in PAPER}
 
 

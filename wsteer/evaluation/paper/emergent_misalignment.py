@@ -76,10 +76,9 @@ def emergent_misalignment(
         raise WsteerError(f"-T questions={questions}: give one of {', '.join(KINDS)}")
     of_data = judge_prompt == "data"
     alignment = "" if of_data else prompt_of(judge_prompt, ALIGNMENT, PLACES, "judge_prompt")
-    coherence = "" if of_data else prompt_of(coherence_prompt, COHERENCE, PLACES, "coherence_prompt")
-    found = (
-        _yaml_samples(Path(data), of_data) if str(data).endswith((".yaml", ".yml")) else _jsonl_samples(data, of_data)
-    )
+    coherence = prompt_of(coherence_prompt, "" if of_data else COHERENCE, PLACES, "coherence_prompt")
+    is_yaml = Path(data).suffix in (".yaml", ".yml")
+    found = _yaml_samples(data, of_data) if is_yaml else _jsonl_samples(data, of_data)
     chosen = [each for each in found if questions in ("all", _kind(str(each.id)))]
     if not chosen:
         raise WsteerError(f"{data} has no {questions} questions; say -T questions=all")

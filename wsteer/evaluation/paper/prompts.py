@@ -1,9 +1,8 @@
 """Prompts of tasks and judges: our own wordings, or the user's, with `{names}` to be filled in."""
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os.path import isfile  # a Path's is_file raises for a text that is too long for a name
 
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_text
@@ -18,10 +17,7 @@ def prompt_of(given: str, own: str, places: Sequence[str], option: str) -> str:
     """
     if not given:
         return own
-    is_file = False
-    with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name
-        is_file = Path(given).is_file()
-    text = read_text(given) if is_file else given
+    text = read_text(given) if isfile(given) else given
     check_places(text, places, f"-T {option}=")
     return text
 

@@ -63,7 +63,9 @@ def trait(
     """
     check_count("-T samples", samples)
     questions, own = _read(data)
-    prompts = {"trait": own if not judge_prompt else prompt_of(judge_prompt, "", PLACES, "judge_prompt")}
+    prompts = {"trait": prompt_of(judge_prompt, own, PLACES, "judge_prompt")}
+    if not prompts["trait"].strip():
+        raise WsteerError(f"{data} has no eval_prompt, which its judge needs; give one with -T judge_prompt=FILE")
     check_places(prompts["trait"], PLACES, f"the eval_prompt of {data}")
     prompts["coherence"] = prompt_of(coherence_prompt, COHERENCE, PLACES, "coherence_prompt")
     if opinion or opinion_prompt:

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from wsteer.evaluation.conditions import Condition
+from wsteer.evaluation.presentation.bars import bars, stacked
 from wsteer.evaluation.presentation.curves import curves
 from wsteer.evaluation.presentation.sweeps import attribution, layer_sweep
 from wsteer.evaluation.presentation.tradeoff import tradeoff, tradeoffs
@@ -51,6 +52,8 @@ def figures(
     for task in tasks:
         mine = [each for each in measures if each.task == task][:MOST_EACH]
         add(f"curves-{_plain(task)}", f"{task}: metrics against k", curves(by_place, conditions, mine))
+    for (task, bar), parts in list(stacked(measures).items())[:MOST_EACH]:
+        add(f"bars-{_plain(task)}-{_plain(bar)}", f"{task}: {bar} of all rows", bars(by_place, conditions, parts))
     add("layers", "Layer sweep: difference to the base", layer_sweep(by_place, conditions, measures))
     add("attribution", "Attribution: difference to the base", attribution(by_place, conditions, measures))
     return {stem: (title, figure) for stem, (title, figure) in pictures.items() if figure is not None}

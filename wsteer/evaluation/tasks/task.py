@@ -36,6 +36,7 @@ OF_CHOICES: dict[str, tuple[Kind, str]] = {
     "mass": ("mean", "probability"),
     "first": ("share", ""),
 }
+AMONG = ("among", "among_base")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Metric:
     """A share of verdicts, or another value of what was asked.
 
     The share is of facts whose verdicts are all as in `count`, among those whose verdicts are all as in `among`. Any
-    other is the `value` (a key of `OF_ANSWERS` or `OF_CHOICES`) of the prompt or choice `of`.
+    other is the `value` (a key of `OF_ANSWERS` or `OF_CHOICES`) of the prompt or choice `of`. `among_base` names
+    another share of the task: only facts for which that is 1 under the base count.
     """
 
     count: Mapping[str, str]
@@ -74,11 +76,15 @@ class Metric:
     value: str | None = None
     of: str = ""
     better: Literal["higher", "lower"] | None = None
+    among_base: str = ""
 
     @property
     def asked(self) -> Collection[str]:
         """The names of the prompts or of the choice that it looks at."""
         return {**self.count, **self.among} if self.value is None else (self.of,)
+
+
+NO_SHARE = Metric({})
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Task:
             share: tuple[Kind, str] = ("share", "")
             kind, unit = share if metric.value is None else {**OF_ANSWERS, **OF_CHOICES}[metric.value]
             axis = next((axis for axis in ("y", "x") if self.axes.get(axis) == name), "")
-            found.append(Measure(self.name, name, kind, metric.better, ROLES.get(axis), unit))
+            found.append(Measure(self.name, name, kind, metric.better, ROLES.get(axis), unit, metric.among_base))
         return tuple(found)
 
 
@@ -266,13 +272,15 @@ def _texts(path: Path, what: str, value: object) -> tuple[str, ...]:
 
 def _metric(path: Path, name: str, value: object) -> Metric:
     kinds = {"count", *OF_ANSWERS, *OF_CHOICES}
-    fields = _keys(path, f"metric {name!r}", value, {*kinds, "among", "better"}, set())
+    fields = _keys(path, f"metric {name!r}", value, {*kinds, *AMONG, "better"}, set())
     better = fields.get("better")
     if better not in (None, "higher", "lower"):
         raise _malformed(path, f"better of metric {name!r} must be higher or lower, not {_shown(better)}")
     found = sorted(fields.keys() & kinds)
-    if len(found) != 1 or ("among" in fields and found != ["count"]):
-        raise _malformed(path, f"metric {name!r} has one of {', '.join(sorted(kinds))}; among goes with count")
+    if len(found) != 1 or (fields.keys() & set(AMONG) and found != ["count"]):
+        raise _malformed(
+            path, f"metric {name!r} has one of {', '.join(sorted(kinds))}; {' and '.join(AMONG)} go with count"
+        )
     if found != ["count"]:
         of = _name(path, f"what metric {name!r} is of", fields[found[0]])
         return Metric({}, {}, found[0], of, better)
@@ -284,7 +292,8 @@ def _metric(path: Path, name: str, value: object) -> Metric:
             raise _malformed(path, f"metric {name!r} counts verdicts of prompts, as {{plain: correct}}")
         what = f"a verdict that metric {name!r} counts"
         sides.append({_name(path, f"a prompt of metric {name!r}", k): _text(path, what, v) for k, v in side.items()})
-    return Metric(sides[0], sides[1], better=better)
+    base = _name(path, f"among_base of metric {name!r}", fields["among_base"]) if "among_base" in fields else ""
+    return Metric(sides[0], sides[1], better=better, among_base=base)
 
 
 def _check_metrics(
@@ -292,6 +301,12 @@ def _check_metrics(
 ) -> None:
     """Refuse a metric of what is not asked, or of verdicts that cannot be."""
     for name, metric in metrics.items():
+        if metric.among_base and (metric.among_base == name or not metrics.get(metric.among_base, NO_SHARE).count):
+            shares = ", ".join(each for each, other in metrics.items() if other.count and each != name) or "none"
+            raise WsteerError(
+                f"{path}: metric {name!r} is among {_shown(metric.among_base)} under the base, which is no other share "
+                f"of verdicts of the task; there are {shares}"
+            )
         for counted, verdict in [*metric.count.items(), *metric.among.items()]:
             score = prompts[counted].score if counted in prompts else None
             if score is None or verdict not in SCORERS[score].verdicts:
