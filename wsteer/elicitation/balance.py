@@ -59,7 +59,7 @@ def balance(pos: Sequence[Side], neg: Sequence[Side]) -> tuple[Nuisance, ...]:
         compared("refusals", *([float(refuses(row.text)) for row in side] for side in (pos, neg))),
         compared("repetition", *([repeated(row.text) for row in side] for side in (pos, neg))),
     ]
-    for commonest in dict.fromkeys(map(_commonest_opening, (pos, neg))):
+    for commonest in dict.fromkeys(text for side in (pos, neg) for text in _commonest_opening(side)):
         begins = ([float(_opening(row.text) == commonest) for row in side] for side in (pos, neg))
         found.append(compared(f'opening "{commonest}"', *begins))
     echoed = ([float(echoes(row.text, row.system)) for row in side] for side in (pos, neg))
@@ -122,10 +122,14 @@ def _opening(text: str) -> str:
     return " ".join(_plain(text)[:OPENING])
 
 
-def _commonest_opening(rows: Sequence[Side]) -> str:
-    """The first two words that most answers have; of equally common ones the first in the alphabet."""
+def _commonest_opening(rows: Sequence[Side]) -> list[str]:
+    """The first two words that most answers have, of equally common ones the first in the alphabet.
+
+    Where no two answers share an opening, there is none.
+    """
     counts = Counter(_opening(row.text) for row in rows)
-    return min(counts, key=lambda text: (-counts[text], text))
+    text = min(counts, key=lambda text: (-counts[text], text))
+    return [text] if counts[text] > 1 else []
 
 
 def _moments(values: Sequence[float | None]) -> tuple[float, float, int]:
