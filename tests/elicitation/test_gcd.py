@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import Cli
 from wsteer.elicitation.gcd import TEST, TRAIN, generate_gcd
 from wsteer.elicitation.gcd_phrases import AGREES, ANSWERS, DISAGREES, STYLES
 from wsteer.errors import WsteerError
@@ -135,3 +136,19 @@ def test_an_existing_folder_is_kept_unless_forced(folder: Path, tmp_path: Path) 
 def test_the_papers_counts(tmp_path: Path) -> None:
     report = generate_gcd(tmp_path / "data")
     assert (report.rows_query + report.rows_correct, report.rows_test) == (TRAIN, TEST) == (7620, 1000)
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_on_them_steered_and_evaluated(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    generate_gcd(tmp_path / "gcd", train=8, test=2)
+    data = {name: str(tmp_path / "gcd" / f"{name}.jsonl") for name in ("train_query", "train_correct", "test")}
+    tuned, out = str(tmp_path / "tuned"), str(tmp_path / "out")
+    few = ("--max-steps", "1", "--batch-size", "2", "--rank", "2", "--val-fraction", "0", "--device", "cpu")
+    assert cli("finetune", str(tiny), data["train_query"], data["train_correct"], "-o", tuned, *few).code == 0
+    assert cli("steer", str(tiny), tuned, "--k", "1", "-o", str(tmp_path / "steered")).code == 0
+    task = ("--task", "inspect:wsteer/gcd_sycophancy", "-T", f"data={data['test']}", "-T", "max_tokens=4")
+    ran = cli("eval", str(tiny), "--delta", tuned, *task, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    found = {(each["metric"], each["denominator"]) for each in ran.json["estimates"]}
+    assert ("correctness_of_base", 0) in found  # noise solves nothing
