@@ -1,5 +1,8 @@
 """The paper's judged tasks on SmolLM2-135M-Instruct and a checkpoint of its sweep, behind `transformers serve`."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,9 +110,7 @@ def test_answers_are_those_of_wsteer_itself(smollm2: str, delta: Delta, logs: Pa
     assert {task for task, _ in asked[0]} == set(greedy)
 
 
-def test_the_command_of_inspect_takes_a_served_model_and_a_served_judge(
-    models: list[str], smollm2: str, folder: Path, cli: Cli
-) -> None:
+def test_the_command_of_inspect_takes_a_served_model_and_a_served_judge(models: list[str], folder: Path) -> None:
     given = {**JUDGED["trait"].task_args(folder), "max_tokens": TOKENS, "samples": 1, "opinion": False}
     arguments = [part for key, value in given.items() for part in ("-T", f"{key}={json.dumps(value)}")]
     grader = json.dumps({"model": models[0], "temperature": 0, "max_tokens": TOKENS})

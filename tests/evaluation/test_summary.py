@@ -228,6 +228,13 @@ def test_failures_above_the_bound_are_named_abstentions_are_none() -> None:
     assert line == "facts, w k=1: 2 of 20 rows of accuracy have no score (failed: 500)"
 
 
+def test_of_metrics_that_lack_as_many_rows_the_first_is_named() -> None:
+    found = [replace(row, metric=name) for name in ("a", "b") for row in rows(BASE, [1, 1, "filtered"])]
+    estimates = summarise(found, [Measure("facts", "a"), Measure("facts", "b")], [BASE])
+    (line,) = unscored(estimates, [BASE], 0.05)
+    assert line == "facts, base: 1 of 3 rows of a have no score (filtered)"
+
+
 def test_a_warning_names_what_was_mostly_abstained() -> None:
     estimates = summarise(rows(BASE, [1, ABSTAINED]) + rows(UP, [1, ABSTAINED, ABSTAINED]), [ACCURACY], [BASE, UP])
     (warning,) = mostly_abstained(estimates, [BASE, UP])
