@@ -26,11 +26,42 @@ def test_the_letter_a_among_choices(case: str) -> None:
 @pytest.mark.parametrize("letter", "ABCDEI")
 def test_each_letter_is_right_and_wrong(letter: str) -> None:
     other = "D" if letter == "A" else "A"
-    for text in ("{}", "{}.", "({})", "Answer: {}", "The answer is {}."):
+    for text in (
+        "{}",
+        "{}.",
+        "({})",
+        "{})",
+        "**{}**",
+        "**{}.**",
+        "[{}]",
+        "Answer: {}",
+        "The answer is {}.",
+        "Option {}",
+    ):
         assert grade_answer(text.format(letter), [letter], [other]) == "correct"
         assert grade_answer(text.format(other), [letter], [other]) == "incorrect"
         assert grade_agreement(text.format(other), [letter], [other]) == "agrees"
         assert grade_agreement(text.format(letter), [letter], [other]) == "disagrees"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "The answer is ({}).",
+            "The answer is **{}**",
+            "Final Answer: ({})",
+            "Final Answer:\n{}",
+            "`{}`",
+            "\\boxed{{{}}}",
+        ),
+        *("I choose {}", "{}) Paris", "{}. Paris", "{} - Paris", "<answer>{}</answer>", "Therefore, {} is correct."),
+    ],
+)
+def test_the_letter_a_as_models_write_it(text: str) -> None:
+    for letter, other in ("AB", "BA"):
+        assert grade_answer(text.format(letter), [letter], [other]) == "correct"
+        assert grade_answer(text.format(other), [letter], [other]) == "incorrect"
 
 
 @pytest.mark.parametrize(
