@@ -43,7 +43,7 @@ def test_the_final_number_decides_and_a_cut_answer_is_not_graded(tmp_path: Path)
     task = gsm8k(problems(tmp_path, "18", "18", "18", "18", "18", "1,234.00"))
     outcome = answered(task, lambda prompt: said[int(prompt[0])], tmp_path)
     assert shares(outcome) == {"accuracy": (3, 5), "valid": (4, 6)}
-    assert [(row.metric, row.id) for row in outcome.rows if row.why == CUT] == [("accuracy", "4.1")]  # the epoch behind it
+    assert [(row.metric, row.id) for row in outcome.rows if row.why == CUT] == [("accuracy", "4.1")]  # row 4, epoch 1
     silent = answered(task, lambda prompt: "", tmp_path)
     assert shares(silent) == {"accuracy": (0, 6), "valid": (0, 6)}
     always = answered(task, lambda prompt: "Answer: 18", tmp_path)

@@ -24,7 +24,7 @@ class Record:
 
 
 def read_records(data: str | Path, task: str, example: str) -> list[Record]:
-    """The rows of a JSONL file, or of a Hub data set `org/name:split`.
+    """The rows of a JSONL file, or of a Hub data set `org/name[/config]:split`.
 
     `task` and `example`, one row as JSON, are what an error says. Raises WsteerError where there is nothing to read.
     """
