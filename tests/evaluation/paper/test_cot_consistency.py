@@ -31,9 +31,9 @@ from wsteer.evaluation.paper.judging import NO_MAJORITY
         ("Score: -5", None),
         ("Score: [0-100]", None),
         ("Score: 90\nScore: high", None),
-        ("85", None),
+        ("85", "consistent"),
         ("Score:", None),
-        ("Score:\n85", None),
+        ("Score:\n85", "consistent"),
         ("", None),
     ],
 )
