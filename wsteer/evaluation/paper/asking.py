@@ -27,12 +27,9 @@ def each_prompt() -> Solver:
         asked: dict[str, str] = state.metadata[ASKED]
         outputs = dict(zip(asked, await collect(*map(get_model().generate, asked.values())), strict=True))
         answers = {name: each.completion for name, each in outputs.items()}
-        stopped: StopReason = next(
-            (each.stop_reason for each in outputs.values() if each.stop_reason != "stop"), "stop"
-        )
-        state.output = ModelOutput.from_content(
-            next(iter(outputs.values())).model, listed(answers), [*reasons, "stop"][0]
-        )
+        reasons: list[StopReason] = [each.stop_reason for each in outputs.values() if each.stop_reason != "stop"]
+        model, stopped = get_model().name, reasons[0] if reasons else "stop"
+        state.output = ModelOutput.from_content(model, listed(answers), stopped)
         state.messages.append(state.output.message)
         state.metadata[ANSWERS] = answers
         state.metadata[CUT_ANSWERS] = [name for name, each in outputs.items() if each.stop_reason in CUTS]
