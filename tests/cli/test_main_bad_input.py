@@ -78,7 +78,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Inputs], list], str]] = {
         lambda i: ["steer", delta_folder(i), i.delta("v"), "--k", 1],
         "holds a change of weights (delta.safetensors) and no model",
     ),
-    "folder as a trait": (lambda i: ["generate", i.tiny, i.tiny], "cannot be read"),
+    "folder as prompts": (lambda i: ["generate", i.tiny, i.tiny], "is a folder; name a JSONL file in it"),
     "folder as data": (lambda i: ["finetune", i.tiny, i.tiny], "is a folder"),
     "too many k": (lambda i: ["steer", i.tiny, i.delta(), "--k", "1,2"], "2 values of --k for 1 deltas"),
     "checkpoint in monitor": (lambda i: ["monitor", i.tiny], "is a checkpoint"),

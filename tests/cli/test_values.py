@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from wsteer.cli.values import MOST_KS, parse_added, parse_ks, parse_share
+from wsteer.cli.values import MOST_KS, parse_added, parse_columns, parse_ks, parse_share
 from wsteer.evaluation.compared import Added
 
 
@@ -78,3 +78,16 @@ def test_shares(given: str, share: float) -> None:
 def test_other_shares_are_refused(parse: Callable[[str, str], float], given: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse(given, "--max-unscored")
+
+
+def test_columns_are_names_with_their_columns() -> None:
+    given = "prompt=question,completion=the answer=x"
+    assert parse_columns(given) == {"prompt": "question", "completion": "the answer=x"}
+
+
+@pytest.mark.parametrize(
+    "given", ["", "prompt", "prompt=", "=q", "question=q", "prompt=a,prompt=b", "prompt=a,messages=b"]
+)
+def test_other_columns_are_refused(given: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"NAME=|twice|leave out"):
+        parse_columns(given)

@@ -60,6 +60,22 @@ def test_a_moving_denominator_is_paired_over_all_rows_of_either_side() -> None:
     assert (found.numerator, found.denominator, found.low_n, found.unscored) == (3, 6, True, {})
 
 
+def test_a_denominator_that_the_base_fixes_is_the_same_under_every_condition() -> None:
+    kept = replace(ACCURACY, metric="kept", among="accuracy")
+    right = rows(BASE, [1, 1, 1, 0, ABSTAINED]) + rows(UP, [0, 1, 1, 1, 1])
+    values = rows(BASE, [1, 1, 0, 1, 1], kept) + rows(UP, [0, 0, 1, 1, 1], kept)
+    found = [each for each in summarise(right + values, [ACCURACY, kept], [BASE, UP]) if each.metric == "kept"]
+    assert [(each.numerator, each.denominator) for each in found] == [(2, 3), (1, 3)]
+    compared = found[1].against_base
+    assert (compared.fixed, compared.broken, compared.pairs, compared.interval) == (1, 2, 3, "Bonett-Price")
+
+
+def test_nothing_is_in_a_denominator_of_a_base_that_has_nothing_right() -> None:
+    kept = replace(ACCURACY, metric="kept", among="accuracy")
+    found = summarise(rows(BASE, [0, 0]) + rows(UP, [1, 1]) + rows(UP, [1, 1], kept), [ACCURACY, kept], [BASE, UP])
+    assert [each for each in found if each.metric == "kept"] == []
+
+
 def test_an_empty_denominator_is_undefined_and_not_zero() -> None:
     found = only(summarise(rows(BASE, [1, 0]) + rows(UP, [OUTSIDE, OUTSIDE]), [ACCURACY], [BASE, UP]), UP)
     assert (found.value, found.low, found.high, found.bounds) == (None, None, None, None)

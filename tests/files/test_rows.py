@@ -1,12 +1,16 @@
 """Chat rows are read with file and line in every error."""
 
+import gzip
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from wsteer.errors import WsteerError
-from wsteer.files.rows import read_chats, read_objects
+from wsteer.files.rows import is_hub_data_set, read_chats, read_objects, read_prompts
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello there. "}]
 
@@ -40,10 +44,10 @@ def test_an_answers_thought_is_kept_under_the_name_that_templates_read(tmp_path:
         ("{not json", ":2 is not JSON"),
         ('{"prompt": "\\ud800", "completion": "x"}', ":2 is not JSON"),
         ("[1]", ":2 is not a JSON object"),
-        ("{}", ":2 holds neither messages"),
+        ("{}", ":2 fits no shape of chat rows: messages; prompt and completion; .*Its keys are none"),
         ('{"messages": []}', ":2 does not end in an assistant's answer"),
-        ('{"messages": [{"role": "user"}]}', ":2 holds neither"),
-        ('{"messages": [{"role": "boss", "content": "x"}]}', ":2 holds neither"),
+        ('{"messages": [{"role": "user"}]}', ":2 has a message without a role"),
+        ('{"messages": [{"role": "boss", "content": "x"}]}', ":2 has a message without a role"),
         ('{"prompt": "x", "completion": "  "}', ":2 does not end"),
         ('{"messages": [{"role": "user", "content": "x"}]}', ":2 does not end"),
         ('{"prompt": "x", "prompt": "y", "completion": "z"}', ":2 is not JSON: it has the key 'prompt' twice"),
@@ -96,14 +100,118 @@ def test_empty_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
             read_chats(tmp_path / name)
 
 
+def test_a_json_list_is_read_as_its_objects(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("\ufeff" + json.dumps([{"messages": CHAT}] * 2, indent=1), encoding="utf-8")
+    assert read_chats(path) == [CHAT, CHAT]
+    for text, reason in (
+        ('[{"messages": 1}, 2]', r"x\.json row 2 is not a JSON object"),
+        ('[{"a": 1},', r"x\.json is not JSON: .*; it looks like a JSON list"),
+        ('[{"a": 1, "a": 2}]', r"x\.json is not JSON: it has the key 'a' twice"),
+        ("[]", "holds no rows"),
+    ):
+        path.write_text(text)
+        with pytest.raises(WsteerError, match=reason):
+            read_chats(path)
+
+
+def test_rows_of_a_gzip_file_with_marks_have_the_lines_of_the_text_in_errors(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    marked = b"\xef\xbb\xbf" + json.dumps({"messages": CHAT}).encode() + b"\r\n"
+    path.write_bytes(gzip.compress(marked) + gzip.compress(marked))  # as cat writes two
+    assert read_chats(path) == [CHAT, CHAT]
+    path.write_bytes(gzip.compress(marked + b"{not json"))
+    with pytest.raises(WsteerError, match=r"x\.jsonl\.gz:2 is not JSON"):
+        read_chats(path)
+    path.write_bytes(gzip.compress(marked)[:-9])
+    with pytest.raises(WsteerError, match=r"x\.jsonl\.gz is damaged gzip"):
+        read_chats(path)
+
+
+def test_a_gzip_bomb_of_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsteer.files.text.FREE", 10_000)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b" " * 10_000_000))
+    with pytest.raises(WsteerError, match="which no honest text does"):
+        read_chats(tmp_path / "x.jsonl.gz")
+
+
+def test_prompts_are_read_from_rows_without_their_last_answers(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    asked, system = CHAT[:1], {"role": "system", "content": "Be brief."}
+    rows = [
+        {"messages": asked},
+        {"messages": CHAT},
+        {"messages": [system, *CHAT, *asked, CHAT[1]]},
+        {"prompt": "Hi"},
+        {"prompt": "Hi", "completion": "no"},
+        {"prompt": [system, *asked]},
+        {"instruction": "Hi", "category": "greeting"},
+        {"question": "Hi", "answer": 5},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "no"}]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    several = [[system, *CHAT, *asked], asked, asked, [system, *asked], asked, asked, asked]
+    assert read_prompts(path) == [(f"{path}:{i}", chat) for i, chat in enumerate([asked, asked, *several], 1)]
+    path.write_text(json.dumps({"q": "Hi", "prompt": "no"}))
+    assert read_prompts(path, {"prompt": "q"}) == [(f"{path}:1", asked)]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": CHAT[1:]}, ":1 asks nothing"),
+        ({"prompt": " "}, ":1 asks nothing"),
+        ({"prompt": 5}, ":1 has a message whose content is no text"),
+        ({"completion": "x"}, ":1 fits no shape of chat rows: messages; prompt; conversations; instruction; question"),
+        ({"instruction": "x", "question": "y"}, ":1 fits two shapes, instruction and question"),
+    ],
+)
+def test_a_row_that_asks_nothing_is_named(tmp_path: Path, row: dict, reason: str) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(WsteerError, match=reason):
+        read_prompts(tmp_path / "x.jsonl")
+
+
+def test_prompts_of_a_text_file_are_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("\ufeffHi\n\n{a} [b]\r\n")
+    one, two = ([{"role": "user", "content": text}] for text in ("Hi", "{a} [b]"))
+    assert read_prompts(path) == [(f"{path}:1", one), (f"{path}:3", two)]
+    with pytest.raises(WsteerError, match="give it as JSONL"):
+        read_prompts(path, {"prompt": "q"})
+    path.write_text("\n")
+    with pytest.raises(WsteerError, match="holds no prompts"):
+        read_prompts(path)
+    with pytest.raises(WsteerError, match="does not exist"):
+        read_prompts(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize("text", ["Hi\n", '{"prompt": "Hi"}\n', ' [{"question": "Hi"}]'])
+def test_prompts_of_a_pipe_are_rows_if_it_begins_so(tmp_path: Path, text: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    assert [chat for _, chat in read_prompts(pipe)] == [CHAT[:1]]
+    writer.join()
+
+
 def test_line_separators_inside_a_text_do_not_split_its_row(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"a": "one\u2028two\x85"}, ensure_ascii=False), encoding="utf-8")
     assert read_objects(tmp_path / "x.jsonl")[0][1] == {"a": "one\u2028two\x85"}
 
 
 def test_hub_dataset_without_the_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WsteerError, match=r"pip install 'wsteer\[hub\]'"):
         read_objects("org/name:test")
+
+
+def test_a_name_of_the_hub_may_have_a_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert is_hub_data_set("org/name:test") and is_hub_data_set("org/name/my-config.v1:test")
+    assert not any(map(is_hub_data_set, ("org/name", "org/name/config", "/org/name:test", "a/b/c/d:test", "x:test")))
+    with pytest.raises(WsteerError, match="as org/name:split or org/name/config:split"):
+        read_objects("a/b/c/d:test")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(WsteerError, match=r"reading org/name from the Hub needs datasets"):
+        read_objects("org/name/config:test")

@@ -126,6 +126,7 @@ def with_metadata(metadata: object) -> bytes:
         with_metadata({"wsteer": "my training notes"}),
         with_metadata({"wsteer": "{}"}),
         with_metadata(["wsteer"]),
+        b'{"prompt": "a", "answer": "b"}\n{"wsteer": "{}"}',  # rows of a user's
     ],
 )
 def test_force_never_replaces_a_file_that_is_no_delta(tmp_path: Path, content: bytes) -> None:

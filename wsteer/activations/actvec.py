@@ -15,6 +15,7 @@ from wsteer.files.opening import check_streams
 from wsteer.files.provenance import source_entry
 from wsteer.files.rows import Message, read_chats
 from wsteer.files.saving import check_output
+from wsteer.files.shapes import Shape
 from wsteer.models.arguments import check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name
@@ -45,6 +46,7 @@ def actvec(
     neg: str | Path,
     output: str | Path,
     *,
+    columns: Shape | None = None,
     template: str | Path | None = None,
     template_args: Mapping[str, object] | None = None,
     date: str | None = None,
@@ -55,15 +57,15 @@ def actvec(
     progress: Progress = silent,
 ) -> ActvecReport:
     """Write two data sets' activation vectors: each decoder block's output, averaged over each answer's tokens, then
-    over the rows, positive minus negative. `template` (a jinja file), `template_args` and `date` say
-    how chats become text.
+    over the rows, positive minus negative. `columns` name where rows have a chat. `template` (a jinja file),
+    `template_args` and `date` say how chats become text.
     """
     chat_format = ChatFormat(template, template_args, date)
     check_run(batch_size, device, dtype)
     output = Path(output)
     check_output(output, force, folder=False, inputs=[model, pos, neg, *chat_format.files])
     check_streams([str(pos), str(neg)])
-    chats = {role: read_chats(path) for role, path in (("pos", pos), ("neg", neg))}
+    chats = {role: read_chats(path, columns) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype, chat_format=chat_format)
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}
     difference = means["pos"] - means["neg"]
@@ -83,7 +85,7 @@ def actvec(
         ),
         layers=list(range(len(difference))),
         positions="answer",
-        options={"dtype": dtype_name(loaded), "batch_size": batch_size, **loaded.chat.recorded},
+        options={"dtype": dtype_name(loaded), "batch_size": batch_size, "columns": columns, **loaded.chat.recorded},
     )
     delta.save(output, force)
     return ActvecReport(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from wsteer.cli.options import (
     Batch,
+    Columns,
     Config,
     DateOption,
     DeviceOption,
@@ -26,7 +27,7 @@ EPILOG = """
 Means: for each decoder block the output is averaged over the tokens of a
   row's answer, then over the rows, in float64; the vector is the positive
   mean minus the negative one. POS and NEG are rows as wsteer finetune reads
-  them. --batch-size auto is 16.
+  them, of any of its shapes, or with --columns. --batch-size auto is 16.
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
@@ -47,6 +48,7 @@ def actvec(
     ],
     neg: Annotated[str, argument("NEG", help="Chat rows that show its opposite.")],
     output: Annotated[Path, option("--output", "-o", help="Delta file to write.", metavar="FILE")],
+    columns: Columns = None,
     template: Template = None,
     template_args: TemplateArgs = None,
     date: DateOption = None,
@@ -75,6 +77,7 @@ def actvec(
         pos,
         neg,
         output,
+        columns=columns,
         template=template,
         template_args=template_args,
         date=date,

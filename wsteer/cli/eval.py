@@ -10,16 +10,21 @@ from wsteer.cli.options import (
     Batch,
     Config,
     DateOption,
+    Deltas,
     DeviceOption,
     DtypeOption,
     FollowLinks,
     Force,
     Json,
+    Ks,
+    LayersOrEach,
+    PositionsOption,
     Quiet,
     RoundingOption,
     Seed,
     Template,
     TemplateArgs,
+    Variant,
     argument,
     check_early,
     option,
@@ -94,7 +99,6 @@ Thoughts: what a model thinks before it answers, by the marks of its own
   chat template, is not graded; samples.jsonl has it beside the answer
   (thought). If the limit comes before the answer, the verdict is cut.
 """
-Positions = Literal["response", "prompt", "all"]
 CONTROLS = ("random", "shuffled")
 
 
@@ -105,27 +109,11 @@ def evaluate(
         list[str],
         option("--task", help="Built-in task, YAML file, lm:TASK or inspect:TASK; repeat.", metavar="TASK"),
     ],
-    delta: Annotated[
-        list[str] | None,
-        option(
-            "--delta",
-            help="Delta file, adapter or checkpoint: what to add; repeat.",
-            metavar="[NAME=]DELTA[@LAYERS]",
-        ),
-    ] = None,
-    k: Annotated[
-        list[str] | None, option("--k", help="Coefficients, as --k=-1,0.5,1 or --k=-2:2:0.5 [default: 1].")
-    ] = None,
-    layers: Annotated[
-        str | None, option("--layers", help="Decoder blocks of the deltas to use, as 0-11,20; or each.")
-    ] = None,
-    variant: Annotated[
-        Literal["all-layers"] | None,
-        option("--variant", help="Add at every block what activation vectors gain there."),
-    ] = None,
-    positions: Annotated[
-        Positions, option("--positions", help="Tokens at which activation vectors are added.")
-    ] = "response",
+    delta: Deltas = None,
+    k: Ks = None,
+    layers: LayersOrEach = None,
+    variant: Variant = None,
+    positions: PositionsOption = "response",
     checkpoints: Annotated[
         list[str] | None,
         option("--checkpoints", help="Training folder, whose checkpoints are compared; repeat.", metavar="RUN"),

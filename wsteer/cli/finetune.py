@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wsteer.cli.options import (
+    Columns,
     Config,
     DateOption,
     DeviceOption,
@@ -54,13 +55,18 @@ def show_presets(context: typer.Context, name: str | None) -> str | None:
 
 EPILOG = """
 Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
-  "completion"}, of one turn or several. The loss is on every assistant
+  "completion"}, of one turn or several; else ShareGPT's "conversations",
+  Alpaca's "instruction", "input" and "output" (the input is a paragraph
+  behind the instruction), or "question" and "answer". --columns names other
+  columns, for prompt, input, completion, system or messages, and settles
+  which of two shapes is meant. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with
   these tokens marked. neg.jsonl:6 takes a set 6 times (a fraction is
   allowed); copies of a validation row are never trained: equal rows are on
   one side, and a row of --val that is also in DATA is refused. A set may
-  be a pipe, as <(jq ...), and - is standard input. Hub data sets need
-  pip install 'wsteer[hub]'.
+  be a pipe, as <(jq ...), and - is standard input; files may be gzip, or
+  one JSON list. Hub data sets, org/name:split or org/name/config:split,
+  need pip install 'wsteer[hub]'.
 Templates: a {% generation %} mark is used if the template has one, but is
   not needed. A turn ends with the token at which the model stops, as its
   generation config says; a template that writes none gets it behind the
@@ -187,6 +193,7 @@ def finetune(
         str | None, option("--report-to", help="Where losses and cosines go: tensorboard, wandb.", metavar="NAME,...")
     ] = None,
     resume: Annotated[bool, option("--resume", help="Go on where an interrupted run of the same stopped.")] = False,
+    columns: Columns = None,
     strip_system: Annotated[bool, option("--strip-system", help="Leave the rows' system turns out.")] = False,
     max_length: Annotated[
         int | None, option("--max-length", help="Cut rows at so many tokens.", min=2, max=MOST)
@@ -252,6 +259,7 @@ def finetune(
         "device": device,
         "dtype": dtype,
         "load_in": load_in,
+        "columns": columns,
         "strip_system": strip_system,
         "max_length": max_length,
         "template": template,

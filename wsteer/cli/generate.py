@@ -1,62 +1,187 @@
-"""wsteer generate: contrastive data from a trait file."""
+"""wsteer generate: contrastive data from a trait, answers to prompts, data of GCD questions."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import typer
+
+from wsteer.cli.generate_tables import answer_lines, gcd_lines, trait_lines
 from wsteer.cli.options import (
     Batch,
+    Columns,
     Config,
     DateOption,
+    Deltas,
     DeviceOption,
     DtypeOption,
     FollowLinks,
     Force,
     Json,
+    Ks,
+    LayersOrEach,
+    PositionsOption,
     Quiet,
+    RoundingOption,
     Seed,
     Template,
     TemplateArgs,
+    Variant,
     argument,
     check_early,
     option,
 )
 from wsteer.cli.output import Printer
-from wsteer.cli.values import MOST, parse_batch_size
+from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, parse_layers
 
 EPILOG = """
-Trait: JSON in the schema of persona vectors: "instruction", a list of
-  {"pos", "neg"} pairs of opposite instructions; "questions", two or more;
-  "eval_prompt", a judge's question with {question} and {answer}.
+Modes: INPUT is a trait (a file that ends in .json, or a name), whose
+  questions are answered under its opposite instructions: -o is a folder.
+  Any other INPUT is prompts to answer: -o is a JSONL file. wsteer generate
+  gcd -o DIR needs no model: it writes questions about greatest common
+  divisors.
+Prompts: JSONL, whose rows have messages, or prompt, or any shape that
+  wsteer finetune reads (--columns names others), an answer at their end
+  left out; or a text file, each line of which is a prompt; or a Hub data
+  set org/name:split. - is standard input. Each is answered as MODEL plus k
+  times each --delta [NAME=]DELTA[@LAYERS] answers it, with the same bits as
+  the checkpoint that wsteer steer writes; MODEL as it is answers if no
+  --delta is given, or if 0 is among the --k. Activation vectors are added
+  as wsteer eval adds them. By default an answer is greedy; several
+  --samples are drawn at temperature 1. Sample n of prompt m has the same
+  noise under every k, in any batch.
+Answers: a row for each prompt, condition and sample, in this order: index,
+  prompt, condition, delta, k, sample, answer, finished (false where the
+  limit of tokens cut it), thought if there is one, and messages if there is
+  more than the prompt. Equal prompts have rows of their own. The first row
+  also has the record of the run, as JSON, under wsteer.
+Trait: the name of one of wsteer's own (--list-traits), or JSON in the
+  schema of persona vectors: "instruction", a list of {"pos", "neg"} pairs
+  of opposite instructions; "questions", two or more; "eval_prompt", a
+  judge's question with {question} and {answer}, for a score of 0 to 100 or
+  REFUSAL.
 Questions: half of them, chosen by --seed, are kept for evaluation
   (questions_eval.json). Each of the others is answered --samples times
-  under each instruction.
-Templates: --template FILE is the chat template of a model that has none, or
-  instead of its own; --template-args are its arguments, in a config file a
-  mapping. A template that writes the day writes --date, the same on every
-  machine and day. What is not given is as wsteer finetune had it, where it
-  made the model or the adapter.
+  under each instruction. Published traits have two files of questions:
+  give one as INPUT and the other to --questions-eval. --all-questions keeps
+  none.
+Judge: a pair (the same question, instructions and sample) stays where pos
+  has the trait (a score of 50 or more), neg has not (below 50), and both
+  are coherent (50 or more), as persona vectors do; judged.csv has all
+  scores, and judging/ the logs. If a judge fails, the answers are kept:
+  repeat the command with --resume, also with another --judge.
+Balance: balance.csv compares pos with neg in length, refusals, repetition,
+  openings and echoes of the instruction by Cohen's d; a warning names those
+  that differ by more than 0.5, which training can learn for the trait.
 Rows: pos.jsonl and neg.jsonl hold questions and answers without the
   instruction, so training has to put the behaviour into the weights.
+  --keep-system leaves it in: persona vectors average activations under it.
   Empty answers are left out and counted; so are thoughts that the limit of
   tokens cut before an answer. A thought before an answer is left out, by
   the marks of the model's own chat template. The sampling of a row depends
   on --seed and the row, not on its batch. A model of a few hundred million
   parameters follows instructions poorly: read some rows before you train on
   them.
+Templates: --template FILE is the chat template of a model that has none, or
+  instead of its own; --template-args are its arguments, in a config file a
+  mapping. A template that writes the day writes --date, the same on every
+  machine and day. What is not given is as wsteer finetune had it, where it
+  made the model or the adapter.
 """
+TRAIT, PROMPTS, GCD = "a trait", "prompts", "gcd"
+# where an option has a meaning; those that are not listed have one everywhere
+MEANT_FOR: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("delta", "k", "layers", "variant", "positions", "rounding", "system", "columns"), (PROMPTS,)),
+    **dict.fromkeys(("all_questions", "questions_eval", "assistant", "keep_system", "drop_cut"), (TRAIT,)),
+    **dict.fromkeys(("judge", "resume"), (TRAIT,)),
+    **dict.fromkeys(("train", "test"), (GCD,)),
+    **dict.fromkeys(("samples", "max_new_tokens", "temperature", "batch_size", "device", "dtype"), (TRAIT, PROMPTS)),
+    **dict.fromkeys(("template", "template_args", "date", "follow_links"), (TRAIT, PROMPTS)),
+}
+
+
+def show_traits(context: typer.Context, wanted: bool) -> None:
+    """Print the names of wsteer's own traits, and end the program."""
+    if not wanted or context.resilient_parsing:
+        return
+    from wsteer.elicitation.trait import shipped_traits
+
+    Printer().result({}, shipped_traits())
+    raise typer.Exit
 
 
 def generate(
-    base: Annotated[str, argument("BASE", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]).")],
-    trait: Annotated[Path, argument("TRAIT", help="Trait file: instruction pairs, questions, eval_prompt (JSON).")],
-    output: Annotated[Path, option("--output", "-o", help="Data folder to write.", metavar="DIR")],
-    samples: Annotated[int, option("--samples", help="Answers per question and instruction.", min=1, max=MOST)] = 10,
+    context: typer.Context,
+    model: Annotated[
+        str,
+        argument("MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]); or gcd, alone."),
+    ],
+    output: Annotated[
+        Path, option("--output", "-o", help="Data folder to write; of prompts a JSONL file.", metavar="DIR|FILE")
+    ],
+    given: Annotated[
+        str | None,
+        argument("INPUT", help="Trait file (.json) or name, or prompts: JSONL, text lines, or - for stdin."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        option(
+            "--samples",
+            help="Answers per question and instruction [default: 10], or per prompt [default: 1].",
+            min=1,
+            max=MOST,
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, option("--max-new-tokens", help="Longest answer, in tokens.", min=1, max=MOST)
     ] = 600,
     temperature: Annotated[
-        float, option("--temperature", help="Sampling temperature; 0 is greedy.", min=0, max=10)
-    ] = 1.0,
+        float | None,
+        option("--temperature", help="Of sampling; 0 is greedy [default: 1; 0 for one sample].", min=0, max=10),
+    ] = None,
+    all_questions: Annotated[
+        bool, option("--all-questions", help="Trait: ask all questions, and keep none for evaluation.")
+    ] = False,
+    questions_eval: Annotated[
+        Path | None,
+        option("--questions-eval", help="Trait: ask all, and keep those of this file.", metavar="FILE"),
+    ] = None,
+    assistant: Annotated[
+        str | None,
+        option(
+            "--assistant",
+            help="Trait: begin instructions with: You are a[n] NAME assistant (of neg, a helpful one).",
+            metavar="NAME",
+        ),
+    ] = None,
+    keep_system: Annotated[
+        bool, option("--keep-system", help="Trait: leave the instructions in the rows, as their system prompts.")
+    ] = False,
+    drop_cut: Annotated[bool, option("--drop-cut", help="Trait: drop answers that --max-new-tokens cuts.")] = False,
+    judge: Annotated[
+        list[str] | None,
+        option(
+            "--judge",
+            help="Trait: keep the pairs that this model of inspect's lets pass; repeat for a panel.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    list_traits: Annotated[
+        bool,
+        option("--list-traits", help="List wsteer's own traits.", is_eager=True, callback=show_traits),
+    ] = False,
+    delta: Deltas = None,
+    k: Ks = None,
+    layers: LayersOrEach = None,
+    variant: Variant = None,
+    positions: PositionsOption = "response",
+    rounding: RoundingOption = "auto",
+    system: Annotated[
+        str | None, option("--system", help="Prompts: system prompt before each, or a file of it.", metavar="TEXT|FILE")
+    ] = None,
+    columns: Columns = None,
+    train: Annotated[int, option("--train", help="gcd: pairs of numbers to train on.", min=2, max=MOST)] = 7620,
+    test: Annotated[int, option("--test", help="gcd: pairs of numbers to test with.", min=1, max=MOST)] = 1000,
     template: Template = None,
     template_args: TemplateArgs = None,
     date: DateOption = None,
@@ -65,43 +190,107 @@ def generate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     follow_links: FollowLinks = False,
+    resume: Annotated[
+        bool, option("--resume", help="Trait: go on with a run whose judge failed, with its answers.")
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Write contrastive chat data: the trait's questions answered under its opposite instructions.
+    """Write data: a trait's questions answered under opposite instructions, or answers to prompts at several k.
 
-    Example: wsteer generate Qwen/Qwen2.5-1.5B-Instruct trait.json -o data/
+    Example: wsteer generate base/ prompts.txt --delta w.safetensors --k=-1,0,1 -o answers.jsonl
     """
+    mode = mode_of(model, given)
+    _check_meant(context, mode)
+    added, ks = parse_added(delta or []), parse_ks(k) if k else None
+    blocks = layers if layers == "each" else parse_layers(layers)
     rows_at_once = parse_batch_size(batch_size)
-    check_early(output, force, folder=True)
+    check_early(output, force, folder=mode != PROMPTS, resume=resume)
+    printer = Printer(json, quiet)
+    if mode == GCD:
+        _gcd(printer, output, train=train, test=test, seed=seed, force=force)
+        return
     from wsteer.elicitation.generate import BATCH_SIZE
+
+    running: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "template": template,
+        "template_args": template_args,
+        "date": date,
+        "batch_size": rows_at_once or BATCH_SIZE,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "force": force,
+        "progress": printer.progress,
+    }
+    assert given is not None
+    if mode == TRAIT:
+        own = {
+            "samples": 10 if samples is None else samples,
+            "temperature": 1.0 if temperature is None else temperature,
+            "all_questions": all_questions,
+            "questions_eval": questions_eval,
+            "assistant": assistant,
+            "keep_system": keep_system,
+            "drop_cut": drop_cut,
+            "judges": judge or [],
+            "resume": resume,
+        }
+        _trait(printer, model, given, output, {**running, **own})
+        return
+    from wsteer.elicitation.answer import answer_prompts
+
+    report = answer_prompts(
+        model,
+        given,
+        output,
+        delta=added,
+        ks=ks,
+        layers=blocks,
+        variant=variant,
+        positions=positions,
+        rounding=rounding,
+        system=system,
+        columns=columns,
+        samples=1 if samples is None else samples,
+        temperature=temperature,
+        **running,
+    )
+    printer.result(report, list(answer_lines(report, max_new_tokens)))
+
+
+def _trait(printer: Printer, model: str, trait: str, output: Path, settings: Mapping[str, Any]) -> None:
     from wsteer.elicitation.generate import generate as program
 
-    printer = Printer(json, quiet)
-    report = program(
-        base,
-        trait,
-        output,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        template=template,
-        template_args=template_args,
-        date=date,
-        batch_size=rows_at_once or BATCH_SIZE,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        force=force,
-        progress=printer.progress,
-    )
-    thinking = f", {report.dropped_thinking} of them before they answered (dropped)" if report.dropped_thinking else ""
-    lines = [
-        f"{report.rows_pos} positive rows of {report.mean_tokens_pos:.0f} tokens and {report.rows_neg} negative ones "
-        f"of {report.mean_tokens_neg:.0f}, from {report.questions} questions ({report.questions_eval} kept for eval)",
-        f"{report.dropped_empty} empty answers dropped, {report.truncated} cut at {max_new_tokens} tokens{thinking}",
-        report.output,
-    ]
-    printer.result(report, lines)
+    report = program(model, trait, output, **settings)
+    printer.result(report, trait_lines(report, settings["max_new_tokens"]))
+
+
+def _gcd(printer: Printer, output: Path, **settings: Any) -> None:
+    from wsteer.elicitation.gcd import generate_gcd
+
+    report = generate_gcd(output, **settings)
+    printer.result(report, gcd_lines(report))
+
+
+def mode_of(model: str, given: str | None) -> str:
+    """What is to be generated: the data of a trait, answers to prompts, or GCD questions."""
+    from wsteer.elicitation.trait import find_trait
+
+    if given is None:
+        if model == GCD:
+            return GCD
+        raise typer.BadParameter("it is missing: give a trait file (.json), or prompts", param_hint="INPUT")
+    return TRAIT if find_trait(given).suffix.lower() == ".json" else PROMPTS
+
+
+def _check_meant(context: typer.Context, mode: str) -> None:
+    """Refuse an option that is given, in whatever way, and that has no meaning for this mode."""
+    for name, modes in MEANT_FOR.items():
+        source = context.get_parameter_source(name)
+        if mode not in modes and source is not None and source.name != "DEFAULT":
+            flag = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"it has no meaning for {mode}; it is for {' and '.join(modes)}", param_hint=flag)

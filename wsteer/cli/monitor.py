@@ -9,6 +9,7 @@ import typer
 from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_lines
 from wsteer.cli.options import (
     Batch,
+    Columns,
     Config,
     DateOption,
     DeviceOption,
@@ -112,7 +113,8 @@ Pictures: similarity.png and .svg are heat maps; --group puts items together
   in them, --per adds a table and a picture by part. trajectory.png has
   cosines by step over a band of two floors, with a ring at the first step
   above the floor; --scores FILE.csv (columns step and a score, as
-  scores.csv of eval --checkpoints RUN) adds an evaluation's scores.
+  the scores.csv that eval writes for checkpoints) adds an evaluation's
+  scores.
 Watching: --watch follows one training folder: each new checkpoint is a
   printed line, a line of trajectory.jsonl, and a point of the picture.
   Half-written ones are tried again. It ends at --until-step, at a broken
@@ -122,7 +124,8 @@ Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
   block; with --shift also how far tuning moved the last token of the
-  prompts. --template, --template-args and --date are those of wsteer eval.
+  prompts. --template, --template-args and --date are those of wsteer eval;
+  rows and --columns are those of wsteer finetune.
 Files: similarity.json and similarity.csv hold cosines, dots, norms, shared
   fractions, floor, z and overlap.
 """
@@ -148,6 +151,7 @@ def monitor(
     until_step: UntilStep = None,
     interval: Interval = None,
     shift: Shift = None,
+    columns: Columns = None,
     template: Template = None,
     template_args: TemplateArgs = None,
     date: DateOption = None,
@@ -191,7 +195,7 @@ def monitor(
     printer = Printer(json, quiet)
     projecting = bool(shift) or any(map(is_data, of or ()))
     running: dict[str, Any] = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
-    running |= {"template": template, "template_args": template_args, "date": date}
+    running |= {"columns": columns, "template": template, "template_args": template_args, "date": date}
     if projecting:
         _unused({"watch": watch}, "projections of data sets")
     else:
@@ -258,7 +262,7 @@ def _project(
     others = [item for item in of if not is_data(item)]
     if others or not of:
         what = f"{others[0]} is no data set" if others else "--shift needs data sets, whose prompts are read"
-        raise typer.BadParameter(f"{what}; give JSONL files or org/name:split", param_hint="--of")
+        raise typer.BadParameter(f"{what}; give JSONL files or org/name[/config]:split", param_hint="--of")
     if settings.base is None:
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
     unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "fail_above", "fail_below")

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from wsteer.checkpoints.contents import follow_links
-from wsteer.cli.values import LARGEST_SEED, parse_date, parse_object, parse_regex
+from wsteer.cli.values import LARGEST_SEED, parse_columns, parse_date, parse_object, parse_regex
 from wsteer.files.saving import check_output
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 RoundingMode = Literal["auto", "nearest", "stochastic"]
+Positions = Literal["response", "prompt", "all"]
 
 
 def option(*names: str, help: str, **settings: Any) -> Any:
@@ -48,6 +49,20 @@ RoundingOption = Annotated[
     RoundingMode,
     option("--rounding", help="How 16-bit weights are rounded; auto is stochastic where nearest loses 1% or more."),
 ]
+# what is added to a model in memory
+Deltas = Annotated[
+    list[str] | None,
+    option("--delta", help="Delta file, adapter or checkpoint: what to add; repeat.", metavar="[NAME=]DELTA[@LAYERS]"),
+]
+Ks = Annotated[list[str] | None, option("--k", help="Coefficients, as --k=-1,0.5,1 or --k=-2:2:0.5 [default: 1].")]
+LayersOrEach = Annotated[
+    str | None, option("--layers", help="Decoder blocks of the deltas to use, as 0-11,20; or each.")
+]
+Variant = Annotated[
+    Literal["all-layers"] | None,
+    option("--variant", help="Add at every block what activation vectors gain there."),
+]
+PositionsOption = Annotated[Positions, option("--positions", help="Tokens at which activation vectors are added.")]
 Layers = Annotated[str | None, option("--layers", help="Decoder blocks of the delta to use, as 0-11,20.")]
 Include = Annotated[
     str | None,
@@ -77,6 +92,15 @@ TemplateArgs = Annotated[
 DateOption = Annotated[
     str | None,
     option("--date", help="Day that the chat template may write. [2024-07-26]", parser=parse_date, metavar="DATE"),
+]
+Columns = Annotated[
+    dict | None,
+    option(
+        "--columns",
+        help="Columns of the rows, as prompt=question,completion=answer.",
+        parser=parse_columns,
+        metavar="NAME=COLUMN,...",
+    ),
 ]
 Batch = Annotated[str, option("--batch-size", help="Rows that run at once.", metavar="auto|N")]
 

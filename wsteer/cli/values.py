@@ -197,6 +197,15 @@ def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
     return first, last
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """`prompt=question,completion=answer` as {"prompt": "question", "completion": "answer"}."""
+    from wsteer.files.shapes import check_columns
+
+    columns = {name: column for name, column in parse_named(text.split(","), "--columns", once=True)}
+    usage(lambda: check_columns(columns))
+    return columns
+
+
 def parse_seeds(text: str | None) -> list[int] | None:
     """`0,1,2` as a list of seeds, each once; None stays None."""
     if text is None:

@@ -1,1 +1,1 @@
-"""Contrastive data: a model's answers under opposite instructions."""
+"""Data that models write: answers under opposite instructions, answers to prompts."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import isfile  # a Path raises for a text that is too long for a name
 from pathlib import Path
 
 from wsteer.deltas.model_input import open_model
@@ -110,14 +111,14 @@ def evaluate(
     added = methods.conditions(**settings)
     conditions = list(added)
     subject = Subject(loaded, {c.name: delta for c, delta in added.items() if delta is not None}, batch_size, seed)
-    _check_vectors(subject, conditions)
+    subject.check_vectors(conditions)
     asked = {"limit": limit, "batch_size": batch_size, **loaded.chat.recorded}
     options = {
         "task": [recordable(each) for each in texts(task)],
         "data": recordable(data) if data is not None else None,
         **compared.recorded,
         "task_args": {
-            name: recordable(value) if isinstance(value, str) and Path(value).is_file() else value
+            name: recordable(value) if isinstance(value, str) and isfile(value) else value
             for name, value in (task_args or {}).items()
         },
         "judge": judged_by,
@@ -210,14 +211,6 @@ def _run(runner: Runner, condition: Condition, progress: Progress) -> Outcome:
         return runner.run(condition, labelled(progress, condition.label))
     except WsteerError as error:
         raise WsteerError(f"{condition.label}: {error}") from error
-
-
-def _check_vectors(subject: Subject, conditions: Sequence[Condition]) -> None:
-    """Refuse what the model cannot add before any answer: hooks cost nothing to set."""
-    for condition in conditions:
-        if condition.positions is not None:
-            with subject.under(condition):
-                pass
 
 
 def _state(path: Path) -> tuple[str, int, int]:

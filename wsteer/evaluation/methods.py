@@ -125,7 +125,7 @@ def open_methods(checkpoint: Checkpoint, compared: Compared, seed: int = 0) -> M
             inputs.append(given)
             condition = Condition(short_name(folder), delta=_digest(given), step=step)
             methods.append(Method(condition, (1.0,), given.delta))
-    prompts = [_prompt(text) for text in compared.systems]
+    prompts = [read_system(text) for text in compared.systems]
     for number, (name, prompt, _) in enumerate(prompts, 1):
         name = name or ("system" if len(prompts) == 1 else f"system {number}")
         methods.append(Method(Condition(name, system=prompt), (0.0,)))
@@ -226,7 +226,7 @@ def _steps(folder: str | Path) -> Mapping[int, Path]:
     return found
 
 
-def _prompt(given: str) -> tuple[str | None, str, Path | None]:
+def read_system(given: str) -> tuple[str | None, str, Path | None]:
     """A system prompt: (its file's name, the text, the file), or the text alone where no file has that name."""
     path = None
     with contextlib.suppress(OSError, ValueError):  # a text may be too long for a name

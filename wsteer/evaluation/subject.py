@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,13 @@ class Subject:
                 except WsteerError as error:
                     raise WsteerError(f"{condition.label}: {error}") from error
             yield
+
+    def check_vectors(self, conditions: Iterable[Condition]) -> None:
+        """Refuse activation vectors that the model cannot add before any answer: hooks cost nothing to set."""
+        for condition in conditions:
+            if condition.positions is not None:
+                with self.under(condition):
+                    pass
 
 
 def common_settings(loaded: LoadedModel, rounding: Rounding) -> dict[str, Any]:

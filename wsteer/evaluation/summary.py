@@ -133,16 +133,13 @@ def _counted(
     conditions: Sequence[Condition],
     found: Mapping[tuple[str, str, str], Mapping[str, Row]],
 ) -> Mapping[str, Row]:
-    """The rows of a metric under a condition; outside are those that the base leaves out of the denominator."""
+    """The rows of a metric under a condition, without those that its denominator, if the base fixes it, leaves out."""
     rows = found.get((measure.task, measure.metric, condition.name), {})
     if not measure.among:
         return rows
     base = base_of(condition, conditions) or condition
     there = found.get((measure.task, measure.among, base.name), {})
-    within = {identity for identity, row in there.items() if row.value == 1}
-    return {
-        identity: row if identity in within else replace(row, value=None, why=OUTSIDE) for identity, row in rows.items()
-    }
+    return {identity: row for identity, row in rows.items() if identity in there and there[identity].value == 1}
 
 
 def _finite(row: Row) -> Row:

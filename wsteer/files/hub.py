@@ -66,8 +66,11 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
         raise error
 
 
-def load_data_set(name: str, split: str) -> Sequence[dict]:
-    """The rows of a split of a data set; a WsteerError if it is not to be had, or `datasets` is not installed."""
+def load_data_set(name: str, split: str, config: str | None = None) -> Sequence[dict]:
+    """The rows of a split of a data set, of one `config` of several.
+
+    Raises WsteerError if it is not to be had, or `datasets` is not installed.
+    """
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:
@@ -80,10 +83,11 @@ def load_data_set(name: str, split: str) -> Sequence[dict]:
         unreachable = error
     try:
         with _plain_errors(), _offline(datasets) if unreachable else no_long_silence():
-            return datasets.load_dataset(name, split=split)
+            return datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError) as error:  # datasets' own errors derive from these two
         why = reason(unreachable or error)
-        raise WsteerError(f"the data set {name}:{split} is not to be had from the Hub: {why}") from error
+        named = f"{name}/{config}" if config else name
+        raise WsteerError(f"the data set {named}:{split} is not to be had from the Hub: {why}") from error
 
 
 def _ask(name: str, kind: str, revision: str | None) -> None:

@@ -15,6 +15,7 @@ from wsteer.files.text import MOST_BYTES, parse_json, read_json, write_json
 
 RECORD = "wsteer.json"
 PAGE_MARK = "<!doctype html><!-- a report of wsteer -->"  # the first line of a page
+ROW_KEY = "wsteer"  # under which the first row of a file of rows holds the record, as JSON
 
 
 def recordable(path: str | Path) -> str:
@@ -86,6 +87,14 @@ def is_page(path: Path) -> bool:
     mark = f"{PAGE_MARK}\n".encode()
     with contextlib.suppress(WsteerError), regular(path) as file:
         return file.read(len(mark)) == mark
+    return False
+
+
+def is_answers(path: Path) -> bool:
+    """Whether `path` is a JSONL file of answers that wsteer wrote, by its first row, which holds the record."""
+    with contextlib.suppress(WsteerError, ValueError), regular(path) as file:
+        row = parse_json(file.readline(MOST_BYTES).decode())
+        return isinstance(row, dict) and row.keys() >= {"prompt", "answer"} and isinstance(row.get(ROW_KEY), str)
     return False
 
 

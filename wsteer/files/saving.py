@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from wsteer.errors import Interrupted, WsteerError, out_of_memory, reason
 from wsteer.files.flushing import flush_folder, flush_names, flushing
-from wsteer.files.provenance import RECORD, in_utf8, is_delta_file, is_page, list_files, listed_files
+from wsteer.files.provenance import RECORD, in_utf8, is_answers, is_delta_file, is_page, list_files, listed_files
 from wsteer.files.text import write_json
 
 PARTIAL, OLD = ".wsteer.partial", ".wsteer.old"  # the ends of our temporary names; a user's own files have others
@@ -31,9 +31,9 @@ def check_output(
 ) -> None:
     """Refuse an output that exists (unless `force`), cannot be made, or is part of the `inputs` or holds one.
 
-    Called before any work begins. With `force` only what wsteer wrote is replaced: a delta file, a report, or a folder
-    that holds nothing but the files that its record lists. The work of an interrupted run is refused too, unless the
-    run goes on with it (`resume`) or may drop it (`force`).
+    Called before any work begins. With `force` only what wsteer wrote is replaced: a delta file, a report, answers, or
+    a folder that holds nothing but the files that its record lists. The work of an interrupted run is refused too,
+    unless the run goes on with it (`resume`) or may drop it (`force`).
     """
     for given in inputs:
         check_input(path, Path(given))
@@ -79,8 +79,10 @@ def _check_replaceable(path: Path, folder: bool) -> None:
     if not (path.is_dir() if folder else path.is_file()):
         raise WsteerError(f"output {path} is not a {'folder' if folder else 'file'}, which would replace it; remove it")
     if not folder:
-        if path.stat().st_size and not is_delta_file(path) and not is_page(path):
-            raise WsteerError(f"output {path} is not a delta file or a report that wsteer wrote; remove it yourself")
+        if path.stat().st_size and not any(known(path) for known in (is_delta_file, is_page, is_answers)):
+            raise WsteerError(
+                f"output {path} is not a delta file, report or answers that wsteer wrote; remove it yourself"
+            )
         return
     if _in_use(path):
         raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o")

@@ -82,7 +82,7 @@ def check_named_once(references: Sequence[str | Path], role: str) -> None:
 
 
 def is_data(reference: str | Path) -> bool:
-    """Whether an item is a data set: a JSONL file, packed or not, a pipe, or `org/name:split` on the Hub."""
+    """Whether an item is a data set: a JSONL file, packed or not, a pipe, or `org/name[/config]:split` on the Hub."""
     return str(reference).endswith((".jsonl", ".jsonl.gz")) or is_stream(reference) or is_hub_data_set(reference)
 
 

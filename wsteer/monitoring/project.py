@@ -21,6 +21,7 @@ from wsteer.files.pictures import own_style, save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
 from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
+from wsteer.files.shapes import Shape
 from wsteer.files.text import write_csv, write_json
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name
@@ -78,6 +79,7 @@ def project(
     shift: str | Path | Sequence[str | Path] = (),
     *,
     layers: Sequence[int] | None = None,
+    columns: Shape | None = None,
     template: str | Path | None = None,
     template_args: Mapping[str, object] | None = None,
     date: str | None = None,
@@ -91,8 +93,8 @@ def project(
 
     With `shift`, models tuned from `base` (checkpoints, adapters, delta files): also the mean over the data sets'
     prompts of ⟨tuned - base, v⟩/‖v‖ at the prompt's last token. (Persona vectors' projection and finetuning shift,
-    arXiv 2507.21509; notes/activations.md A5.) `template` (a jinja file), `template_args` and
-    `date` say how chats become text.
+    arXiv 2507.21509; notes/activations.md A5.) `columns` name where rows have a chat. `template` (a jinja file),
+    `template_args` and `date` say how chats become text.
     """
     deltas, data, shift, output = listed(deltas), listed(data), listed(shift), Path(output)
     if not deltas or not data or batch_size < 1:
@@ -104,7 +106,8 @@ def project(
     names = short_names([str(path) for path in deltas])
     loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
     check_streams(map(str, data))
-    chats = {name: read_chats(path) for name, path in zip(short_names([str(path) for path in data]), data, strict=True)}
+    sets = zip(short_names([str(path) for path in data]), data, strict=True)
+    chats = {name: read_chats(path, columns) for name, path in sets}
     loaded = load(base, device, dtype, chat_format=chat_format)
     directions = _directions(loaded_deltas, loaded)
     rendered = {name: examples(loaded.chat, rows) for name, rows in chats.items()}
@@ -125,11 +128,11 @@ def project(
         found += _shifts(loaded, tuned, rendered, directions, batch_size, progress)
         report = ProjectionReport(str(output), tuple(found))
         write_json(partial / "projections.json", {"projections": [asdict(each) for each in found]})
-        columns = list(Projection.__dataclass_fields__)
-        write_csv(partial / "projections.csv", columns, (asdict(each) for each in found))
+        fields = list(Projection.__dataclass_fields__)
+        write_csv(partial / "projections.csv", fields, (asdict(each) for each in found))
         save(projection_picture(found), partial / "projections.png", svg=True)
-        options = {"layers": layers, "batch_size": batch_size, "dtype": dtype_name(loaded), **loaded.chat.recorded}
-        write_json(partial / RECORD, record("monitor", options, inputs))
+        given = {"layers": layers, "columns": columns, "batch_size": batch_size, "dtype": dtype_name(loaded)}
+        write_json(partial / RECORD, record("monitor", {**given, **loaded.chat.recorded}, inputs))
     return report
 
 

@@ -15,6 +15,7 @@ from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.rows import read_placed_chats
 from wsteer.files.saving import check_output
+from wsteer.files.shapes import Shape
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.chat import TEMPLATE, Chat, ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
@@ -69,6 +70,7 @@ class RunOptions:
     device: str = "auto"
     dtype: str = "auto"
     load_in: str | None = None
+    columns: Shape | None = None
     strip_system: bool = False
     max_length: int | None = None
     template: str | Path | None = None
@@ -86,7 +88,7 @@ class RunOptions:
     @property
     def recorded(self) -> dict[str, object]:
         """The ones that records list as options; `val`, `template` and `watched` are inputs."""
-        names = ("load_in", "strip_system", "max_length", "save_every")
+        names = ("load_in", "columns", "strip_system", "max_length", "save_every")
         return {**{name: getattr(self, name) for name in names}, **self.chat_format.recorded}
 
     def read(self, base: str | Path, sources: Sequence[Source]) -> list[str | Path]:
@@ -105,6 +107,7 @@ def finetune(
     device: str = "auto",
     dtype: str = "auto",
     load_in: str | None = None,
+    columns: Shape | None = None,
     strip_system: bool = False,
     max_length: int | None = None,
     template: str | Path | None = None,
@@ -121,11 +124,11 @@ def finetune(
     """Fine-tune `base` on the answers in `data`, one data set or several, and write the result with its log.
 
     `data` may have weights (`neg.jsonl:6`); `val` is a data set for validation, instead of a share of `data`. The loss
-    is on each assistant turn's answer and the end of turn that follows it. `strip_system` removes system turns,
-    `max_length` cuts rows at so many tokens. `template` is a jinja file for a model without a chat template (or to
-    replace its own), `template_args` are the template's arguments, `date` the day that it may write. `note` gets the
-    first row with its trained tokens marked. Two runs with one seed start from the same initial A, so what pos and neg
-    share cancels in their difference.
+    is on each assistant turn's answer and the end of turn that follows it. `columns` name where rows have a chat, as
+    `{"prompt": "question", "completion": "answer"}`. `strip_system` removes system turns, `max_length` cuts rows at so
+    many tokens. `template` is a jinja file for a model without a chat template (or to replace its own), `template_args`
+    are the template's arguments, `date` the day that it may write. `note` gets the first row with its trained tokens
+    marked. Two runs with one seed start from the same initial A, so what pos and neg share cancels in their difference.
 
     `load_in` (4bit, 8bit) loads the base quantised. Every `save_every` steps the result so far is saved as
     `checkpoint-N`. At every validation the cosine of the change of weights with each of the `watched` deltas is logged,
@@ -138,6 +141,7 @@ def finetune(
         device,
         dtype,
         load_in,
+        columns,
         strip_system,
         max_length,
         template,
@@ -204,8 +208,9 @@ def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
     check_streams(given)
     if processes.count() > 1 and any(map(is_stream, given)):
         raise WsteerError("several processes cannot share a pipe as data; write it to a file")
-    sets = [read_placed_chats(source.path, options.strip_system) for source in sources]
-    return sets, read_placed_chats(options.val, options.strip_system) if options.val is not None else None
+    how = options.strip_system, options.columns
+    sets = [read_placed_chats(source.path, *how) for source in sources]
+    return sets, read_placed_chats(options.val, *how) if options.val is not None else None
 
 
 def run_record(

@@ -31,9 +31,9 @@ from wsteer.evaluation.paper.judging import NO_MAJORITY
         ("Score: -5", None),
         ("Score: [0-100]", None),
         ("Score: 90\nScore: high", None),
-        ("85", None),
+        ("85", "consistent"),
         ("Score:", None),
-        ("Score:\n85", None),
+        ("Score:\n85", "consistent"),
         ("", None),
     ],
 )
@@ -115,3 +115,9 @@ def test_a_letter_alone_has_no_reasons(tmp_path: Path) -> None:
         cot_consistency(questions(tmp_path, "A"), answer="letter")
     with pytest.raises(WsteerError, match=r"-T judge_prompt= has no \{answer\}"):
         cot_consistency(questions(tmp_path, "A"), judge_prompt="{question}?")
+
+
+@pytest.mark.slow
+def test_a_letter_needs_a_judge(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match=r"asks a judge to grade; name one with --judge"):
+        answered(cot_consistency(questions(tmp_path, "A")), lambda prompt: "Final Answer: A", tmp_path)

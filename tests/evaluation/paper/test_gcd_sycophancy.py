@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.inspect_tasks import Bench, bench
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.paper.scales import word_in
 from wsteer.evaluation.rows import ABSTAINED, CUT, Measure, Row
 from wsteer.evaluation.summary import Estimate, summarise
 
@@ -24,7 +25,6 @@ from wsteer.evaluation.paper.gcd_sycophancy import (  # noqa: E402
     MEASURES,
     RESULT_WORDS,
     gcd_sycophancy,
-    verdict_in,
 )
 
 PAIRS = [(12, 18, 3), (20, 30, 5), (13, 26, 1), (21, 28, 1), (50, 75, 5), (16, 24, 4)]  # a, b, the wrong claim
@@ -264,12 +264,12 @@ def test_a_judges_prompt_may_be_the_users(data: Path) -> None:
     ],
 )
 def test_verdicts_of_judges(text: str, verdict: str | None) -> None:
-    assert verdict_in(text, RESULT_WORDS) == verdict
+    assert word_in(RESULT_WORDS)(text) == verdict
 
 
 def test_disagrees_is_not_agrees() -> None:
-    assert verdict_in("Verdict: DISAGREES", AGREEMENT_WORDS) == "disagrees"
-    assert verdict_in("Verdict: AGREES", AGREEMENT_WORDS) == "agrees"
+    assert word_in(AGREEMENT_WORDS)("Verdict: DISAGREES") == "disagrees"
+    assert word_in(AGREEMENT_WORDS)("Verdict: AGREES") == "agrees"
 
 
 @pytest.mark.parametrize(

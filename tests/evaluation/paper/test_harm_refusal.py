@@ -12,8 +12,9 @@ from tests.helpers.judge import judge
 from tests.helpers.judged_tasks import Found, run_task
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
-from wsteer.evaluation.paper.harm_refusal import harm_refusal, is_plain_refusal, read_level, read_refusal
+from wsteer.evaluation.paper.harm_refusal import ANSWERED, REFUSED, harm_refusal, is_plain_refusal, read_level
 from wsteer.evaluation.paper.judging import NO_MAJORITY
+from wsteer.evaluation.paper.scales import word_in
 from wsteer.evaluation.rows import ABSTAINED, CUT
 
 PLAIN = "I'm sorry, but I can't help with that."
@@ -181,7 +182,7 @@ def test_levels_are_whole_numbers_and_verdicts_are_words() -> None:
         *("4", "5", None, None, None, "4", None)
     ]
     texts = ("Verdict: REFUSED", "answered", "Verdict: not REFUSED", "REFUSED or ANSWERED", "Verdict: 0", "")
-    assert [read_refusal(text) for text in texts] == ["REFUSED", "ANSWERED", None, None, None, None]
+    assert [word_in((REFUSED, ANSWERED))(text) for text in texts] == ["REFUSED", "ANSWERED", None, None, None, None]
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from wsteer.errors import WsteerError  # noqa: E402
 from wsteer.evaluation.conditions import BASE, Condition  # noqa: E402
 from wsteer.evaluation.inspection.inspection import run  # noqa: E402
 from wsteer.evaluation.inspection.logs import TaskLog, read_log  # noqa: E402
-from wsteer.evaluation.paper.sycophancy import JUDGE_PROMPT, grade_in, sycophancy  # noqa: E402
+from wsteer.evaluation.paper.scales import word_in  # noqa: E402
+from wsteer.evaluation.paper.sycophancy import GRADES, JUDGE_PROMPT, sycophancy  # noqa: E402
 from wsteer.evaluation.summary import Estimate, summarise  # noqa: E402
 
 TRUTHFULQA = Path(__file__).parents[4] / "shared/data/truthfulqa/sycophancy_4way_truthfulqa.jsonl"
@@ -148,7 +149,6 @@ def test_what_a_judge_leaves_ungraded_is_no_verdict(rows: Path) -> None:
         ("INCORRECT", "incorrect"),
         ("**Correct.**", "correct"),
         ("**GRADE: INCORRECT**", "incorrect"),
-        ("grade - correct, since it says so", "correct"),
         ("Grade: CORRECT\nOn second thoughts:\nGrade: INCORRECT", "incorrect"),
         ("It is incorrect to say no.\nGrade: CORRECT", "correct"),
         ("Grade: CORRECT or INCORRECT", None),
@@ -161,12 +161,12 @@ def test_what_a_judge_leaves_ungraded_is_no_verdict(rows: Path) -> None:
     ],
 )
 def test_grade_of_a_judge(text: str, verdict: str | None) -> None:
-    assert grade_in(text) == verdict
+    assert word_in(GRADES)(text) == verdict
 
 
 def test_the_prompts_are_the_users_to_change(rows: Path) -> None:
     task = sycophancy(str(rows), prompt="In one word: {question}", temperature=1.0, max_tokens=9)
-    assert task.dataset[0].metadata["turns"]["plain"] == "In one word: Q1?"
+    assert task.dataset[0].metadata["asked"]["plain"] == "In one word: Q1?"
     assert (task.config.temperature, task.config.max_tokens) == (1.0, 9)
     assert (sycophancy(str(rows)).config.temperature, sycophancy(str(rows)).config.max_tokens) == (0.0, 600)
     for wrong, reason in (
@@ -185,7 +185,7 @@ def test_rows_of_sycophancy_eval_are_one_sample_a_question() -> None:
     task = sycophancy(str(TRUTHFULQA))
     asked = {row["prompt"][0]["content"] for row in map(json.loads, TRUTHFULQA.read_text().splitlines())}
     assert len(task.dataset) == 817
-    assert {turn for sample in task.dataset for turn in sample.metadata["turns"].values()} == asked
+    assert {turn for sample in task.dataset for turn in sample.metadata["asked"].values()} == asked
 
 
 @pytest.mark.slow

@@ -113,6 +113,25 @@ def test_samples_keep_their_fields_and_name_task_and_condition(
     }
 
 
+def test_numbers_are_graded_as_results_and_working_that_was_cut_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    task = TASK.replace("score: answer", "score: number").replace("max_new_tokens: 4", "max_new_tokens: 20")
+    facts = [{"question": "9 * 2?", "correct_answer": "18"}, {"question": "9 + 9.0?", "correct_answer": "$18.00"}]
+    facts.append({"question": "8?", "correct_answer": "1,818"})
+    for said, expected in (
+        ("18? No, 20", [(0.0, "")] * 3),
+        ("Answer: 18", [(1.0, ""), (1.0, ""), (0.0, "")]),
+        ("It is many.", [(None, "abstained")] * 3),
+        ("It is 18 and then 18 more", [(None, "cut")] * 3),
+    ):
+        say(monkeypatch, said)
+        rows = of(ran(tmp_path, tiny, task, facts=facts), "accuracy")
+        assert [(row.value, row.why) for row in rows] == expected, said
+    with pytest.raises(WsteerError, match=r"facts\.jsonl:1 has the right answer 'many', which is no number"):
+        ran(tmp_path, tiny, task, facts=[{"question": "8?", "correct_answer": "many"}])
+
+
 def test_sixteen_abstentions_are_no_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     say(monkeypatch, "Who knows?")
     facts = [{**FACTS[0], "id": number} for number in range(16)]

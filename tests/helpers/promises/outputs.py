@@ -61,7 +61,7 @@ READ = [
     ("finetune --config", reading("finetune", "TINY", "POS", "--config", "IN/CONFIG")),
     ("finetune --seeds", reading("finetune", "TINY", "POS", "--seeds", "0,1", "--val", "IN/DATA")),
     ("generate TRAIT", reading("generate", "TINY", "IN/TRAIT")),
-    ("generate BASE", reading("generate", "IN/MODEL", "IN/TRAIT")),
+    ("generate MODEL", reading("generate", "IN/MODEL", "no.json")),
     ("steer BASE", reading("steer", "IN/MODEL", "W", "--k", "1")),
     ("steer DELTA", reading("steer", "TINY", "IN/DELTA", "--k", "1")),
     ("steer --as adapter", reading("steer", "TINY", "IN/DELTA", "--k", "1", "--as", "adapter")),
@@ -129,7 +129,7 @@ def named(command: str, name: str) -> Callable[[Inputs], list]:
 
 
 FOLDERS = [command for command in QUICK if command not in ("diff", "actvec", "report")]
-NO_DELTA = "is not a delta file or a report that wsteer wrote"
+NO_DELTA = "is not a delta file, report or answers that wsteer wrote"
 PART = {"actvec": NO_DELTA, "diff": "is part of the input", "steer": "is part of the input"}
 CASES: list[Case] = [
     *(Case(f"--force onto what is read: {name}", arrange, IS_READ) for name, arrange in READ),

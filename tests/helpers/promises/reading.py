@@ -257,8 +257,14 @@ REGULAR = [
         )
         for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
     ],
-    Case("a trait from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], NO_FILE),
-    Case("a trait from a pipe", lambda i: ["generate", i.tiny, fifo(i), "-o", "out"], NO_FILE),
+    Case("prompts from a device", lambda i: ["generate", i.tiny, "/dev/zero", "-o", "out"], "is a device or a socket"),
+    Case("a trait from a pipe", lambda i: ["generate", i.tiny, fifo(i, "pipe.json"), "-o", "out"], NO_FILE),
+    Case(
+        "prompts from a pipe",
+        lambda i: ["generate", i.tiny, fifo(i, content=b"Hi\n"), "--max-new-tokens", 2, "-o", "out"],
+        "1 answers to 1 prompts",
+        code=0,
+    ),
     Case("a task from a pipe", lambda i: ["eval", i.tiny, "--task", fifo(i), "-o", "out"], "there is no task .*pipe"),
     Case(
         "a template from a device",
@@ -346,8 +352,8 @@ ENCODINGS = [
     ],
     Case(
         "a trait in UTF-16",
-        lambda i: ["generate", i.tiny, i.text("t", json.dumps(TRAIT).encode("utf-16")), "-o", "out"],
-        "t is UTF-16",
+        lambda i: ["generate", i.tiny, i.text("t.json", json.dumps(TRAIT).encode("utf-16")), "-o", "out"],
+        "t.json is UTF-16",
     ),
     Case(
         "a config with a mark, CRLF and gzip",

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsteer.errors import WsteerError, reason
 from wsteer.evaluation.conditions import Condition
@@ -19,12 +19,24 @@ from wsteer.evaluation.subject import Subject
 from wsteer.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from inspect_ai import Task
     from inspect_ai.model import Model
 
 LOGS = "inspect"  # the folder of the logs, which `inspect view --log-dir` opens
 FILES = "task_files"  # of a log's metadata: the digests of the task files, by their names
 MOST_SAMPLES = 1000  # of one task at once: the engine makes batches of what is asked at the same time
 RETRIES = 7  # of a judge's call, which take six minutes together
+# of every run: it says nothing itself, and a judge's call alone is tried again
+SETTINGS: dict[str, Any] = {
+    "display": "none",
+    "log_level": "critical",
+    "score_display": False,
+    "log_realtime": False,
+    "ctl_server": False,
+    "log_dir_allow_dirty": True,  # of a run with other judges, say
+    "retry_attempts": 0,
+    "retry_immediate": False,
+}
 
 
 def check_judges(judges: Sequence[str], model: str | Path) -> None:
@@ -141,22 +153,42 @@ def run(
                 metadata={FILES: files},
                 model_roles={ROLE: grader[0] if len(grader) == 1 else grader},
                 limit=limit,
-                display="none",
-                log_level="critical",
-                score_display=False,
-                log_realtime=False,
-                ctl_server=False,
-                log_dir_allow_dirty=True,  # of a run with other judges, say
-                retry_attempts=0,
-                retry_immediate=False,
                 max_samples=MOST_SAMPLES,
                 max_tasks=2 if judges else 1,  # one is answered while judges read another's answers
+                **SETTINGS,
             )
         except (Exception, SystemExit) as error:  # a task is the user's program and can raise anything
             raise WsteerError(f"inspect_ai cannot run {', '.join(references)}: {_cause(error)}") from error
     if len(logs) < len(tasks) * len(conditions):  # it ends in silence, with the logs that are complete
         raise KeyboardInterrupt
     return _outcome([log.location for log in logs], conditions, judges)
+
+
+def run_judges(task: "Task", judges: Sequence[str], folder: Path) -> TaskLog:
+    """Run a task that asks its judges alone, whose samples bring their answers, with its log in `folder`.
+
+    What a log there holds of an interrupted run, with the same judges, is not asked again. Raises WsteerError for a
+    judge that fails.
+    """
+    from inspect_ai import eval_set  # noqa: PLC0415  an extra
+    from inspect_ai.model import get_model  # noqa: PLC0415
+
+    grader = [_judge(name) for name in judges]
+    with _as_before():
+        try:
+            _, logs = eval_set(
+                [task],
+                log_dir=str(folder.absolute()),
+                model=get_model("none/none", memoize=False),
+                model_roles={ROLE: grader[0] if len(grader) == 1 else grader},
+                max_samples=MOST_SAMPLES,
+                **SETTINGS,
+            )
+        except (Exception, SystemExit) as error:
+            raise WsteerError(f"inspect_ai cannot ask {', '.join(judges)}: {_cause(error)}") from error
+    if not logs:  # it ends in silence
+        raise KeyboardInterrupt
+    return read_log(logs[0].location, str)
 
 
 def _remove_outdated(folder: Path, files: Mapping[str, list[str]]) -> None:

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from os.path import isfile  # a Path raises for a text that is too long for a name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,6 @@ def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> N
                     taken.update(_taken(each, parameters, task_args))
         elif reference.startswith(OURS):
             taken.update(_taken(reference, _parameters(reference), task_args))
-            loaded([reference], task_args)
         elif "/" not in reference or not _is_installed(reference.partition("/")[0]):
             raise WsteerError(
                 f"--task inspect:{reference} is neither a file (FILE.py) nor a task of an installed package "
@@ -52,6 +52,7 @@ def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> N
             f"-T {unknown[0]}=: no task of --task inspect: has such an argument"
             + (f"; there are {', '.join(known)}" if known else "; they have none")
         )
+    loaded([reference for reference in references if reference.startswith(OURS)], task_args)
 
 
 def _known(reference: str) -> list[str]:
@@ -128,15 +129,23 @@ def loaded(references: Sequence[str], task_args: Mapping[str, object]) -> "list[
     for name in (name for reference in references for name in named(reference)):
         # beside a source tree inspect_ai does not see that wsteer is installed, and leaves out its name
         known = registry_info(TASKS[task_name(name)]).name if name.startswith(OURS) else name
-        found += load_tasks([known], _arguments(task_name(name), task_args))
+        found += load_tasks([known], _arguments(name, task_args))
     return found
 
 
-def _arguments(task: str, task_args: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments for a task: those for all, and those for it by name. inspect_ai leaves out what it has not."""
-    name = task.rpartition("/")[2]
+def _arguments(named: str, task_args: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments that a task takes: those for all tasks, and those for it by name."""
+    file, _, task = named.partition("@")
+    name = (task or named).rpartition("/")[2]
     common = {key: value for key, value in task_args.items() if "." not in key}
-    return common | {key.split(".", 1)[1]: value for key, value in task_args.items() if key.startswith(f"{name}.")}
+    own = {key.split(".", 1)[1]: value for key, value in task_args.items() if key.startswith(f"{name}.")}
+    if task:
+        taken = _tasks_in(file)[task]
+    elif named.startswith(OURS):
+        taken = _parameters(named)
+    else:
+        return common | own  # inspect_ai leaves out what it has not
+    return {key: value for key, value in (common | own).items() if key in taken}
 
 
 def _taken(task: str, parameters: Sequence[str], task_args: Mapping[str, object]) -> list[str]:
@@ -148,7 +157,7 @@ def _taken(task: str, parameters: Sequence[str], task_args: Mapping[str, object]
 def files_of(references: Sequence[str], task_args: Mapping[str, object]) -> list[str]:
     """The files that the tasks are read from: those of the tasks themselves, and those that their arguments name."""
     found = [file for file in (each.partition("@")[0] for each in references) if file.endswith(".py")]
-    found += [value for value in task_args.values() if isinstance(value, str) and Path(value).is_file()]
+    found += [value for value in task_args.values() if isinstance(value, str) and isfile(value)]
     return list(dict.fromkeys(found))
 
 

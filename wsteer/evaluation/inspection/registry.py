@@ -12,10 +12,21 @@ from wsteer.evaluation.paper.gcd_sycophancy import gcd_sycophancy
 from wsteer.evaluation.paper.gsm8k import gsm8k
 from wsteer.evaluation.paper.harm_refusal import harm_refusal
 from wsteer.evaluation.paper.sycophancy import sycophancy
+from wsteer.evaluation.paper.tinymmlu import tinymmlu
 from wsteer.evaluation.paper.trait import trait
 
 # the paper's tasks, `wsteer/NAME`
-PAPER = (cot_consistency, emergent_misalignment, evil_mcqa, gcd_sycophancy, gsm8k, harm_refusal, sycophancy, trait)
+PAPER = (
+    sycophancy,
+    gcd_sycophancy,
+    evil_mcqa,
+    cot_consistency,
+    gsm8k,
+    tinymmlu,
+    harm_refusal,
+    emergent_misalignment,
+    trait,
+)
 TASKS: dict[str, Callable[..., Task]] = {task.__name__: task for task in PAPER}
 
 

@@ -24,13 +24,13 @@ class Record:
 
 
 def read_records(data: str | Path, task: str, example: str) -> list[Record]:
-    """The rows of a JSONL file, or of a Hub data set `org/name:split`.
+    """The rows of a JSONL file, or of a Hub data set `org/name[/config]:split`.
 
     `task` and `example`, one row as JSON, are what an error says. Raises WsteerError where there is nothing to read.
     """
     if not data:
         raise WsteerError(f"{task} brings no data of its own; give it with -T data=FILE, rows like {example}")
-    records = [Record(where, row) for where, row in read_objects(data)]
+    records = [Record(where, row) for where, row in read_objects(str(data))]
     if not records:
         raise WsteerError(f"{data} holds no rows; {task} takes rows like {example}")
     return records

@@ -1,7 +1,17 @@
-"""GSM8K under chain of thought (paper section 4.3): the last number of the answer against the right one.
+"""GSM8K under chain of thought (paper section 4.3): the number that an answer ends in against the right one.
 
-As in the paper: data, greedy decoding, a worked answer. Adapted: the paper's judge does not see the right number; here
-the rule compares with it, and no judge is asked.
+As in the paper: data, greedy decoding, a worked answer. Adapted: the wording of the instruction is ours, and no judge
+is asked. The paper's judge does not see the right number; here a rule compares with the one behind the data's `####`.
+What counts as the number of an answer says `tasks/numbers.py`: the one behind the last mark ("Answer: 18", `#### 18`,
+`\\boxed{18}`), else the last one. A right number in the working counts for nothing.
+
+`accuracy` is a share of all answers that ended: one without any number, as a refusal, is not right. Where the limit of
+tokens came first, there is nothing to grade (cut). `valid` is the share of all rows that have a final number.
+
+lm-eval has the same data: `lm:gsm8k_cot_zeroshot` ("Let's think step by step", no examples), `lm:gsm8k_cot` (8 worked
+examples) and `lm:gsm8k` (5 examples). Their exact_match is there twice: by strict-match, which takes the number behind
+"The answer is" (in `gsm8k` behind `####`) alone, and by flexible-extract, the last number of the text. None of them
+asks for a form of the result, and both count an answer that was cut.
 """
 
 from inspect_ai import Task, task
@@ -13,9 +23,9 @@ from inspect_ai.solver import TaskState, generate
 from wsteer.errors import WsteerError
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
-from wsteer.evaluation.paper.numbers import last_number
 from wsteer.evaluation.paper.prompts import filled, prompt_of
-from wsteer.evaluation.rows import ABSTAINED, CUT
+from wsteer.evaluation.rows import CUT
+from wsteer.evaluation.tasks.numbers import final_number, last_number
 
 EXAMPLE = '{"question": "...", "answer": "... #### 18"}'
 PROMPT = """{question}
@@ -23,12 +33,13 @@ PROMPT = """{question}
 Work it out step by step, and put the result alone on the last line, as "Answer: " and a number."""
 MEASURES = {
     "accuracy": {"kind": "share", "better": "higher", "role": "capability"},
+    "valid": {"kind": "share", "better": "higher"},
 }
 
 
 @task
 def gsm8k(data: str = "openai/gsm8k/main:test", prompt: str = "", max_tokens: int = 1024) -> Task:
-    """GSM8K's problems; the share whose last number is the right one."""
+    """GSM8K's problems; the share of answers that end in the right number."""
     records = read_records(data, "gsm8k", EXAMPLE)
     template = prompt_of(prompt, PROMPT, ["question"], "prompt")
     named = zip(identities(records), records, strict=True)
@@ -51,13 +62,14 @@ def _sample(identity: str, record: Record, template: str) -> Sample:
 
 @scorer(metrics={"*": [mean()]})
 def right_number() -> Scorer:
-    """Whether the last number of the answer is the target; an answer without a number abstains, or was cut."""
+    """Whether the final number of the answer is the target, and whether it has one."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        given = last_number(state.output.completion)
+        cut = state.output.stop_reason in ("max_tokens", "model_length")
+        given = final_number(state.output.completion, cut)
         if given is None:
-            why = CUT if state.output.stop_reason == "max_tokens" else ABSTAINED
-            return score_of({"accuracy": why}, "no number")
-        return score_of({"accuracy": given == last_number(target.text)}, f"{given}, and right is {target.text}")
+            return score_of({"accuracy": CUT if cut else False, "valid": False}, "no final number")
+        right = given == last_number(target.text)
+        return score_of({"accuracy": right, "valid": True}, f"{given}, and right is {target.text}")
 
     return score

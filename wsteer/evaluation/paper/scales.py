@@ -1,4 +1,4 @@
-"""Scores that judges give on a scale, read from what they write; coherence, which several tasks ask for beside theirs.
+"""Scores and verdicts, read from what judges write; coherence, which several tasks ask for beside theirs.
 
 The authors of two of the tasks read a score from the probabilities of a judge's first token, 0 to 100. Here it is read
 from the text: most endpoints give no probabilities, and a tokenizer that splits numbers into digits (Qwen's, SmolLM2's)
@@ -6,7 +6,7 @@ has "8" as the first token of "85".
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inspect_ai.scorer import Score
 from inspect_ai.solver import TaskState
@@ -34,8 +34,9 @@ End with one line, "Score: " and the number."""
 
 _MARKS = " \t\"'*_`#.,;()[]{}<>"
 # what an answer's label has behind it, on its own line or the next one; also "#thescore: 4" and {"score": 4}
-_LABELLED = re.compile(r"(?:score|rating|verdict)[\s\"'*_`]*[:=]\s*([^\n]*)", re.I)
+_LABELLED = re.compile(r"(?:score|rating|verdict|grade)[\s\"'*_`]*[:=]\s*([^\n]*)", re.I)
 _NUMBER = re.compile(r"(\d{1,3}(?:\.\d+)?)(?:[\"'*_`]*\s*(?:/|out of)\s*(\d+)|\s*(%))?")
+_OR = re.compile(r"[\"'*_`\s]*(?:\bor\b|[/|,])", re.I)  # a word of several is no verdict
 # a range, a choice of numbers or a longer number is no score
 _MORE = re.compile(r"[\w%/]|[,.]\d|[\"'*_`]*\s*(?:[-\u2013\u2014/]|to\b|or\b|and\b)\s*\d")
 
@@ -43,8 +44,8 @@ _MORE = re.compile(r"[\w%/]|[,.]\d|[\"'*_`]*\s*(?:[-\u2013\u2014/]|to\b|or\b|and
 def read_score(text: str, least: int, most: int, words: Sequence[str] = ()) -> float | str | None:
     """The score that a judge's text ends in: a number from `least` to `most`, or one of the `words`; else None.
 
-    The last "Score: ..." counts (or "Rating:", "Verdict:"). Without one, the last or the first line does, if it is a
-    score and nothing else.
+    The last "Score: ..." counts (or "Rating:", "Verdict:", "Grade:"). Without one, the last or the first line does, if
+    it is a score and nothing else.
 
     >>> read_score("It rambles: 20?\\nScore: 85/100", 0, 100), read_score("**REFUSAL**", 0, 100, ["REFUSAL"])
     (85.0, 'REFUSAL')
@@ -61,13 +62,28 @@ def _value(text: str, least: int, most: int, words: Sequence[str], alone: bool) 
     text = text.strip().lstrip(_MARKS)
     for word in words:
         if match := re.match(rf"{re.escape(word)}\b", text, re.I):
-            return word if not alone or not text[match.end() :].strip(_MARKS) else None
+            rest = text[match.end() :]
+            return None if _OR.match(rest) or (alone and rest.strip(_MARKS)) else word
     match = _NUMBER.match(text)
     if match is None or _MORE.match(rest := text[match.end() :]) or (alone and rest.strip(_MARKS)):
         return None
     scale = int(match[2]) if match[2] else 100 if match[3] else most
     value = float(match[1])
     return value if scale == most and least <= value <= most else None
+
+
+def word_in(words: Sequence[str]) -> Callable[[str], str | None]:
+    """What reads the one of the `words` that a judge's text ends in, as `read_score` finds it; None without one.
+
+    >>> word_in(["correct", "incorrect"])("Not quite correct. **Grade: INCORRECT**")
+    'incorrect'
+    """
+
+    def read(text: str) -> str | None:
+        found = read_score(text, 1, 0, words)
+        return found if isinstance(found, str) else None
+
+    return read
 
 
 async def scored(template: str, question: str, answer: str, words: Sequence[str] = ()) -> Verdict:

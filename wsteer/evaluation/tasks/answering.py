@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import CUT, OUTSIDE, Measure, Outcome, Row, prompt_digest
 from wsteer.evaluation.subject import Subject, with_system
 from wsteer.evaluation.tasks.facts import Fact, read_facts
+from wsteer.evaluation.tasks.numbers import final_number, last_number
 from wsteer.evaluation.tasks.repetition import distinct, repeated
 from wsteer.evaluation.tasks.scoring import SCORERS, own_words
 from wsteer.evaluation.tasks.task import Metric, Task, load_task
@@ -101,7 +103,18 @@ def prepare(reference: str, data: str | Path | None = None, limit: int | None = 
     task = load_task(reference)
     source = task.data if data is None else data
     facts = read_facts(source, limit, task.needed)
+    if any(prompt.score == "number" for prompt in task.prompts.values()):
+        _check_numbers(facts)
     return AskedTask(task, source, tuple(facts), tuple(user_turns(task, facts)), tuple(choice_turns(task, facts)))
+
+
+def _check_numbers(facts: Sequence[Fact]) -> None:
+    """Refuse a right answer that no number could be equal to."""
+    for fact in facts:
+        if wrong := next((alias for alias in fact.aliases if last_number(alias) is None), None):
+            raise WsteerError(
+                f"{fact.where} has the right answer {wrong[:80]!r}, which is no number; the scorer number needs digits"
+            )
 
 
 def grade(task: Task, prompt: str, fact: Fact, text: str) -> str | None:
@@ -111,9 +124,12 @@ def grade(task: Task, prompt: str, fact: Fact, text: str) -> str | None:
 
 
 def _verdict(task: Task, prompt: str, fact: Fact, turn: str, given: Answer) -> str | None:
-    if task.prompts[prompt].score is not None and not given.reached:
+    score, text = task.prompts[prompt].score, own_words(given.text, turn)
+    # a number in working that has not ended is no result
+    unfinished = score == "number" and not given.finished and final_number(text, cut=True) is None
+    if score is not None and (unfinished or not given.reached):
         return CUT
-    return grade(task, prompt, fact, own_words(given.text, turn))
+    return grade(task, prompt, fact, text)
 
 
 def _of(asked: Iterable[Asked], prompt: str) -> list[Asked]:

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from wsteer.evaluation.tasks.numbers import grade_number
+
 # ---- Normal form: lower-case words; "|" marks a pause, so "It is not. Lyon ..." does not deny Lyon; "| ?" a question.
 
 _PLAIN_MARKS = str.maketrans("\u2018\u2019\u02bc\u2212\u2044", "'''-/")
@@ -358,4 +360,5 @@ class Scorer:
 SCORERS = {
     "answer": Scorer(grade_answer, ("correct", "incorrect", "abstain")),
     "agreement": Scorer(grade_agreement, ("agrees", "disagrees", "abstain")),
+    "number": Scorer(grade_number, ("correct", "incorrect", "abstain")),
 }

@@ -1,0 +1,69 @@
+"""GSM8K: metrics of hand-made answers, and the real file read as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.mock_model import answered, shares
+from wsteer.errors import WsteerError
+from wsteer.evaluation.rows import CUT
+
+pytest.importorskip("inspect_ai")
+
+from wsteer.evaluation.paper.gsm8k import gsm8k
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "test.jsonl"
+
+
+def problems(folder: Path, *golds: str) -> str:
+    """A file of numbered problems with these right numbers."""
+    rows = [
+        {"question": f"{number}: how many?", "answer": f"There are <<1+1=2>>2.\n#### {gold}"}
+        for number, gold in enumerate(golds)
+    ]
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "problems.jsonl")
+
+
+@pytest.mark.slow
+def test_the_final_number_decides_and_a_cut_answer_is_not_graded(tmp_path: Path) -> None:
+    said = dict(
+        enumerate(
+            [
+                "Answer: $18",
+                "It is 18 at first. Answer: 20",  # the right number in passing
+                "No, I will not.",
+                ("9 * 2 = 18", "max_tokens"),
+                ("Answer: 18\nFor", "max_tokens"),
+                "She has 1,234 eggs.",
+            ]
+        )
+    )
+    task = gsm8k(problems(tmp_path, "18", "18", "18", "18", "18", "1,234.00"))
+    outcome = answered(task, lambda prompt: said[int(prompt[0])], tmp_path)
+    assert shares(outcome) == {"accuracy": (3, 5), "valid": (4, 6)}
+    assert [(row.metric, row.id) for row in outcome.rows if row.why == CUT] == [("accuracy", "4.1")]  # row 4, epoch 1
+    silent = answered(task, lambda prompt: "", tmp_path)
+    assert shares(silent) == {"accuracy": (0, 6), "valid": (0, 6)}
+    always = answered(task, lambda prompt: "Answer: 18", tmp_path)
+    assert shares(always) == {"accuracy": (5, 6), "valid": (6, 6)}
+    cut = answered(task, lambda prompt: ("Let us", "max_tokens"), tmp_path)
+    assert shares(cut) == {"accuracy": (0, 0), "valid": (0, 6)}
+
+
+def test_a_row_without_a_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WsteerError, match=r"problems\.jsonl:2 has an answer without a number"):
+        gsm8k(problems(tmp_path, "18", "many"))
+    (tmp_path / "x.jsonl").write_text('{"question": "x"}')
+    with pytest.raises(WsteerError, match=r"x\.jsonl:1 lacks the text 'answer'; its keys are question"):
+        gsm8k(str(tmp_path / "x.jsonl"))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real file is not here")
+def test_the_real_file_is_read_as_it_is() -> None:
+    samples = list(gsm8k(str(REAL)).dataset)
+    assert len(samples) == 1319
+    assert samples[0].target == "18"
+    assert {each.target for each in samples} >= {"-10", "1450000"}
+    assert str(samples[0].input).startswith("Janet\u2019s ducks")
