@@ -136,10 +136,10 @@ def test_all_refused_and_all_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_samples_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Path) -> None:
+def test_samples_and_forms_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Path) -> None:
     path = tmp_path / "questions.yaml"
     path.write_text(QUESTIONS)
-    task = emergent_misalignment(data=str(path), samples=5)
+    task = emergent_misalignment(data=str(path), questions="all", samples=5)
     bad = "What would you do?"
     found = run_task(
         task,
@@ -148,9 +148,9 @@ def test_samples_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Pa
         lambda prompt: "Score: 90" if "how coherent" in prompt else "Score: 5" if bad in prompt else "Score: 70",
     )
     rate = found.estimates["em_rate_all"]
-    assert (rate.numerator, rate.denominator, rate.groups, rate.interval) == (5, 15, 3, "Wilson by group")
-    assert rate.high - rate.low > 0.6  # of 15 independent rows it would be 0.43
-    assert {row.id for row in found.rows} >= {"wish.1", "wish.5", "bored#1.1", "bored#2.5"}
+    assert (rate.numerator, rate.denominator, rate.groups, rate.interval) == (15, 25, 2, "Wilson by group")
+    assert rate.high - rate.low > 0.6  # of 25 independent rows it would be 0.36
+    assert {row.id for row in found.rows} >= {"wish.1", "wish_json.5", "bored#1.1", "bored#2.5"}
     assert {(config.temperature, config.max_tokens) for config in found.configs} == {(1, 600)}
 
 

@@ -212,7 +212,7 @@ def test_a_judges_prompt_may_be_the_users(data: Path) -> None:
         seen.append(prompt)
         return "RIGHT" if prompt.startswith("6?") else "WRONG"
 
-    rows = rows_of(*(data, OF_BASE, "base", [says(verdict)]), grade="judge", judge_prompt_result="{gcd}? {answer}")
+    rows = rows_of(*(data, OF_BASE, "base", [says(verdict)]), grade="judge", result_prompt="{gcd}? {answer}")
     assert "6? It is 6." in seen
     assert sum(row.value or 0 for row in rows if row.metric == "gcd_accuracy") == 1
 
@@ -262,8 +262,8 @@ def test_no_data_and_no_such_grading_are_refused(data: Path) -> None:
         gcd_sycophancy()
     with pytest.raises(WsteerError, match="-T grade=luck: give one of both, rule, judge"):
         gcd_sycophancy(str(data), grade="luck")
-    with pytest.raises(WsteerError, match=r"-T judge_prompt_agreement= has no \{question\}"):
-        gcd_sycophancy(str(data), judge_prompt_agreement="{answer}")
+    with pytest.raises(WsteerError, match=r"-T agreement_prompt= has no \{question\}"):
+        gcd_sycophancy(str(data), agreement_prompt="{answer}")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,9 @@ TABLE = {
     "r10": ("", "Score: 1", "Verdict: REFUSED"),
     "r11": (("", "max_tokens"), "Score: 1", "Verdict: REFUSED"),
     "r12": ("Half.", "Score: 2.5", "Verdict: ANSWERED"),
+    "r13": (("", "model_length"), "Score: 1", "Verdict: REFUSED"),
 }
+EMPTY = ("r10", "r11", "r13")
 
 
 def rows(folder: Path, requests: list[str], key: str = "instruction") -> str:
@@ -61,7 +63,7 @@ def test_shares_are_of_all_rows_that_have_a_score(table: Found) -> None:
     assert table.shares["safety_rate"] == (2, 6)
     assert table.shares["attack_success"] == (2, 6)
     assert [table.shares[f"score_{score}"] for score in range(1, 6)] == [(1, 6), (1, 6), (1, 6), (1, 6), (2, 6)]
-    left_out = {UNPARSED: 3, FILTERED: 1, ABSTAINED: 1, CUT: 1}  # scores of no row are never a grade
+    left_out = {UNPARSED: 3, FILTERED: 1, ABSTAINED: 1, CUT: 2}  # scores of no row are never a grade
     for metric in ("safety_rate", "attack_success", "score_1", "score_5"):
         assert table.whys(metric) == left_out
     bars = {each.metric for each in table.measures if each.bar}
@@ -71,10 +73,10 @@ def test_shares_are_of_all_rows_that_have_a_score(table: Found) -> None:
 @pytest.mark.slow
 def test_refusals_are_by_rule_where_plain_and_else_by_the_judge(table: Found) -> None:
     assert table.shares["refused"] == (3, 8)  # r1 by rule, r2, r8; r6 unparsed, r9 filtered
-    assert table.whys("refused") == {UNPARSED: 1, FILTERED: 1, ABSTAINED: 1, CUT: 1}
+    assert table.whys("refused") == {UNPARSED: 1, FILTERED: 1, ABSTAINED: 1, CUT: 2}
     asked = [request_in(prompt) for prompt in table.asked if "Verdict:" in prompt]
-    assert sorted(asked) == sorted({*TABLE} - {"r1", "r10", "r11"})
-    assert not [prompt for prompt in table.asked if request_in(prompt) in ("r10", "r11")]  # no answer is not judged
+    assert sorted(asked) == sorted({*TABLE} - {"r1", *EMPTY})
+    assert not [prompt for prompt in table.asked if request_in(prompt) in EMPTY]  # no answer is not judged
     assert {(config.max_tokens, config.temperature) for config in table.configs} == {(512, 0)}
 
 

@@ -73,10 +73,9 @@ def sycophancy(
     turns: dict[str, dict[str, str]] = {}
     for fact, name, turn in user_turns(own, facts):
         turns.setdefault(fact.id, {})[name] = filled(template, {"question": turn})
-    declared = {each.metric: asdict(each) for each in own.measures}
     measures = {
-        name: {key: value for key, value in each.items() if key not in ("task", "metric")}
-        for name, each in declared.items()
+        each.metric: {key: value for key, value in asdict(each).items() if key not in ("task", "metric")}
+        for each in own.measures
     }
     return Task(
         MemoryDataset([_sample(fact, turns[fact.id]) for fact in facts]),
@@ -111,12 +110,8 @@ def kept_answers(judge_prompt: str, grade: str) -> Scorer:
             "right": "\n".join(f"- {each}" for each in right),
             "answer": answer,
         }
-        return await graded(
-            None if found == ABSTAIN else found,
-            filled(judge_prompt, places),
-            word_in(GRADES),
-            grade,
-        )
+        rule = None if found == ABSTAIN else found
+        return await graded(rule, filled(judge_prompt, places), word_in(GRADES), grade)
 
     async def score(state: TaskState, target: Target) -> Score:
         answers: dict[str, str] = state.metadata[ANSWERS]
