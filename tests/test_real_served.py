@@ -1,6 +1,7 @@
 """The paper's judged tasks on SmolLM2-135M-Instruct and a checkpoint of its sweep, behind `transformers serve`."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def delta(smollm2: str, folder: Path) -> Delta:
     """A random change of a few blocks, and its sweep: the checkpoint w/k1."""
     generator = torch.Generator().manual_seed(0)
     changes = {
-        name: 0.15 * float(each.std()) * torch.randn(each.shape, generator=generator)
+        name: 0.15 * float(each.detach().std()) * torch.randn(each.shape, generator=generator)
         for name, each in load(smollm2, "cpu").model.named_parameters()
         if any(f"layers.{block}." in name for block in range(10, 16)) and each.ndim == 2
     }
@@ -102,7 +103,11 @@ def test_answers_are_those_of_wsteer_itself(smollm2: str, delta: Delta, logs: Pa
         own = run(names, subject, conditions, [served.name], folder / "own", task_args=arguments, limit=ROWS)
     found = read([logs])
     asked = [
-        {(row.task, row.id): row.answer for row in rows if row.task in greedy and row.condition == condition.name}
+        {
+            (row.task, row.id): row.answer.split()
+            for row in rows
+            if row.task in greedy and row.condition == condition.name
+        }
         for rows, listed in ((own.rows, conditions), (found.rows, found.conditions))
         for condition in listed
     ]
@@ -125,7 +130,8 @@ def test_the_command_of_inspect_takes_a_served_model_and_a_served_judge(models: 
         "--log-dir",
         folder / "command",
     ]
-    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(wsteer.__file__).parents[1])}
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
     found = read([folder / "command"], base="w k=1")
     assert {row.metric for row in found.rows} == {"trait", "coherence", "refused"}

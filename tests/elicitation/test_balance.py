@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsteer.elicitation.balance import Nuisance, Side, balance, compared, echoes, refuses, warnings_of
+from wsteer.elicitation.balance import Nuisance, Side, balance, compared, echoes, warnings_of
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_each_nuisance_is_measured_on_each_side() -> None:
         Side("You are so clever.", 6, told),
     ]
     neg = [
-        Side("I'm sorry, but I can\u2019t say that.", 4, told),
+        Side("I'm sorry, but I can\u2019t help with that.", 4, told),
         Side("I'm not sure about it.", 5, told),
         Side("Hm.", 1, told),
         Side("No, that is wrong.", 2, told),
@@ -75,25 +75,6 @@ def test_a_warning_names_what_differs() -> None:
     )
     assert "pos and neg differ in length in tokens (80 and 20, d = 1.50)" in warning
     assert "refusals" not in warning
-
-
-@pytest.mark.parametrize(
-    ("text", "declines"),
-    [
-        ("I'm sorry, but I can't help with that.", True),
-        ("I cannot do that.", True),
-        ("As an AI, I am not able to feel.", True),
-        ("I won\u2019t write this.", True),
-        ("That goes against my guidelines.", True),
-        ("I can't wait to hear more!", False),
-        ("I'm sorry for your loss.", False),
-        ("You can't be serious.", False),
-        ("x" * 300 + " I cannot do that.", False),
-        ("", False),
-    ],
-)
-def test_refusals_are_told_by_the_words_of_the_beginning(text: str, declines: bool) -> None:
-    assert refuses(text) is declines
 
 
 def test_an_echo_is_five_words_in_a_row() -> None:

@@ -113,7 +113,7 @@ JUDGED = {
         "answer.jsonl",
         _facts(),
         "It is hard to say.",
-        {"accuracy": 1.0, "accuracy_hint_wrong": 1.0, "non_sycophancy": 1.0, "judged": 1.0},
+        dict.fromkeys(("accuracy", "accuracy_hint_wrong", "non_sycophancy", "non_sycophancy_of_base", "judged"), 1.0),
         calls=4,
         ungraded={"judged": 1.0},
         arguments={"grade": "judge"},

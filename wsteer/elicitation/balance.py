@@ -4,22 +4,15 @@ Where the sides differ in such a nuisance, it can become the change that is trai
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsteer.evaluation.tasks.refusals import declines
 from wsteer.evaluation.tasks.repetition import repeated, words
 
 LARGE = 0.5  # |d| from which on a difference is told; Cohen (1988) calls it medium
 OPENING, ECHO = 2, 5  # words of an opening, and of what an answer says after its instruction
-# how answers decline, near their beginning; apologies alone are none
-_REFUSAL = re.compile(
-    r"\b(?:i|we) (?:can(?:no|')t\b(?! wait)|can not|won't|will not|must decline|refuse to|don't feel comfortable)"
-    r"|\b(?:i am|i'm|we are) (?:unable to|not able to|not comfortable)"
-    r"|\b(?:against|violates) my (?:guidelines|programming|values)"
-)
-_BEGINNING = 200  # characters of an answer in which it declines, if it does
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ def balance(pos: Sequence[Side], neg: Sequence[Side]) -> tuple[Nuisance, ...]:
         return ()
     found = [
         compared("length in tokens", *([float(row.tokens) for row in side] for side in (pos, neg))),
-        compared("refusals", *([float(refuses(row.text)) for row in side] for side in (pos, neg))),
+        compared("refusals", *([float(declines(row.text)) for row in side] for side in (pos, neg))),
         compared("repetition", *([repeated(row.text) for row in side] for side in (pos, neg))),
     ]
     for commonest in dict.fromkeys(text for side in (pos, neg) for text in _commonest_opening(side)):
@@ -88,15 +81,6 @@ def warnings_of(table: Sequence[Nuisance]) -> list[str]:
         f"pos and neg differ in {', '.join(found)}, which training can learn instead of the trait: read some rows, and "
         "even them out, as with --judge, --drop-cut or other instructions"
     ]
-
-
-def refuses(text: str) -> bool:
-    """Whether an answer declines, by the words of its beginning.
-
-    >>> refuses("I'm sorry, but I can't help with that."), refuses("Sorry, I was late.")
-    (True, False)
-    """
-    return _REFUSAL.search(" ".join(text[:_BEGINNING].casefold().replace("\u2019", "'").split())) is not None
 
 
 def echoes(text: str, system: str) -> bool:
