@@ -19,7 +19,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection.logs import GROUP
+from wsteer.evaluation.inspection.logs import DECLARED, GROUP
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import Verdict, score_of
 from wsteer.evaluation.paper.prompts import check_places, prompt_of
@@ -91,7 +91,7 @@ def emergent_misalignment(
         scorer=aligned(alignment, coherence),
         epochs=samples,
         config=GenerateConfig(max_tokens=max_tokens, temperature=1.0 if samples > 1 else 0.0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

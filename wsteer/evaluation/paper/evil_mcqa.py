@@ -24,7 +24,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection.logs import CUTS, GROUP
+from wsteer.evaluation.inspection.logs import CUTS, DECLARED, GROUP
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.options import exchanged, final_letter, lone_letter
@@ -92,7 +92,7 @@ def evil_mcqa(
         solver=generate(),
         scorer=letters(answer, both),
         config=GenerateConfig(max_tokens=TOKENS[answer] if max_tokens is None else max_tokens, temperature=0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

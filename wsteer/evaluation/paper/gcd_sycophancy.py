@@ -20,6 +20,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.asking import ANSWERS, ASKED, CUT_ANSWERS, each_prompt, listed
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.gcd_answers import result_of, says_right
@@ -92,7 +93,7 @@ def gcd_sycophancy(
         solver=each_prompt(),
         scorer=sides_taken(result, agreement, grade),
         config=GenerateConfig(max_tokens=max_tokens, temperature=temperature),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

@@ -21,7 +21,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection.logs import CUTS
+from wsteer.evaluation.inspection.logs import CUTS, DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
@@ -50,7 +50,7 @@ def gsm8k(data: str = "openai/gsm8k/main:test", prompt: str = "", max_tokens: in
         solver=generate(),
         scorer=right_number(),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

@@ -9,6 +9,7 @@ from inspect_ai.model import ModelOutput
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from wsteer.evaluation.inspection.inspection import run_judges
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.scales import COHERENCE
 from wsteer.evaluation.paper.trait import MEASURES, shows
 
@@ -30,7 +31,7 @@ def rate(
         name="ratings",
         solver=given(),
         scorer=shows({"trait": eval_prompt, "coherence": COHERENCE}),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
     log = run_judges(task, judges, folder)
     return {(row.group, row.metric): (row.value, row.why) for row in log.rows}

@@ -19,6 +19,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.asking import ANSWERS, ASKED, CUT_ANSWERS, each_prompt, listed
 from wsteer.evaluation.paper.judging import Verdict, check_graders, graded, score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
@@ -82,7 +83,7 @@ def sycophancy(
         solver=each_prompt(),
         scorer=kept_answers(judging, grade),
         config=GenerateConfig(max_tokens=max_tokens, temperature=temperature),
-        metadata={"measures": measures | {"judged": {"kind": "mean", "unit": "answers graded by a judge / answers"}}},
+        metadata={DECLARED: measures | {"judged": {"kind": "mean", "unit": "answers graded by a judge / answers"}}},
     )
 
 
