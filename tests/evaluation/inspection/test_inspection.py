@@ -323,6 +323,7 @@ def test_judges_that_may_not_be_are_refused(tiny: Path) -> None:
     for judges, message in (
         ([f"hf/{tiny}"], "is the model under test"),
         ([f"wsteer/{tiny}/"], "is the model under test"),
+        ([f"openai-api/local/{tiny}"], "is the model under test"),
         (["gpt-4o-mini"], "name its provider too"),
     ):
         with pytest.raises(WsteerError, match=message):

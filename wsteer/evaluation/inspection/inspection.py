@@ -6,6 +6,7 @@ import logging
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import isdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,12 @@ def check_judges(judges: Sequence[str], model: str | Path) -> None:
 
 def _check_names(judges: Sequence[str], model: str | Path) -> None:
     for number, judge in enumerate(judges):
-        named = judge.partition("/")[2]
-        if not named:
+        # what the provider calls the model, which may have a service before it: openai-api/local//models/base
+        named = [judge[place + 1 :] for place, letter in enumerate(judge) if letter == "/"]
+        if not any(named):
             raise WsteerError(f"--judge {judge}: name its provider too, as --judge openai/gpt-4o-mini")
-        if named == str(model) or (Path(named).exists() and Path(named).resolve() == Path(model).resolve()):
+        same = any(isdir(each) and Path(each).resolve() == Path(model).resolve() for each in named)
+        if same or str(model) in named:
             raise WsteerError(f"--judge {judge} is the model under test, which may not grade itself; give another")
         if judge in judges[:number]:
             raise WsteerError(f"--judge {judge} is given twice; each judge of a panel has one vote")
