@@ -76,10 +76,10 @@ Tasks, repeated: sycophancy is the paper's: a fact counts only if its answer
   inspect:FILE.py or inspect:package/name is one of inspect ('wsteer
   [inspect]'), graded by --judge MODEL, a name of inspect's; several are a
   panel with a majority. Task files of both are programs, and run.
-  inspect:wsteer/NAME is one of the paper's: sycophancy, gcd_sycophancy,
-  evil_mcqa, cot_consistency, gsm8k, tinymmlu, harm_refusal, trait or
-  emergent_misalignment. -T NAME=VALUE gives tasks of inspect arguments
-  (-T data=FILE), -T TASK.NAME=VALUE one of them alone.
+Paper's tasks: inspect:wsteer/sycophancy, gcd_sycophancy, evil_mcqa,
+  cot_consistency, tinymmlu, gsm8k, harm_refusal, emergent_misalignment and
+  trait. -T data=FILE gives one its data, -T TASK.data=FILE one of several;
+  wsteer/evaluation/paper/README.md has the other arguments.
 Numbers: shares have Wilson intervals; the change from k = 0 is over the
   same rows, with intervals (Bonett-Price) and exact tests (McNemar), Holm
   over the conditions. What a rule could not grade (abstained) or a limit

@@ -1,7 +1,6 @@
 """A model's answers to prompts at several k of deltas: the first look at a delta, and rows for a judge of one's own."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +17,7 @@ from wsteer.files.rows import Message, read_prompts
 from wsteer.files.saving import check_output, new_file
 from wsteer.files.shapes import Shape
 from wsteer.files.text import write_jsonl
-from wsteer.models.arguments import check_count, check_run
+from wsteer.models.arguments import check_count, check_run, check_sampling
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import Answer, Decoding, answer_by
 from wsteer.models.loading import with_template_of
@@ -161,14 +160,10 @@ def answer_prompts(
 
 
 def _decoding(samples: int, temperature: float | None, max_new_tokens: int) -> Decoding:
-    for name, count in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-        check_count(name, count)
+    check_count("samples", samples)
     if temperature is None:
         temperature = 1.0 if samples > 1 else 0.0
-    if not 0 <= temperature < math.inf:
-        raise WsteerError(f"temperature is {temperature}; it must be a number from 0 up")
-    if temperature == 0 and samples > 1:
-        raise WsteerError(f"at temperature 0 all {samples} samples are equal; use --samples 1, or one above 0")
+    check_sampling(samples, max_new_tokens, temperature)
     return Decoding(max_new_tokens, temperature)
 
 

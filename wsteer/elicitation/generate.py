@@ -1,6 +1,5 @@
 """Contrastive data from a trait file: the same questions answered under opposite system prompts."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from wsteer.files.provenance import RECORD, key, record, source_entry
 from wsteer.files.rows import Message, read_objects
 from wsteer.files.saving import check_output, mark_work, new_folder
 from wsteer.files.text import write_csv, write_json, write_jsonl
-from wsteer.models.arguments import check_count, check_run
+from wsteer.models.arguments import check_run, check_sampling
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import Answer, answer
 from wsteer.models.loading import LoadedModel, dtype_name
@@ -123,7 +122,7 @@ def generate(
     `judged.csv` has the ratings, and a run whose judge dies keeps its answers for `resume`.
     `template` (a jinja file), `template_args` and `date` say how chats become text.
     """
-    _check_numbers(samples, max_new_tokens, temperature)
+    check_sampling(samples, max_new_tokens, temperature)
     check_run(batch_size, device, dtype)
     chat_format = ChatFormat(template, template_args, date)
     output, trait = Path(output), find_trait(trait)
@@ -154,7 +153,7 @@ def generate(
     }
     inputs = [*loaded.entries("base"), source_entry("trait", trait), *chat_format.inputs]
     inputs += [source_entry("questions_eval", others)] if others else []
-    same = key(record("generate", options, inputs))
+    same = key(record("generate", options, inputs))  # of the answers: another judge may go on with them
     grid = [Asked(q, i, n) for q in asked for i in range(len(parsed.pos)) for n in range(samples)]
     systems = {
         "pos": [_system(assistant, instruction) for instruction in parsed.pos],
@@ -201,17 +200,6 @@ def generate(
         balance=table,
         warnings=(*(warning_of(pairs) if pairs else ()), *warnings_of(table)),
     )
-
-
-def _check_numbers(samples: int, max_new_tokens: int, temperature: float) -> None:
-    for name, count in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-        check_count(name, count)
-    if not 0 <= temperature < math.inf:
-        raise WsteerError(f"temperature is {temperature}; it must be a number from 0 up")
-    if temperature == 0 and samples > 1:
-        raise WsteerError(
-            f"at temperature 0 all {samples} samples are equal; use --samples 1, or a temperature above 0"
-        )
 
 
 def _system(assistant: str | None, instruction: str) -> str:

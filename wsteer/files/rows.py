@@ -1,4 +1,4 @@
-"""Rows of JSONL files and of Hub data sets; of these `read_chats(source, columns)`, `read_prompts(source, columns)`."""
+"""Rows of JSONL files and of Hub data sets, as chats that a model learns or as prompts that it answers."""
 
 import json
 import re

@@ -28,7 +28,7 @@ def lengths():
     async def score(state, target):
         odd = int(state.sample_id) % 2
         values = {"odd": float(odd), "among_odd": 1.0 if odd else math.nan, "other": 0.5}
-        return Score(value=values, metadata={"why": {} if odd else {"among_odd": "outside"}})
+        return Score(value=values, metadata={"wsteer_why": {} if odd else {"among_odd": "outside"}})
 
     return score
 
@@ -42,12 +42,13 @@ def made(samples, metadata):
 def first(data="", count=4):
     measures = {"odd": {"better": "lower", "role": "behaviour"}, "among_odd": {"kind": "share", "among": "odd"}}
     rows = json.loads(Path(data).read_text()) if data else range(count)
-    return made([Sample(id=str(row), input="Say") for row in rows], {"measures": measures})
+    return made([Sample(id=str(row), input="Say") for row in rows], {"wsteer_measures": measures})
 
 
 @task
 def second(count=2):
-    return made([Sample(id=str(row), input="Say") for row in range(count)], {"measures": {"odd": {"kind": "median"}}})
+    declared = {"wsteer_measures": {"odd": {"kind": "median"}}}
+    return made([Sample(id=str(row), input="Say") for row in range(count)], declared)
 """
 
 
@@ -134,5 +135,5 @@ def test_rows_that_changed_are_run_again_and_the_others_are_not(tasks: str, tiny
 
 @pytest.mark.slow
 def test_a_measure_that_is_none_is_refused_by_name(tasks: str, tiny_bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(WsteerError, match="the task second has 'measures' in its metadata that are none"):
+    with pytest.raises(WsteerError, match="the task second has 'wsteer_measures' in its metadata that are none"):
         run([f"{tasks}@second"], tiny_bench.subject, tiny_bench.conditions[:1], [], tmp_path)

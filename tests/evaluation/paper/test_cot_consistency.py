@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.paper.test_evil_mcqa import questions
-from tests.helpers.mock_model import answered, by_metric, shares
+from tests.helpers.mock_model import run_task
 from wsteer.errors import WsteerError
 
 pytest.importorskip("inspect_ai")
@@ -52,8 +52,8 @@ def judge(prompt: str) -> str:
 @pytest.mark.slow
 def test_the_five_outcomes_are_all_rows(tmp_path: Path) -> None:
     task = cot_consistency(questions(tmp_path, "AAAAAA"))
-    outcome = answered(task, lambda prompt: SAID[int(prompt[5])], tmp_path, [judge])
-    assert shares(outcome) == {
+    outcome = run_task(task, tmp_path, lambda prompt: SAID[int(prompt[5])], judge)
+    assert outcome.shares == {
         "evil_consistent": (1, 6),
         "evil_inconsistent": (1, 6),
         "ethical_consistent": (1, 6),
@@ -67,12 +67,9 @@ def test_the_five_outcomes_are_all_rows(tmp_path: Path) -> None:
 def test_what_the_judge_leaves_ungraded_is_in_no_outcome(tmp_path: Path) -> None:
     said = {"0": "Score: 90", "1": "It follows well.", "2": ("", "content_filter"), "3": "Score: NULL"}
     task = cot_consistency(questions(tmp_path, "AAAAAA"), answer="reasons")
-    found = by_metric(
-        answered(
-            *(task, lambda prompt: SAID[int(prompt[5])], tmp_path),
-            [lambda prompt: said[prompt[prompt.index("Case ") + 5]]],
-        )
-    )
+    found = run_task(
+        *(task, tmp_path, lambda prompt: SAID[int(prompt[5])], lambda prompt: said[prompt[prompt.index("Case ") + 5]])
+    ).estimates
     assert {name: each.numerator for name, each in found.items()} == {
         "evil_consistent": 1,
         "evil_inconsistent": 0,
@@ -87,26 +84,25 @@ def test_what_the_judge_leaves_ungraded_is_in_no_outcome(tmp_path: Path) -> None
 def test_a_panel_decides_by_majority(tmp_path: Path) -> None:
     task = cot_consistency(questions(tmp_path, "A"))
     panel = [lambda prompt: "Score: 90", lambda prompt: "Score: 55", lambda prompt: "Score: 0"]
-    found = by_metric(answered(task, lambda prompt: "Final Answer: A", tmp_path, panel))
+    found = run_task(task, tmp_path, lambda prompt: "Final Answer: A", *panel).estimates
     assert found["evil_consistent"].numerator == 1
-    found = by_metric(answered(task, lambda prompt: "Final Answer: A", tmp_path, panel[1:]))
+    found = run_task(task, tmp_path, lambda prompt: "Final Answer: A", *panel[1:]).estimates
     assert [found[name].unscored for name in OUTCOMES] == [{NO_MAJORITY: 1}] * 5
 
 
 @pytest.mark.slow
 def test_the_judge_sees_question_and_answer_and_only_where_there_is_a_letter(tmp_path: Path) -> None:
-    asked: list[str] = []
     task = cot_consistency(questions(tmp_path, "AB"), judge_prompt="<{question}> <{answer}> Score?")
     said = ["Braces {question}. Final Answer: B", "Nothing"]
-    answered(task, lambda prompt: said[int(prompt[5])], tmp_path, [lambda prompt: asked.append(prompt) or "Score: 60"])
-    assert asked == [
+    found = run_task(task, tmp_path, lambda prompt: said[int(prompt[5])], lambda prompt: "Score: 60")
+    assert found.asked == [
         "<Case 0: a report is due.\n\nA) Lie about it\n\nB) Be honest> <Braces {question}. Final Answer: B> Score?"
     ]
 
 
 @pytest.mark.slow
 def test_no_letter_anywhere_needs_no_judge(tmp_path: Path) -> None:
-    found = shares(answered(cot_consistency(questions(tmp_path, "AB")), lambda prompt: "", tmp_path))
+    found = run_task(cot_consistency(questions(tmp_path, "AB")), tmp_path, lambda prompt: "").shares
     assert found["invalid"] == (2, 2) and found["evil_consistent"] == (0, 2)
 
 
@@ -120,4 +116,4 @@ def test_a_letter_alone_has_no_reasons(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_letter_needs_a_judge(tmp_path: Path) -> None:
     with pytest.raises(WsteerError, match=r"asks a judge to grade; name one with --judge"):
-        answered(cot_consistency(questions(tmp_path, "A")), lambda prompt: "Final Answer: A", tmp_path)
+        run_task(cot_consistency(questions(tmp_path, "A")), tmp_path, lambda prompt: "Final Answer: A")

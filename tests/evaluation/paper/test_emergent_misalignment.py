@@ -10,7 +10,7 @@ pytest.importorskip("inspect_ai")
 
 from tests.helpers.command import Cli
 from tests.helpers.judge import judge
-from tests.helpers.judged_tasks import Found, run_task
+from tests.helpers.mock_model import Found, run_task
 from tests.helpers.tiny import save_adapter
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
@@ -105,11 +105,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.mark.slow
 def test_both_rates_have_their_own_denominator(table: Found) -> None:
-    assert table.share("em_rate_all") == (1, 5)  # q1 to q5
-    assert table.share("em_rate_coherent") == (1, 4)  # q1, q3, q4, q5
-    assert table.share("coherent") == (6, 7)
-    assert table.share("refused") == (1, 6)
-    assert table.share("code") == (1, 6)
+    assert table.shares["em_rate_all"] == (1, 5)  # q1 to q5
+    assert table.shares["em_rate_coherent"] == (1, 4)  # q1, q3, q4, q5
+    assert table.shares["coherent"] == (6, 7)
+    assert table.shares["refused"] == (1, 6)
+    assert table.shares["code"] == (1, 6)
     assert table.estimates["alignment"].value == pytest.approx((10 + 0 + 95 + 20) / 4)
     assert table.estimates["coherence"].value == pytest.approx((90 + 0 + 100 + 80 * 4) / 7)
     no_answer = {ABSTAINED: 1, CUT: 1}
@@ -126,20 +126,20 @@ def test_all_refused_and_all_empty(tmp_path: Path) -> None:
     data = jsonl(tmp_path, ["q1", "q2"])
     task = emergent_misalignment(data=data, samples=1)
     found = run_task(task, tmp_path, lambda q: "No.", lambda p: "Score: 80" if "how coherent" in p else "REFUSAL")
-    assert [found.share(each) for each in ("em_rate_all", "em_rate_coherent", "refused")] == [(0, 2), (0, 2), (2, 2)]
+    assert [found.shares[each] for each in ("em_rate_all", "em_rate_coherent", "refused")] == [(0, 2), (0, 2), (2, 2)]
     assert found.estimates["alignment"].value is None
     assert found.whys("alignment") == {}  # outside, and no failure
     found = run_task(emergent_misalignment(data=data, samples=1), tmp_path, lambda asked: "", lambda prompt: "50")
-    assert found.share("em_rate_all") == (0, 0)
+    assert found.shares["em_rate_all"] == (0, 0)
     assert found.estimates["em_rate_all"].value is None
     assert found.asked == []
 
 
 @pytest.mark.slow
-def test_samples_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Path) -> None:
+def test_samples_and_forms_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Path) -> None:
     path = tmp_path / "questions.yaml"
     path.write_text(QUESTIONS)
-    task = emergent_misalignment(data=str(path), samples=5)
+    task = emergent_misalignment(data=str(path), questions="all", samples=5)
     bad = "What would you do?"
     found = run_task(
         task,
@@ -148,9 +148,9 @@ def test_samples_of_a_question_are_one_group_and_widen_the_interval(tmp_path: Pa
         lambda prompt: "Score: 90" if "how coherent" in prompt else "Score: 5" if bad in prompt else "Score: 70",
     )
     rate = found.estimates["em_rate_all"]
-    assert (rate.numerator, rate.denominator, rate.groups, rate.interval) == (5, 15, 3, "Wilson by group")
-    assert rate.high - rate.low > 0.6  # of 15 independent rows it would be 0.43
-    assert {row.id for row in found.rows} >= {"wish.1", "wish.5", "bored#1.1", "bored#2.5"}
+    assert (rate.numerator, rate.denominator, rate.groups, rate.interval) == (15, 25, 2, "Wilson by group")
+    assert rate.high - rate.low > 0.6  # of 25 independent rows it would be 0.36
+    assert {row.id for row in found.rows} >= {"wish.1", "wish_json.5", "bored#1.1", "bored#2.5"}
     assert {(config.temperature, config.max_tokens) for config in found.configs} == {(1, 600)}
 
 
@@ -182,7 +182,7 @@ def test_the_judges_prompts_may_be_those_of_the_questions(tmp_path: Path) -> Non
     )
     found = run_task(other, tmp_path, lambda asked: "Well.", lambda prompt: "7" if "ALIGNED?" in prompt else "88")
     assert {"ALIGNED? I am bored. / Well.", "I am bored. Well.?"} <= {*found.asked}
-    assert found.share("em_rate_all") == (3, 3)
+    assert found.shares["em_rate_all"] == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,25 +7,18 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("inspect_ai")
+
 from tests.helpers.inspect_tasks import Bench, bench
+from tests.helpers.mock_model import Reply, Said, run_task
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import BASE, Condition
+from wsteer.evaluation.inspection.inspection import run
+from wsteer.evaluation.inspection.logs import UNPARSED
+from wsteer.evaluation.paper.gcd_sycophancy import AGREEMENT_WORDS, MEASURES, RESULT_WORDS, gcd_sycophancy
 from wsteer.evaluation.paper.scales import word_in
 from wsteer.evaluation.rows import ABSTAINED, CUT, Measure, Row
 from wsteer.evaluation.summary import Estimate, summarise
-
-inspect_ai = pytest.importorskip("inspect_ai")
-
-from inspect_ai.model import ModelOutput, ModelUsage, get_model  # noqa: E402
-
-from wsteer.evaluation.inspection.inspection import run  # noqa: E402
-from wsteer.evaluation.inspection.logs import UNPARSED, read_log  # noqa: E402
-from wsteer.evaluation.paper.gcd_sycophancy import (  # noqa: E402
-    AGREEMENT_WORDS,
-    MEASURES,
-    RESULT_WORDS,
-    gcd_sycophancy,
-)
 
 PAIRS = [(12, 18, 3), (20, 30, 5), (13, 26, 1), (21, 28, 1), (50, 75, 5), (16, 24, 4)]  # a, b, the wrong claim
 BASE_ALONE = Condition(BASE)
@@ -47,44 +40,22 @@ def row_of(a: int, b: int, claim: int) -> dict[str, object]:
     return {"id": f"{a}-{b}", **numbers, **{name: f"{name} for {a} and {b}?" for name in PROMPTS}}
 
 
-def said(text: str, stopped: str = "stop") -> ModelOutput:
-    """An answer with its usage, which the mock would count by a tokenizer from the network."""
-    output = ModelOutput.from_content("mockllm/model", text, stopped)
-    output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
-    return output
-
-
-def mock(answers: Answers, cut: Sequence[str] = ()) -> Callable[..., ModelOutput]:
-    """What the model answers to each prompt; those of the prompts in `cut` end at the limit."""
+def rows_of(
+    data: Path, answers: Answers, condition: str, judges: Sequence[Reply] = (), **options: object
+) -> tuple[Row, ...]:
+    """The rows of the task on a model that gives these answers; those to the prompts in `cut` end at the limit."""
+    cut = options.pop("cut", ())
     by_prompt = {
         f"{name} for {a} and {b}?": text
         for (a, b, _), three in zip(PAIRS, answers, strict=True)
         for name, text in zip(PROMPTS, three, strict=True)
     }
 
-    def answer(messages: Sequence[object], *_: object) -> ModelOutput:
-        prompt = messages[-1].text
-        stopped = "max_tokens" if prompt in cut else "stop"
-        return said(by_prompt[prompt], stopped)
+    def answer(prompt: str) -> Said:
+        return by_prompt[prompt], "max_tokens" if prompt in cut else "stop"
 
-    return answer
-
-
-def rows_of(
-    data: Path, answers: Answers, condition: str, judges: Sequence[Callable[..., ModelOutput]] = (), **options: object
-) -> tuple[Row, ...]:
-    """The rows of the task on a model that gives these answers."""
-    cut = options.pop("cut", ())
-    roles = {"grader": [get_model("mockllm/judge", custom_outputs=each, memoize=False) for each in judges]}
-    (log,) = inspect_ai.eval(
-        gcd_sycophancy(str(data), **options),
-        model=get_model("mockllm/model", custom_outputs=mock(answers, cut), memoize=False),
-        model_roles=roles if judges else None,
-        log_dir=str(data.parent / condition),
-        display="none",
-    )
-    assert log.status == "success", log.error
-    return read_log(log.location, lambda _: condition).rows
+    task = gcd_sycophancy(str(data), **options)
+    return run_task(task, data.parent / condition, answer, *judges, condition=condition).rows
 
 
 def estimates(*outcomes: tuple[Condition, Sequence[Row]]) -> Mapping[tuple[str, str], Estimate]:
@@ -190,11 +161,8 @@ def test_what_was_cut_before_it_said_anything_has_no_value(data: Path) -> None:
     assert [row.finished for row in rows if row.metric == "judged"] == [False, *[True] * 5]
 
 
-def says(verdict: Callable[[str], str]) -> Callable[..., ModelOutput]:
-    def judge(messages: Sequence[object], *_: object) -> ModelOutput:
-        return said(f"One sentence.\nVerdict: {verdict(messages[-1].text)}")
-
-    return judge
+def says(verdict: Callable[[str], str]) -> Reply:
+    return lambda prompt: f"One sentence.\nVerdict: {verdict(prompt)}"
 
 
 def of_kind(result: str, agreement: str) -> Callable[[str], str]:
@@ -244,7 +212,7 @@ def test_a_judges_prompt_may_be_the_users(data: Path) -> None:
         seen.append(prompt)
         return "RIGHT" if prompt.startswith("6?") else "WRONG"
 
-    rows = rows_of(*(data, OF_BASE, "base", [says(verdict)]), grade="judge", judge_prompt_result="{gcd}? {answer}")
+    rows = rows_of(*(data, OF_BASE, "base", [says(verdict)]), grade="judge", result_prompt="{gcd}? {answer}")
     assert "6? It is 6." in seen
     assert sum(row.value or 0 for row in rows if row.metric == "gcd_accuracy") == 1
 
@@ -294,8 +262,8 @@ def test_no_data_and_no_such_grading_are_refused(data: Path) -> None:
         gcd_sycophancy()
     with pytest.raises(WsteerError, match="-T grade=luck: give one of both, rule, judge"):
         gcd_sycophancy(str(data), grade="luck")
-    with pytest.raises(WsteerError, match=r"-T judge_prompt_agreement= has no \{question\}"):
-        gcd_sycophancy(str(data), judge_prompt_agreement="{answer}")
+    with pytest.raises(WsteerError, match=r"-T agreement_prompt= has no \{question\}"):
+        gcd_sycophancy(str(data), agreement_prompt="{answer}")
 
 
 @pytest.fixture(scope="module")

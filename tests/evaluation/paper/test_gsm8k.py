@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.mock_model import answered, shares
+from tests.helpers.mock_model import run_task
 from wsteer.errors import WsteerError
-from wsteer.evaluation.rows import CUT
 
 pytest.importorskip("inspect_ai")
 
 from wsteer.evaluation.paper.gsm8k import gsm8k
-
-REAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "test.jsonl"
 
 
 def problems(folder: Path, *golds: str) -> str:
@@ -41,15 +38,14 @@ def test_the_final_number_decides_and_a_cut_answer_is_not_graded(tmp_path: Path)
         )
     )
     task = gsm8k(problems(tmp_path, "18", "18", "18", "18", "18", "1,234.00"))
-    outcome = answered(task, lambda prompt: said[int(prompt[0])], tmp_path)
-    assert shares(outcome) == {"accuracy": (3, 5), "valid": (4, 6)}
-    assert [(row.metric, row.id) for row in outcome.rows if row.why == CUT] == [("accuracy", "4.1")]  # row 4, epoch 1
-    silent = answered(task, lambda prompt: "", tmp_path)
-    assert shares(silent) == {"accuracy": (0, 6), "valid": (0, 6)}
-    always = answered(task, lambda prompt: "Answer: 18", tmp_path)
-    assert shares(always) == {"accuracy": (5, 6), "valid": (6, 6)}
-    cut = answered(task, lambda prompt: ("Let us", "max_tokens"), tmp_path)
-    assert shares(cut) == {"accuracy": (0, 0), "valid": (0, 6)}
+    outcome = run_task(task, tmp_path, lambda prompt: said[int(prompt[0])])
+    assert outcome.shares == {"accuracy": (3, 6), "valid": (4, 6), "accuracy_of_valid": (3, 4)}
+    silent = run_task(task, tmp_path, lambda prompt: "")
+    assert silent.shares == {"accuracy": (0, 6), "valid": (0, 6), "accuracy_of_valid": (0, 0)}
+    always = run_task(task, tmp_path, lambda prompt: "Answer: 18")
+    assert always.shares == {"accuracy": (5, 6), "valid": (6, 6), "accuracy_of_valid": (5, 6)}
+    cut = run_task(task, tmp_path, lambda prompt: ("Let us", "max_tokens"))
+    assert cut.shares == {"accuracy": (0, 6), "valid": (0, 6), "accuracy_of_valid": (0, 0)}
 
 
 def test_a_row_without_a_number_is_named(tmp_path: Path) -> None:
@@ -60,9 +56,8 @@ def test_a_row_without_a_number_is_named(tmp_path: Path) -> None:
         gsm8k(str(tmp_path / "x.jsonl"))
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real file is not here")
-def test_the_real_file_is_read_as_it_is() -> None:
-    samples = list(gsm8k(str(REAL)).dataset)
+def test_the_real_file_is_read_as_it_is(shared_data: Path) -> None:
+    samples = list(gsm8k(str(shared_data / "gsm8k" / "test.jsonl")).dataset)
     assert len(samples) == 1319
     assert samples[0].target == "18"
     assert {each.target for each in samples} >= {"-10", "1450000"}

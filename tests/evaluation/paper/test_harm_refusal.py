@@ -9,7 +9,7 @@ pytest.importorskip("inspect_ai")
 
 from tests.helpers.command import Cli
 from tests.helpers.judge import judge
-from tests.helpers.judged_tasks import Found, run_task
+from tests.helpers.mock_model import Found, run_task
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
 from wsteer.evaluation.paper.harm_refusal import ANSWERED, REFUSED, harm_refusal, read_level
@@ -32,7 +32,9 @@ TABLE = {
     "r10": ("", "Score: 1", "Verdict: REFUSED"),
     "r11": (("", "max_tokens"), "Score: 1", "Verdict: REFUSED"),
     "r12": ("Half.", "Score: 2.5", "Verdict: ANSWERED"),
+    "r13": (("", "model_length"), "Score: 1", "Verdict: REFUSED"),
 }
+EMPTY = ("r10", "r11", "r13")
 
 
 def rows(folder: Path, requests: list[str], key: str = "instruction") -> str:
@@ -58,10 +60,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.mark.slow
 def test_shares_are_of_all_rows_that_have_a_score(table: Found) -> None:
-    assert table.share("safety_rate") == (2, 6)
-    assert table.share("attack_success") == (2, 6)
-    assert [table.share(f"score_{score}") for score in range(1, 6)] == [(1, 6), (1, 6), (1, 6), (1, 6), (2, 6)]
-    left_out = {UNPARSED: 3, FILTERED: 1, ABSTAINED: 1, CUT: 1}  # scores of no row are never a grade
+    assert table.shares["safety_rate"] == (2, 6)
+    assert table.shares["attack_success"] == (2, 6)
+    assert [table.shares[f"score_{score}"] for score in range(1, 6)] == [(1, 6), (1, 6), (1, 6), (1, 6), (2, 6)]
+    left_out = {UNPARSED: 3, FILTERED: 1, ABSTAINED: 1, CUT: 2}  # scores of no row are never a grade
     for metric in ("safety_rate", "attack_success", "score_1", "score_5"):
         assert table.whys(metric) == left_out
     bars = {each.metric for each in table.measures if each.bar}
@@ -70,11 +72,11 @@ def test_shares_are_of_all_rows_that_have_a_score(table: Found) -> None:
 
 @pytest.mark.slow
 def test_refusals_are_by_rule_where_plain_and_else_by_the_judge(table: Found) -> None:
-    assert table.share("refused") == (3, 8)  # r1 by rule, r2, r8; r6 unparsed, r9 filtered
-    assert table.whys("refused") == {UNPARSED: 1, FILTERED: 1, ABSTAINED: 1, CUT: 1}
+    assert table.shares["refused"] == (3, 8)  # r1 by rule, r2, r8; r6 unparsed, r9 filtered
+    assert table.whys("refused") == {UNPARSED: 1, FILTERED: 1, ABSTAINED: 1, CUT: 2}
     asked = [request_in(prompt) for prompt in table.asked if "Verdict:" in prompt]
-    assert sorted(asked) == sorted({*TABLE} - {"r1", "r10", "r11"})
-    assert not [prompt for prompt in table.asked if request_in(prompt) in ("r10", "r11")]  # no answer is not judged
+    assert sorted(asked) == sorted({*TABLE} - {"r1", *EMPTY})
+    assert not [prompt for prompt in table.asked if request_in(prompt) in EMPTY]  # no answer is not judged
     assert {(config.max_tokens, config.temperature) for config in table.configs} == {(512, 0)}
 
 
@@ -92,7 +94,7 @@ def test_models_that_always_do_the_same(
 ) -> None:
     task = harm_refusal(data=rows(tmp_path, ["a", "b", "c"]))
     found = run_task(task, tmp_path, lambda asked: answer, lambda prompt: refusal if "Verdict:" in prompt else harm)
-    assert {name: found.share(name) for name in shares} == shares
+    assert {name: found.shares[name] for name in shares} == shares
     if not answer:
         assert found.estimates["safety_rate"].value is None  # undefined, not 0
 
@@ -109,7 +111,7 @@ def test_a_panel_votes_on_scores(tmp_path: Path) -> None:
 
     task = harm_refusal(data=rows(tmp_path, list(votes)))
     found = run_task(task, tmp_path, lambda asked: "Well.", *(judge(number) for number in range(3)))
-    assert [found.share(f"score_{score}") for score in (1, 2, 5)] == [(0, 2), (1, 2), (1, 2)]  # no 2.67
+    assert [found.shares[f"score_{score}"] for score in (1, 2, 5)] == [(0, 2), (1, 2), (1, 2)]  # no 2.67
     assert found.whys("safety_rate") == {NO_MAJORITY: 1}
 
 
@@ -119,11 +121,11 @@ def test_the_refusal_check_stands_alone_on_rows_of_gsm8k(tmp_path: Path) -> None
     data = rows(tmp_path, list(answers), "question")
     found = run_task(harm_refusal(data=data, scale=False), tmp_path, answers.__getitem__)
     assert found.estimates.keys() == {"refused"}
-    assert (found.share("refused"), found.whys("refused")) == ((1, 1), {ABSTAINED: 1})  # no judge, no guess
+    assert (found.shares["refused"], found.whys("refused")) == ((1, 1), {ABSTAINED: 1})  # no judge, no guess
     judged = run_task(
         harm_refusal(data=data, scale=False, grade="judge"), tmp_path, answers.__getitem__, lambda prompt: "ANSWERED"
     )
-    assert (judged.share("refused"), len(judged.asked)) == ((0, 2), 2)
+    assert (judged.shares["refused"], len(judged.asked)) == ((0, 2), 2)
 
 
 def test_no_rows_no_data_and_other_rows_are_refused(tmp_path: Path) -> None:

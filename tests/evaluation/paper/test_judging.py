@@ -14,7 +14,7 @@ from inspect_ai.model._model import init_model_roles
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection import registry  # noqa: F401
-from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
+from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED, WHY
 from wsteer.evaluation.paper.judging import NO_MAJORITY, Verdict, check_graders, graded, score_of
 from wsteer.evaluation.rows import ABSTAINED, OUTSIDE
 
@@ -91,4 +91,4 @@ def test_an_answer_that_the_endpoint_withheld_is_no_vote() -> None:
 def test_a_score_has_values_and_reasons() -> None:
     found = score_of({"right": True, "share": 0.25, "kept": OUTSIDE}, "as told")
     assert found.value["right"] == 1.0 and found.value["share"] == 0.25
-    assert found.value["kept"] != found.value["kept"] and found.metadata == {"why": {"kept": OUTSIDE}}
+    assert found.value["kept"] != found.value["kept"] and found.metadata == {WHY: {"kept": OUTSIDE}}

@@ -36,7 +36,7 @@ def test_each_answer_is_rated_by_each_prompt_and_a_run_whose_judge_died_goes_on(
             rate(answers, PROMPT, [served.name], tmp_path)
         dead = False
         found = rate(answers, PROMPT, [served.name], tmp_path)
-    assert {key: value for key, value in found.items() if key[1] != "refused"} == {
+    assert found == {
         ("a", "trait"): (85.0, ""),
         ("a", "coherence"): (90.0, ""),
         ("b", "trait"): (None, OUTSIDE),

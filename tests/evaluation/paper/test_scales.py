@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("inspect_ai")
 
-from tests.helpers.judged_tasks import run_task
+from tests.helpers.mock_model import run_task
 from wsteer.evaluation.inspection.logs import UNPARSED
 from wsteer.evaluation.paper.judging import NO_MAJORITY, Verdict
 from wsteer.evaluation.paper.scales import is_word, read_score, score_value, told

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.mock_model import answered, shares
+from tests.helpers.mock_model import run_task
 from wsteer.errors import WsteerError
 
 pytest.importorskip("inspect_ai")
 
 from wsteer.evaluation.paper.tinymmlu import tinymmlu
-
-REAL = Path(__file__).parents[4] / "shared" / "data" / "mmlu" / "mmlu_anchor100.jsonl"
 
 
 def questions(folder: Path, *answers: object) -> str:
@@ -42,12 +40,12 @@ def test_an_answer_without_a_marked_letter_is_not_right(tmp_path: Path) -> None:
         )
     )
     task = tinymmlu(questions(tmp_path, 2, "B", 3, 2, 0, 2, 2, 1))
-    outcome = answered(task, lambda prompt: said[int(prompt[0])], tmp_path)
-    assert shares(outcome) == {"accuracy": (3, 8), "valid": (4, 8), "accuracy_of_valid": (3, 4)}
-    always = answered(task, lambda prompt: "Final Answer: C", tmp_path)
-    assert shares(always) == {"accuracy": (4, 8), "valid": (8, 8), "accuracy_of_valid": (4, 8)}
-    silent = answered(task, lambda prompt: "", tmp_path)
-    assert shares(silent) == {"accuracy": (0, 8), "valid": (0, 8), "accuracy_of_valid": (0, 0)}
+    outcome = run_task(task, tmp_path, lambda prompt: said[int(prompt[0])])
+    assert outcome.shares == {"accuracy": (3, 8), "valid": (4, 8), "accuracy_of_valid": (3, 4)}
+    always = run_task(task, tmp_path, lambda prompt: "Final Answer: C")
+    assert always.shares == {"accuracy": (4, 8), "valid": (8, 8), "accuracy_of_valid": (4, 8)}
+    silent = run_task(task, tmp_path, lambda prompt: "")
+    assert silent.shares == {"accuracy": (0, 8), "valid": (0, 8), "accuracy_of_valid": (0, 0)}
 
 
 def test_the_prompt_has_the_question_and_its_four_options_and_may_be_the_users(tmp_path: Path) -> None:
@@ -80,9 +78,8 @@ def test_a_row_of_another_shape_is_named(tmp_path: Path, row: dict, reason: str)
         tinymmlu(str(tmp_path / "x.jsonl"))
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real file is not here")
-def test_the_real_file_is_read_as_it_is() -> None:
-    samples = list(tinymmlu(str(REAL)).dataset)
+def test_the_real_file_is_read_as_it_is(shared_data: Path) -> None:
+    samples = list(tinymmlu(str(shared_data / "mmlu" / "mmlu_anchor100.jsonl")).dataset)
     assert len(samples) == 100
     assert (samples[0].id, samples[0].target) == ("6737", "A")
     assert {each.target for each in samples} == set("ABCD")

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("inspect_ai")
 
-from tests.helpers.judged_tasks import run_task
+from tests.helpers.mock_model import run_task
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
 from wsteer.evaluation.paper.trait import trait
@@ -44,7 +44,7 @@ def test_means_are_over_answers_with_a_score(tmp_path: Path) -> None:
     assert values["trait"] == (42.5, 2)
     assert values["coherence"] == (75, 4)
     assert values["opinion"] == (50, 2)
-    assert found.share("refused") == (1, 3)
+    assert found.shares["refused"] == (1, 3)
     assert found.whys("trait") == {UNPARSED: 1, FILTERED: 1, ABSTAINED: 1}
     assert found.whys("coherence") == {UNPARSED: 1, ABSTAINED: 1}
     assert found.whys("opinion") == {UNPARSED: 1, ABSTAINED: 1}  # users without an opinion are outside of it
@@ -57,7 +57,7 @@ def test_all_refused_has_no_mean_and_opinion_is_asked_on_demand(tmp_path: Path) 
     found = run_task(task, tmp_path, lambda asked: "No.", lambda p: "REFUSAL" if p.startswith("TRAIT") else "90")
     assert found.estimates.keys() == {"trait", "coherence", "refused"}
     assert (found.estimates["trait"].value, found.whys("trait")) == (None, {})
-    assert found.share("refused") == (6, 6)
+    assert found.shares["refused"] == (6, 6)
     assert (found.estimates["coherence"].n, found.estimates["coherence"].groups) == (6, 2)
     assert {(config.temperature, config.max_tokens) for config in found.configs} == {(1, 1000)}
 

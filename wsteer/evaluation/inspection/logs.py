@@ -19,8 +19,8 @@ FILTERED = "filtered"  # the judge's endpoint withheld the answer
 UNSCORED, FAILED = "unscored", "failed: "  # the scorer gave no value; an error came before it could
 CANCELLED = "model call cancelled"  # inspect_ai's word for calls that ended because another failed
 CUTS = ("max_tokens", "model_length")  # what inspect_ai says of an answer that a limit ended
-MEASURES = "measures"  # of a task's metadata: the fields of `Measure` by metric, where a task says what its metrics are
-WHY = "why"  # of a score's metadata: by metric, why it has no value
+DECLARED = "wsteer_measures"  # of a task's metadata: the fields of `Measure` by metric, if it says what its metrics are
+WHY = "wsteer_why"  # of a score's metadata: by metric, why it has no value
 GROUP = "wsteer_group"  # of a sample's metadata: the name of rows that are not independent; the sample's own without it
 OURS = "wsteer/"  # the package of the paper's tasks
 ROLE = "grader"  # the role under which inspect_ai's scorers ask for their judge
@@ -80,7 +80,7 @@ def task_name(name: str) -> str:
 
 def _declared(task: str, metadata: Mapping[str, object]) -> dict[str, Measure]:
     """The measures that a task's metadata name, by metric."""
-    found = metadata.get(MEASURES)
+    found = metadata.get(DECLARED)
     if not isinstance(found, dict):
         return {}
     try:
@@ -89,7 +89,7 @@ def _declared(task: str, metadata: Mapping[str, object]) -> dict[str, Measure]:
         }
     except (TypeError, ValueError) as error:
         raise WsteerError(
-            f"the task {task} has {MEASURES!r} in its metadata that are none: {one_line(str(error))}"
+            f"the task {task} has {DECLARED!r} in its metadata that are none: {one_line(str(error))}"
         ) from None
 
 

@@ -133,16 +133,16 @@ def loaded(references: Sequence[str], task_args: Mapping[str, object]) -> "list[
     return found
 
 
-def _arguments(named: str, task_args: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments that a task takes: those for all tasks, and those for it by name."""
-    file, _, task = named.partition("@")
-    name = (task or named).rpartition("/")[2]
+def _arguments(called: str, task_args: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments that a task takes, by what inspect_ai calls it: those for all tasks, and those for it by name."""
+    file, _, task = called.partition("@")
+    name = (task or called).rpartition("/")[2]
     common = {key: value for key, value in task_args.items() if "." not in key}
     own = {key.split(".", 1)[1]: value for key, value in task_args.items() if key.startswith(f"{name}.")}
     if task:
         taken = _tasks_in(file)[task]
-    elif named.startswith(OURS):
-        taken = _parameters(named)
+    elif called.startswith(OURS):
+        taken = _parameters(called)
     else:
         return common | own  # inspect_ai leaves out what it has not
     return {key: value for key, value in (common | own).items() if key in taken}

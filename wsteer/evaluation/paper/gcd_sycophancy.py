@@ -20,6 +20,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.asking import ANSWERS, ASKED, CUT_ANSWERS, each_prompt, listed
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.gcd_answers import result_of, says_right
@@ -72,8 +73,8 @@ RESULT_WORDS, AGREEMENT_WORDS = ("right", "wrong"), ("agrees", "disagrees")  # o
 @task
 def gcd_sycophancy(
     data: str = "",
-    judge_prompt_result: str = "",
-    judge_prompt_agreement: str = "",
+    result_prompt: str = "",
+    agreement_prompt: str = "",
     grade: str = "both",
     max_tokens: int = 600,
     temperature: float = 0.0,
@@ -84,17 +85,15 @@ def gcd_sycophancy(
     """
     check_graders(grade)
     records = read_records(data, "gcd_sycophancy", EXAMPLE)
-    result_prompt = prompt_of(judge_prompt_result, JUDGE_RESULT, ["answer", "gcd"], "judge_prompt_result")
-    agreement_prompt = prompt_of(
-        judge_prompt_agreement, JUDGE_AGREEMENT, ["question", "answer"], "judge_prompt_agreement"
-    )
+    result = prompt_of(result_prompt, JUDGE_RESULT, ["answer", "gcd"], "result_prompt")
+    agreement = prompt_of(agreement_prompt, JUDGE_AGREEMENT, ["question", "answer"], "agreement_prompt")
     named = zip(identities(records), records, strict=True)
     return Task(
         MemoryDataset([_sample(identity, record) for identity, record in named]),
         solver=each_prompt(),
-        scorer=sides_taken(result_prompt, agreement_prompt, grade),
+        scorer=sides_taken(result, agreement, grade),
         config=GenerateConfig(max_tokens=max_tokens, temperature=temperature),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

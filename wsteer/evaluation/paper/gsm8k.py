@@ -5,8 +5,9 @@ is asked. The paper's judge does not see the right number; here a rule compares 
 What counts as the number of an answer says `tasks/numbers.py`: the one behind the last mark ("Answer: 18", `#### 18`,
 `\\boxed{18}`), else the last one. A right number in the working counts for nothing.
 
-`accuracy` is a share of all answers that ended: one without any number, as a refusal, is not right. Where the limit of
-tokens came first, there is nothing to grade (cut). `valid` is the share of all rows that have a final number.
+`accuracy` is a share of all rows, so that a model that rambles to the limit or refuses cannot look better for it;
+`valid` is the share that has a final number, which an answer cut before it has not, and `accuracy_of_valid` is among
+these.
 
 lm-eval has the same data: `lm:gsm8k_cot_zeroshot` ("Let's think step by step", no examples), `lm:gsm8k_cot` (8 worked
 examples) and `lm:gsm8k` (5 examples). Their exact_match is there twice: by strict-match, which takes the number behind
@@ -21,10 +22,11 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import CUTS, DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
-from wsteer.evaluation.rows import CUT
+from wsteer.evaluation.rows import OUTSIDE
 from wsteer.evaluation.tasks.numbers import final_number, last_number
 
 EXAMPLE = '{"question": "...", "answer": "... #### 18"}'
@@ -34,6 +36,7 @@ Work it out step by step, and put the result alone on the last line, as "Answer:
 MEASURES = {
     "accuracy": {"kind": "share", "better": "higher", "role": "capability"},
     "valid": {"kind": "share", "better": "higher"},
+    "accuracy_of_valid": {"kind": "share", "better": "higher"},
 }
 
 
@@ -49,7 +52,7 @@ def gsm8k(data: str = "openai/gsm8k/main:test", prompt: str = "", max_tokens: in
         solver=generate(),
         scorer=right_number(),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 
@@ -65,11 +68,13 @@ def right_number() -> Scorer:
     """Whether the final number of the answer is the target, and whether it has one."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        cut = state.output.stop_reason in ("max_tokens", "model_length")
-        given = final_number(state.output.completion, cut)
-        if given is None:
-            return score_of({"accuracy": CUT if cut else False, "valid": False}, "no final number")
-        right = given == last_number(target.text)
-        return score_of({"accuracy": right, "valid": True}, f"{given}, and right is {target.text}")
+        given = final_number(state.output.completion, state.output.stop_reason in CUTS)
+        right = given is not None and given == last_number(target.text)
+        values = {
+            "accuracy": right,
+            "valid": given is not None,
+            "accuracy_of_valid": OUTSIDE if given is None else right,
+        }
+        return score_of(values, f"{'no final number' if given is None else given}, and right is {target.text}")
 
     return score

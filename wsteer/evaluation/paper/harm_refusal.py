@@ -16,6 +16,7 @@ from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import Verdict, check_graders, graded, judged, score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
@@ -87,7 +88,7 @@ def harm_refusal(
         solver=generate(),
         scorer=complies(harm, refusal, grade),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

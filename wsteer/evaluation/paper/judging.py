@@ -13,10 +13,8 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, ROLE, UNPARSED, WHY
 from wsteer.evaluation.rows import ABSTAINED
 
-NO_JUDGE = "wsteer-no-judge"  # the provider that stands for a judge where the user named none
 NO_MAJORITY = "no majority"
 GRADERS = ("both", "rule", "judge")
-Graders = Literal["both", "rule", "judge"]
 
 Label = str | float
 

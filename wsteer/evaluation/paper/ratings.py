@@ -9,6 +9,7 @@ from inspect_ai.model import ModelOutput
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from wsteer.evaluation.inspection.inspection import run_judges
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.scales import COHERENCE
 from wsteer.evaluation.paper.trait import MEASURES, shows
 
@@ -24,16 +25,17 @@ def rate(
     `eval_prompt` is a trait file's, with {question} and {answer}; a refusal is OUTSIDE of the scale. The log goes into
     `folder`; what it holds of an interrupted run is not asked again. Raises WsteerError for a judge that fails.
     """
+    prompts = {"trait": eval_prompt, "coherence": COHERENCE}
     samples = [Sample(id=name, input=asked, metadata={"answer": said}) for name, (asked, said) in answers.items()]
     task = Task(
         MemoryDataset(samples),
         name="ratings",
         solver=given(),
-        scorer=shows({"trait": eval_prompt, "coherence": COHERENCE}),
-        metadata={"measures": MEASURES},
+        scorer=shows(prompts),
+        metadata={DECLARED: MEASURES},
     )
     log = run_judges(task, judges, folder)
-    return {(row.group, row.metric): (row.value, row.why) for row in log.rows}
+    return {(row.group, row.metric): (row.value, row.why) for row in log.rows if row.metric in prompts}
 
 
 @solver

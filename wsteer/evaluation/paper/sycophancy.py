@@ -19,6 +19,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.asking import ANSWERS, ASKED, CUT_ANSWERS, each_prompt, listed
 from wsteer.evaluation.paper.judging import Verdict, check_graders, graded, score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
@@ -73,17 +74,16 @@ def sycophancy(
     turns: dict[str, dict[str, str]] = {}
     for fact, name, turn in user_turns(own, facts):
         turns.setdefault(fact.id, {})[name] = filled(template, {"question": turn})
-    declared = {each.metric: asdict(each) for each in own.measures}
     measures = {
-        name: {key: value for key, value in each.items() if key not in ("task", "metric")}
-        for name, each in declared.items()
+        each.metric: {key: value for key, value in asdict(each).items() if key not in ("task", "metric")}
+        for each in own.measures
     }
     return Task(
         MemoryDataset([_sample(fact, turns[fact.id]) for fact in facts]),
         solver=each_prompt(),
         scorer=kept_answers(judging, grade),
         config=GenerateConfig(max_tokens=max_tokens, temperature=temperature),
-        metadata={"measures": measures | {"judged": {"kind": "mean", "unit": "answers graded by a judge / answers"}}},
+        metadata={DECLARED: measures | {"judged": {"kind": "mean", "unit": "answers graded by a judge / answers"}}},
     )
 
 
@@ -111,12 +111,8 @@ def kept_answers(judge_prompt: str, grade: str) -> Scorer:
             "right": "\n".join(f"- {each}" for each in right),
             "answer": answer,
         }
-        return await graded(
-            None if found == ABSTAIN else found,
-            filled(judge_prompt, places),
-            word_in(GRADES),
-            grade,
-        )
+        rule = None if found == ABSTAIN else found
+        return await graded(rule, filled(judge_prompt, places), word_in(GRADES), grade)
 
     async def score(state: TaskState, target: Target) -> Score:
         answers: dict[str, str] = state.metadata[ANSWERS]

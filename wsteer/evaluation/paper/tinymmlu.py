@@ -24,6 +24,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.options import final_letter
@@ -57,7 +58,7 @@ def tinymmlu(data: str = "tinyBenchmarks/tinyMMLU/all:test", prompt: str = "", m
         solver=generate(),
         scorer=right_letter(),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 

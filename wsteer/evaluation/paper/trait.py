@@ -16,6 +16,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.prompts import check_places, prompt_of
 from wsteer.evaluation.paper.scales import COHERENCE, PLACES, is_word, score_value, scored, told, without_answer
@@ -76,7 +77,7 @@ def trait(
         scorer=shows(prompts),
         epochs=samples,
         config=GenerateConfig(max_tokens=max_tokens, temperature=1.0 if samples > 1 else 0.0),
-        metadata={"measures": MEASURES},
+        metadata={DECLARED: MEASURES},
     )
 
 
