@@ -58,6 +58,11 @@ def turns_of(where: str, row: Mapping[str, object], columns: Shape | None = None
     return [*_turns(where, system, "system"), *turns] if system else turns
 
 
+def has_shape(row: Mapping[str, object]) -> bool:
+    """Whether a row fits a shape of chats, and not two of others."""
+    return any(_fits(row, shape, True) for shape in OWN) or sum(_fits(row, shape, True) for shape in OTHERS) == 1
+
+
 def _found(where: str, row: Mapping[str, object], answered: bool) -> Shape:
     """The shape that the row's keys fit."""
     if own := next((shape for shape in OWN if _fits(row, shape, answered)), None):
