@@ -10,6 +10,7 @@ import yaml
 
 from tests.helpers.command import Cli, Inputs
 from tests.helpers.thinking import say
+from tests.helpers.traits import TRAIT
 from wsteer.cli.generate import mode_of
 
 
@@ -31,9 +32,52 @@ def test_modes_are_told_by_what_is_given(model: str, given: str | None, mode: st
 
 
 @pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ('[{"instruction": "Say hi.", "input": "", "output": "Hi."}]', "prompts"),  # alpaca_data.json
+        ('\ufeff\n [\n {"prompt": "Hi"}]', "prompts"),
+        ('{"prompt": "Hi"}\n{"prompt": "Ho"}\n', "prompts"),
+        ('{"instruction": "Say hi.", "output": "Hi."}\n', "prompts"),
+        (json.dumps(TRAIT), "a trait"),
+        (json.dumps(TRAIT, indent=2), "a trait"),
+        ("Hi", "a trait"),  # whose error says what it lacks
+        ("", "a trait"),
+    ],
+)
+def test_a_json_file_of_rows_is_prompts(tmp_path: Path, text: str, mode: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    assert mode_of("base", str(file)) == mode
+
+
+def test_a_folder_with_the_name_of_a_trait_is_not_taken_for_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil").mkdir()  # -o evil
+    assert mode_of("base", "evil") == "a trait"
+    Path("french").write_text("A file of that name?")
+    assert mode_of("base", "french") == "prompts"
+
+
+@pytest.mark.parametrize("given", ["sycophanzy", "What is it?", "nope.txt"])
+def test_what_is_neither_prompts_nor_a_trait_names_both(cli: Cli, inputs: Inputs, given: str) -> None:
+    ran = cli("generate", inputs.tiny, given, "-o", inputs.folder / "out")
+    assert ran.code == 1
+    assert f"{given} does not exist; give a file of prompts" in ran.err
+    assert "or a trait: a .json file, or one of evil, french, hallucination, sycophancy" in ran.err
+
+
+def test_a_missing_trait_file_names_the_traits_there_are(cli: Cli, inputs: Inputs) -> None:
+    ran = cli("generate", inputs.tiny, "sycophancy.json", "-o", inputs.folder / "out")
+    assert ran.code == 1
+    assert "sycophancy.json is missing; wsteer's own traits go by name: evil, french" in ran.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["base"], "INPUT: it is missing: give a trait file (.json), or prompts"),
+        (["base"], "INPUT: it is missing: give a trait (--list-traits) or prompts"),
         (["base", "t.json", "--k", 1], "--k: it has no meaning for a trait; it is for prompts"),
         (["base", "t.json", "--delta", "w"], "--delta: it has no meaning for a trait"),
         (["base", "t.json", "--system", "Hi"], "--system: it has no meaning for a trait"),

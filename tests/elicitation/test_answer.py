@@ -64,6 +64,13 @@ def test_every_prompt_has_a_row_for_each_condition_and_sample_in_order(inputs: I
     assert [row["answer"] for row in found[:6]] != [row["answer"] for row in found[12:]]
 
 
+def test_a_prompt_that_is_too_long_is_named_by_its_line(inputs: Inputs) -> None:
+    prompts = inputs.text("p.txt", "One?\n\n" + "long " * 500 + "\n")
+    with pytest.raises(WsteerError, match=r"p\.txt:3: a row of \d+ tokens is longer .*; 9 of them are for its answer"):
+        answer_prompts(inputs.tiny, prompts, inputs.folder / "a", max_new_tokens=9)
+    assert not (inputs.folder / "a").exists()
+
+
 @pytest.mark.slow
 def test_the_model_as_it_is_answers_only_if_it_is_asked_for(inputs: Inputs, prompts: Path) -> None:
     def conditions(**options: object) -> tuple:

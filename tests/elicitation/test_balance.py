@@ -65,6 +65,11 @@ def test_equal_sides_have_no_nuisance_and_an_opening_is_shared_by_two() -> None:
         assert warnings_of(found) == []
 
 
+def test_answers_without_words_have_no_opening() -> None:
+    found = balance([Side("!", 1, "x")] * 3, [Side("...", 1, "x")] * 3)
+    assert [each.name for each in found if "opening" in each.name] == []
+
+
 def test_a_side_without_rows_is_not_compared() -> None:
     assert balance([], [Side("Yes.", 2, "x")]) == ()
 

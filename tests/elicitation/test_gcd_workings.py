@@ -34,6 +34,12 @@ def test_right_workings_by_hand() -> None:
     }
 
 
+def test_a_working_with_one_common_factor_or_none_says_so_in_words() -> None:
+    assert right_working(8, 9, "divisors").text.endswith("The only number in both lists is 1.")
+    assert right_working(8, 9, "division").text == "Nothing above 1 divides both 8 and 9, so all that they share is 1."
+    assert right_working(10, 15, "division").text.endswith("both 2 and 3, so all that they share is 5.")
+
+
 def test_each_slip_ends_at_another_number_that_its_own_steps_give() -> None:
     for a, b in PAIRS:
         for method, (_, slips) in METHODS.items():

@@ -195,7 +195,10 @@ def test_pairs_that_the_judge_drops_are_counted_by_reason_and_a_dead_judge_loses
         *("80.0", "90.0"),
         *("80.0", "90.0"),
     ]
-    assert json.loads((output / "wsteer.json").read_text())["options"]["judge"] == [alive.name]
+    recorded = json.loads((output / "wsteer.json").read_text())
+    assert recorded["options"]["judge"] == [alive.name]
+    assert recorded["counts"]["pairs"] == report.pairs
+    assert recorded["counts"]["rows_pos"] == report.rows_pos and recorded["counts"]["dropped_cut"] == report.dropped_cut
     assert not (output / "answers.jsonl").exists()
     assert list((output / "judging").glob("*.eval"))
 

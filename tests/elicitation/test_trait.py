@@ -80,6 +80,11 @@ def test_our_own_traits_share_no_question() -> None:
     assert len({question.casefold() for question in asked}) == len(asked) == 160
 
 
+def test_an_answer_that_does_not_know_is_no_refusal() -> None:
+    """It is what neg is asked for; a judge that calls it a refusal would have its pair dropped."""
+    assert "does not know is no refusal: write 0" in read_trait(find_trait("hallucination")).eval_prompt
+
+
 def test_no_question_of_ours_is_a_published_one(shared_data: Path) -> None:
     published: set[frozenset[str]] = set()
     for path in (shared_data / "persona_vectors").glob("*.json"):

@@ -98,6 +98,8 @@ def test_empty_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(WsteerError, match=reason):
             read_chats(tmp_path / name)
+    with pytest.raises(WsteerError, match=r"name a JSONL file in it: binary\.jsonl, empty\.jsonl$"):
+        read_chats(tmp_path)
 
 
 def test_a_json_list_is_read_as_its_objects(tmp_path: Path) -> None:

@@ -124,3 +124,30 @@ def test_a_column_that_a_row_lacks_is_named(tmp_path: Path) -> None:
 def test_columns_of_no_use_are_refused(columns: dict) -> None:
     with pytest.raises(WsteerError, match="--columns"):
         check_columns(columns)
+
+
+ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+TOLD = {"role": "system", "content": "S"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"system": "S", "messages": [ASKED, SAID]}, [TOLD, ASKED, SAID]),  # as Anthropic has it
+        ({"system": "S", "prompt": "Q", "completion": "A"}, [TOLD, ASKED, SAID]),
+        ({"system": "S", "messages": [TOLD, ASKED, SAID]}, [TOLD, ASKED, SAID]),
+        ({"system": "", "messages": [TOLD, ASKED, SAID]}, [TOLD, ASKED, SAID]),
+        ({"system": None, "prompt": "Q", "completion": "A"}, [ASKED, SAID]),
+    ],
+)
+def test_a_system_prompt_beside_the_turns_is_not_lost(tmp_path: Path, row: dict, expected: list) -> None:
+    assert chats(tmp_path, row) == [expected]
+
+
+def test_two_system_prompts_are_refused(tmp_path: Path) -> None:
+    for row in (
+        {"system": "T", "messages": [TOLD, ASKED, SAID]},
+        {"system": "T", "conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}]},
+    ):
+        with pytest.raises(WsteerError, match=r"x\.jsonl:1 has a system prompt under the key system, and another"):
+            chats(tmp_path, row)

@@ -35,11 +35,11 @@ from wsteer.cli.output import Printer
 from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, parse_layers
 
 EPILOG = """
-Modes: INPUT is a trait (a file that ends in .json, or a name), whose
-  questions are answered under its opposite instructions: -o is a folder.
-  Any other INPUT is prompts to answer: -o is a JSONL file. wsteer generate
-  gcd -o DIR needs no model: it writes questions about greatest common
-  divisors.
+Modes: INPUT is a trait (a name, or a .json file that is no list of rows),
+  whose questions are answered under its opposite instructions: -o is a
+  folder. Any other INPUT is prompts to answer: -o is a JSONL file. wsteer
+  generate gcd -o DIR needs no model: it writes questions about greatest
+  common divisors.
 Prompts: JSONL, whose rows have messages, or prompt, or any shape that
   wsteer finetune reads (--columns names others), an answer at their end
   left out; or a text file, each line of which is a prompt; or a Hub data
@@ -278,13 +278,13 @@ def _gcd(printer: Printer, output: Path, **settings: Any) -> None:
 
 def mode_of(model: str, given: str | None) -> str:
     """What is to be generated: the data of a trait, answers to prompts, or GCD questions."""
-    from wsteer.elicitation.trait import find_trait
+    from wsteer.elicitation.trait import is_trait
 
     if given is None:
         if model == GCD:
             return GCD
-        raise typer.BadParameter("it is missing: give a trait file (.json), or prompts", param_hint="INPUT")
-    return TRAIT if find_trait(given).suffix.lower() == ".json" else PROMPTS
+        raise typer.BadParameter("it is missing: give a trait (--list-traits) or prompts", param_hint="INPUT")
+    return TRAIT if is_trait(given) else PROMPTS
 
 
 def _check_meant(context: typer.Context, mode: str) -> None:

@@ -7,20 +7,23 @@ from itertools import product
 from pathlib import Path
 
 from wsteer.deltas.model_input import open_model
+from wsteer.elicitation.trait import shipped_traits
 from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.methods import open_methods, read_system
 from wsteer.evaluation.subject import Subject, common_settings, with_system
+from wsteer.files.opening import is_stream
 from wsteer.files.provenance import ROW_KEY, record, recordable, source_entry
-from wsteer.files.rows import Message, read_prompts
+from wsteer.files.rows import Message, is_hub_data_set, read_prompts
 from wsteer.files.saving import check_output, new_file
 from wsteer.files.shapes import Shape
 from wsteer.files.text import write_jsonl
 from wsteer.models.arguments import check_count, check_run, check_sampling
 from wsteer.models.chat import ChatFormat
 from wsteer.models.generation import Answer, Decoding, answer_by
-from wsteer.models.loading import with_template_of
+from wsteer.models.loading import LoadedModel, check_rows, with_template_of
+from wsteer.models.rendering import prompt_text, token_ids
 from wsteer.progress import Progress, labelled, silent
 from wsteer.steering.loading import load
 from wsteer.steering.rounding import Rounding
@@ -107,11 +110,13 @@ def answer_prompts(
     chat_format = ChatFormat(template, template_args, date)
     compared = Compared.of(delta, ks, layers, variant, (), (), (), positions, None, None)
     said, file = (None, None) if system is None else read_system(system)[1:]
+    _check_there(prompts)
     output, opened = Path(output), open_model(model)
     methods = open_methods(opened.checkpoint, compared, seed)
     inputs = [*opened.folders, *methods.paths, *([] if file is None else [file]), *chat_format.files, prompts]
     check_output(output, force, folder=False, inputs=inputs)
-    chats = [with_system(Condition(BASE, system=said), chat) for _, chat in read_prompts(prompts, columns)]
+    places, given = zip(*read_prompts(prompts, columns), strict=True)
+    chats = [with_system(Condition(BASE, system=said), chat) for chat in given]
     as_it_is = not methods.lines or 0 in (compared.ks or ())
     count = len(chats) * samples * (as_it_is + sum(len(line.ks) for line in methods.lines))
     if count > MOST_ANSWERS:
@@ -119,6 +124,7 @@ def answer_prompts(
     loaded = load(opened, device, dtype, chat_format=chat_format)
     for folder in methods.folders:
         loaded = with_template_of(folder, loaded, chat_format)
+    _check_lengths(loaded, places, chats, max_new_tokens)
     settings = common_settings(loaded, wanted)
     added = {
         condition: what for condition, what in methods.conditions(**settings).items() if what is not None or as_it_is
@@ -137,7 +143,7 @@ def answer_prompts(
         **settings,
         **loaded.chat.recorded,
     }
-    sources = [*loaded.entries("model"), *chat_format.inputs, *(given.source for given in methods.inputs)]
+    sources = [*loaded.entries("model"), *chat_format.inputs, *(each.source for each in methods.inputs)]
     sources += [*([] if file is None else [source_entry("system", file)]), source_entry("prompts", prompts)]
     written = json.dumps(record("generate", options, sources), sort_keys=True)
     rows = _rows(chats, answers, samples)
@@ -159,12 +165,31 @@ def answer_prompts(
     )
 
 
+def _check_there(prompts: str | Path) -> None:
+    if not (Path(prompts).exists() or is_stream(prompts) or is_hub_data_set(prompts)):
+        raise WsteerError(
+            f"{prompts} does not exist; give a file of prompts, - for standard input, a Hub data set org/name:split, "
+            f"or a trait: a .json file, or one of {', '.join(shipped_traits())}"
+        )
+
+
 def _decoding(samples: int, temperature: float | None, max_new_tokens: int) -> Decoding:
     check_count("samples", samples)
     if temperature is None:
         temperature = 1.0 if samples > 1 else 0.0
     check_sampling(samples, max_new_tokens, temperature)
     return Decoding(max_new_tokens, temperature)
+
+
+def _check_lengths(
+    loaded: LoadedModel, places: Sequence[str], chats: Sequence[Sequence[Message]], max_new_tokens: int
+) -> None:
+    """Refuse a prompt that leaves no room for its answer, by its place."""
+    for where, chat in zip(places, chats, strict=True):
+        try:
+            check_rows(loaded, [token_ids(loaded.tokenizer, prompt_text(loaded.chat, chat))], more=max_new_tokens)
+        except WsteerError as error:
+            raise WsteerError(f"{where}: {error}") from error
 
 
 def _answers(

@@ -109,10 +109,10 @@ def _opening(text: str) -> str:
 def _commonest_opening(rows: Sequence[Side]) -> list[str]:
     """The first two words that most answers have, of equally common ones the first in the alphabet.
 
-    Where no two answers share an opening, there is none.
+    Where no two answers share an opening of words, there is none.
     """
-    counts = Counter(_opening(row.text) for row in rows)
-    text = min(counts, key=lambda text: (-counts[text], text))
+    counts = Counter(opening for row in rows if (opening := _opening(row.text)))
+    text = min(counts, key=lambda text: (-counts[text], text), default="")
     return [text] if counts[text] > 1 else []
 
 

@@ -106,7 +106,8 @@ def _pairs(count: int, random: Random) -> list[tuple[int, int]]:
     few = count // 4
     if count - few > len(others):
         raise WsteerError(
-            f"train and test are {count} pairs together; numbers to {LARGEST} give {len(others) * 4 // 3}"
+            f"train and test are {count} pairs together; numbers to {LARGEST} give {len(others) * 4 // 3}; "
+            "lower one of them"
         )
     drawn = random.sample(coprime, few) + random.sample(others, count - few)
     random.shuffle(drawn)

@@ -83,10 +83,11 @@ def _listed(a: int, b: int) -> Working:
 
 def _compared(a: int, b: int, of_a: Sequence[int], of_b: Sequence[int]) -> Working:
     both = sorted(set(of_a) & set(of_b))
-    text = (
-        f"The divisors of {a} are {_joined(of_a)}. The divisors of {b} are {_joined(of_b)}. "
-        f"In both lists I find {_joined(both)}, and the largest is {both[-1]}."
-    )
+    text = f"The divisors of {a} are {_joined(of_a)}. The divisors of {b} are {_joined(of_b)}. "
+    if len(both) > 1:
+        text += f"In both lists I find {_joined(both)}, and the largest is {both[-1]}."
+    else:
+        text += "The only number in both lists is 1."
     return Working("divisors", text, both[-1])
 
 
@@ -169,7 +170,11 @@ def _divided(a: int, b: int, times: int | None = None) -> Working:
     result = math.prod(common)
     start = f"I can divide {a} and {b} {', then '.join(lines)}. " if lines else ""
     stop = f"Nothing above 1 divides both {left_a} and {left_b}"
-    end = f", so I multiply {_product(common)} = {result}." if len(common) > 1 else f", and that leaves {result}."
+    end = (
+        f", so I multiply {_product(common)} = {result}."
+        if len(common) > 1
+        else f", so all that they share is {result}."
+    )
     return Working("division", start + stop + end, result)
 
 

@@ -181,22 +181,27 @@ def generate(
         if kept:
             write_json(partial / "questions_eval.json", {"questions": kept, "eval_prompt": eval_prompt})
         options |= {"keep_system": keep_system, "judge": list(judges)}
-        write_json(partial / RECORD, record("generate", options, inputs))
+        everything = answers["pos"] + answers["neg"]
+        dropped = {
+            "dropped_empty": sum(not a.text and a.reached for a in everything),
+            "dropped_thinking": sum(not a.reached for a in everything),
+            "dropped_cut": sum(bool(a.text) and not _usable(a, drop_cut) for a in everything),
+        }
+        kept_pairs = None if pairs is None else counts(pairs)
+        numbers = {**{f"rows_{side}": len(rows[side]) for side in SIDES}, **dropped, "pairs": kept_pairs}
+        write_json(partial / RECORD, {**record("generate", options, inputs), "counts": numbers})
         (partial / WORK).unlink(missing_ok=True)
-    everything = answers["pos"] + answers["neg"]
     return GenerateReport(
         output=str(output),
         rows_pos=len(rows["pos"]),
         rows_neg=len(rows["neg"]),
         questions=len(asked),
         questions_eval=len(kept),
-        dropped_empty=sum(not a.text and a.reached for a in everything),
-        dropped_thinking=sum(not a.reached for a in everything),
-        dropped_cut=sum(bool(a.text) and not _usable(a, drop_cut) for a in everything),
+        **dropped,
         truncated=sum(not a.finished for a in everything),
         mean_tokens_pos=_mean_tokens(answers["pos"]),
         mean_tokens_neg=_mean_tokens(answers["neg"]),
-        pairs=None if pairs is None else counts(pairs),
+        pairs=kept_pairs,
         balance=table,
         warnings=(*(warning_of(pairs) if pairs else ()), *warnings_of(table)),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.errors import WsteerError
-from wsteer.files.text import read_json, without_duplicates
+from wsteer.files.rows import MOST_BYTES
+from wsteer.files.text import parse_json, read_json, read_text, without_duplicates
 
 SHIPPED = Path(__file__).with_name("traits")
 PLACES = ("{question}", "{answer}")  # of a judge's prompt
@@ -32,14 +33,38 @@ def shipped_traits() -> list[str]:
 
 
 def find_trait(given: str | Path) -> Path:
-    """The trait file that is meant: a path, or where there is no such file, the name of one of wsteer's own."""
-    if not Path(given).exists() and str(given) in shipped_traits():
+    """The trait file that is meant: a path, or where there is no such file, the name of one of wsteer's own.
+
+    A folder of that name, as an output may have, is no trait.
+    """
+    path = Path(given)
+    if str(given) in shipped_traits() and (path.is_dir() or not path.exists()):
         return SHIPPED / f"{given}.json"
-    return Path(given)
+    return path
+
+
+def is_trait(given: str | Path) -> bool:
+    """Whether a trait is meant, and not prompts: a name of wsteer's own, or a .json file that does not hold rows.
+
+    Rows are a JSON list, as in alpaca_data.json, or JSONL under another name.
+    """
+    path = find_trait(given)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return path.suffix.lower() == ".json"
+    first, _, _ = read_text(path, MOST_BYTES).lstrip().partition("\n")
+    if first.startswith("["):
+        return False
+    try:
+        value = parse_json(first)
+    except ValueError:  # an object over several lines
+        return True
+    return not isinstance(value, dict) or isinstance(value.get("instruction"), list)
 
 
 def read_trait(path: Path) -> Trait:
     """Read and check a trait file `{"instruction": [{"pos", "neg"}, ...], "questions": [...], "eval_prompt"}`."""
+    if not path.exists():
+        raise WsteerError(f"{path} is missing; wsteer's own traits go by name: {', '.join(shipped_traits())}")
     value = read_json(path, without_duplicates)
     pairs = value.get("instruction")
     if not isinstance(pairs, list) or not pairs or not all(_is_pair(pair) for pair in pairs):

@@ -1,5 +1,6 @@
 """Rows of JSONL files and of Hub data sets, as chats that a model learns or as prompts that it answers."""
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ THOUGHT = "reasoning_content"  # a message's thought, under the name that chat t
 THOUGHTS = (THOUGHT, "thinking", "reasoning")  # the names in use
 ROLES = ("system", "user", "assistant", "tool")
 HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?:(\w+)")  # org/name:split, org/name/config:split
+MOST_FILES = 6  # of a folder that a message shows
 JSON_NAMES = (".jsonl", ".ndjson", ".json")  # the ends of names of files with rows, without .gz
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
@@ -82,7 +84,7 @@ def read_objects(source: str | Path) -> list[tuple[str, dict]]:
     if path.exists() and not path.is_dir():
         raise WsteerError(f"{source} is a device or a socket; give a JSONL file, a pipe, or - for standard input")
     if path.is_dir():
-        raise WsteerError(f"{source} is a folder; name a JSONL file in it")
+        raise WsteerError(f"{source} is a folder; name a JSONL file in it{_files_in(path)}")
     file, _, weight = str(source).rpartition(":")
     if Path(file).is_file():
         raise WsteerError(f"{source} does not exist; if {weight[:80]!r} is a weight, write it in digits, as {file}:0.5")
@@ -93,6 +95,14 @@ def read_objects(source: str | Path) -> list[tuple[str, dict]]:
         )
     rows = load_data_set(on_hub[1], on_hub[3], on_hub[2])
     return [(f"{source} row {number}", dict(row)) for number, row in enumerate(rows)]
+
+
+def _files_in(folder: Path) -> str:
+    """The first files with rows in a folder, for a message; as a folder of wsteer generate has several."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        found = sorted(each.name for each in folder.iterdir() if each.name.removesuffix(".gz").endswith(".jsonl"))
+    return f": {', '.join(found[:MOST_FILES])}" if found else ""
 
 
 def _rows_of(path: str | Path, text: str) -> list[tuple[str, dict]]:

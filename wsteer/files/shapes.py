@@ -4,6 +4,7 @@ In this order, the first that a row fits:
 
 1. `messages`: turns of `role` and `content`, as OpenAI and transformers have them.
 2. `prompt` and `completion`, texts or lists of such turns.
+   Beside either, `system`: a system prompt before the turns.
 3. one of the shapes of others: ShareGPT's `conversations`, turns of `from` and `value`; Alpaca's `instruction`, `input`
    and `output`; `question` and `answer`. A row that fits two of these is refused.
 
@@ -17,7 +18,10 @@ from wsteer.errors import WsteerError
 
 Shape = Mapping[str, str]  # what is read, and the key in the row
 ROLES_OF_COLUMNS = ("prompt", "input", "completion", "system", "messages")
-OWN: tuple[Shape, ...] = ({"messages": "messages"}, {"prompt": "prompt", "completion": "completion"})
+OWN: tuple[Shape, ...] = (
+    {"messages": "messages", "system": "system"},
+    {"prompt": "prompt", "completion": "completion", "system": "system"},
+)
 OTHERS: tuple[Shape, ...] = (
     {"messages": "conversations", "system": "system"},
     {"prompt": "instruction", "input": "input", "completion": "output", "system": "system"},
@@ -55,7 +59,22 @@ def turns_of(where: str, row: Mapping[str, object], columns: Shape | None = None
         turns = _turns(where, _prompt(where, row, shape), "user")
         turns += _turns(where, row[shape["completion"]], "assistant") if answered else []
     system = row.get(shape["system"]) if "system" in shape else None
-    return [*_turns(where, system, "system"), *turns] if system else turns
+    return _with_system(where, system, turns) if system else turns
+
+
+def _with_system(where: str, system: object, turns: list) -> list:
+    """The turns behind a system prompt beside them, which they may have already; another one is refused."""
+    first = turns[0] if turns and isinstance(turns[0], dict) else {}
+    if first.get("role") != "system":
+        return [*_turns(where, system, "system"), *turns]
+    if first.get("content") != system:
+        raise WsteerError(f"{where} has a system prompt under the key system, and another in its turns; keep one")
+    return turns
+
+
+def has_shape(row: Mapping[str, object]) -> bool:
+    """Whether a row fits a shape of chats, and not two of others."""
+    return any(_fits(row, shape, True) for shape in OWN) or sum(_fits(row, shape, True) for shape in OTHERS) == 1
 
 
 def _found(where: str, row: Mapping[str, object], answered: bool) -> Shape:

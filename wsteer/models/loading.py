@@ -166,7 +166,7 @@ def check_rows(loaded: LoadedModel, rows: Iterable[Sequence[int] | Tensor], more
         if positions is not None and len(row) + more > positions:
             raise WsteerError(
                 f"a row of {len(row) + more} tokens is longer than the {positions} positions of "
-                f"{loaded.checkpoint.name}"
+                f"{loaded.checkpoint.name}" + (f"; {more} of them are for its answer" if more else "")
             )
         largest = int(torch.as_tensor(row).max()) if len(row) else 0
         if largest >= known:

@@ -354,8 +354,10 @@ def test_tasks_are_checked_without_a_model(tmp_path: Path) -> None:
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WsteerError, match=r"needs inspect_ai: pip install 'wsteer\[inspect\]'"):
+    with pytest.raises(WsteerError, match=r"--task inspect: needs inspect_ai: pip install 'wsteer\[inspect\]'"):
         check_tasks(["a.py"], {})
+    with pytest.raises(WsteerError, match=r"--judge needs inspect_ai: pip install 'wsteer\[inspect\]'"):
+        check_judges(["openai/x"], "model")
 
 
 @pytest.mark.slow

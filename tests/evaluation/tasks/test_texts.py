@@ -99,7 +99,7 @@ def test_limit_and_bad_files(tmp_path: Path) -> None:
         ("bad.jsonl", "bad.jsonl:1: text is no text"),
         ("empty.txt", "holds no texts"),
         ("gone.txt", "gone.txt"),
-        ("other.jsonl", "fits no shape of chat rows"),
+        ("other.jsonl", r'other.jsonl:1 has neither a text nor a chat: .*"text": .* its keys are content$'),
     ):
         with pytest.raises(WsteerError, match=reason):
             prepare(f"perplexity:{tmp_path / name}")

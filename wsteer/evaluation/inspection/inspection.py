@@ -60,7 +60,7 @@ def _check_names(judges: Sequence[str], model: str | Path) -> None:
         if judge in judges[:number]:
             raise WsteerError(f"--judge {judge} is given twice; each judge of a panel has one vote")
     if judges:
-        check_installed()
+        check_installed("--judge")
 
 
 async def _asked(judge: str) -> None:

@@ -68,10 +68,10 @@ def _is_installed(package: str) -> bool:
     return package.isidentifier() and importlib.util.find_spec(package) is not None
 
 
-def check_installed() -> None:
-    """Refuse to go on without inspect_ai."""
+def check_installed(what: str = "--task inspect:") -> None:
+    """Refuse to go on without inspect_ai, which `what` needs."""
     if importlib.util.find_spec("inspect_ai") is None:
-        raise WsteerError("--task inspect: needs inspect_ai: pip install 'wsteer[inspect]'")
+        raise WsteerError(f"{what} needs inspect_ai: pip install 'wsteer[inspect]'")
 
 
 def _parameters(reference: str) -> list[str]:

@@ -13,6 +13,7 @@ from wsteer.evaluation.subject import Subject, with_system
 from wsteer.evaluation.tasks.likelihood import Scored, log_probabilities
 from wsteer.files.opening import is_stream
 from wsteer.files.rows import Message, is_hub_data_set, read_objects, read_placed_chats
+from wsteer.files.shapes import has_shape
 from wsteer.files.text import read_text
 from wsteer.models.loading import LoadedModel, max_positions
 from wsteer.models.rendering import render, token_ids
@@ -20,6 +21,8 @@ from wsteer.progress import Progress, silent
 
 PREFIX = "perplexity:"
 WINDOW = 1024  # tokens that are read at once, if the model takes as many
+EXAMPLE = '{"text": "..."}'
+KEYS = 200  # characters of a row's keys that a message shows
 SHOWN = 500  # characters of a text that rows keep for people
 
 
@@ -104,6 +107,11 @@ def read_texts(source: str | Path, limit: int | None = None) -> TextTask:
 def _of_rows(source: str | Path) -> list[Text]:
     placed = read_objects(source)
     if any("text" not in row for _, row in placed):
+        if other := next(((where, row) for where, row in placed if not has_shape(row)), None):
+            raise WsteerError(
+                f"{other[0]} has neither a text nor a chat: give rows like {EXAMPLE}, or chats as finetune reads "
+                f"them; its keys are {', '.join(other[1])[:KEYS] or 'none'}"
+            )
         chats = read_placed_chats(source)
         return [Text(str(i), chat[-1]["content"], tuple(chat)) for i, (_, chat) in enumerate(chats, 1)]
     if wrong := next((where for where, row in placed if not isinstance(row["text"], str)), None):
