@@ -24,7 +24,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection.logs import GROUP
+from wsteer.evaluation.inspection.logs import CUTS, GROUP
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.options import exchanged, final_letter, lone_letter
@@ -142,7 +142,7 @@ def letter_of(answer: str) -> Callable[[ModelOutput], str | None]:
 
 def _only_letter(output: ModelOutput) -> str | None:
     """The letter that is the whole output; one that the limit of tokens ended might have gone on."""
-    return None if output.stop_reason in ("max_tokens", "model_length") else lone_letter(output.completion)
+    return None if output.stop_reason in CUTS else lone_letter(output.completion)
 
 
 @scorer(metrics={"*": [mean()]})

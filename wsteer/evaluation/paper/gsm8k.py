@@ -21,6 +21,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 
 from wsteer.errors import WsteerError
+from wsteer.evaluation.inspection.logs import CUTS
 from wsteer.evaluation.paper.data import Record, identities, read_records
 from wsteer.evaluation.paper.judging import score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
@@ -65,7 +66,7 @@ def right_number() -> Scorer:
     """Whether the final number of the answer is the target, and whether it has one."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        cut = state.output.stop_reason in ("max_tokens", "model_length")
+        cut = state.output.stop_reason in CUTS
         given = final_number(state.output.completion, cut)
         if given is None:
             return score_of({"accuracy": CUT if cut else False, "valid": False}, "no final number")

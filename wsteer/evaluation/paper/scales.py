@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect_ai.scorer import Score
 from inspect_ai.solver import TaskState
 
+from wsteer.evaluation.inspection.logs import CUTS
 from wsteer.evaluation.paper.judging import Verdict, judged, score_of
 from wsteer.evaluation.paper.prompts import filled
 from wsteer.evaluation.rows import ABSTAINED, CUT, OUTSIDE
@@ -114,5 +115,5 @@ def without_answer(state: TaskState, metrics: Iterable[str]) -> Score | None:
     """The score of an answer without text, which no judge is asked about; None where there is a text."""
     if state.output.completion.strip():
         return None
-    why = CUT if state.output.stop_reason == "max_tokens" else ABSTAINED
+    why = CUT if state.output.stop_reason in CUTS else ABSTAINED
     return score_of(dict.fromkeys(metrics, why), "no answer")
