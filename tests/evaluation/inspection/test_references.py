@@ -98,6 +98,7 @@ def test_the_papers_tasks_are_made_before_any_model_is_loaded(tmp_path: Path) ->
     [
         ("trait", {"data": 5}, "-T data=5 is no text; give a file as ./5"),
         ("emergent_misalignment", {"data": 5}, "-T data=5 is no text"),
+        ("sycophancy", {"data": ["a", "b"]}, "-T data=['a', 'b'] is no text; give one text"),
         ("harm_refusal", {"data": "x", "judge_prompt": 7}, "-T judge_prompt=7 is no text"),
         ("harm_refusal", {"scale": "maybe"}, "-T scale=maybe: give true or false"),
         ("gsm8k", {"gsm8k.max_tokens": -3}, "-T max_tokens=-3: give a whole number from 1 up"),

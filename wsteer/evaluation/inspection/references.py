@@ -68,7 +68,8 @@ def _check_values(reference: str, task_args: Mapping[str, object]) -> None:
         wanted = parameters[name].annotation
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is str and not isinstance(value, str):
-            raise WsteerError(f"-T {name}={value} is no text; give a file as ./{value}")
+            how = f"a file as ./{value}" if is_number else "one text"
+            raise WsteerError(f"-T {name}={str(value)[:80]} is no text; give {how}")
         if wanted is bool and not isinstance(value, bool):
             raise WsteerError(f"-T {name}={value}: give true or false")
         if wanted in (int, int | None) and not (is_number and isinstance(value, int) and value > 0):
