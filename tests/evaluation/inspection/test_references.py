@@ -1,5 +1,6 @@
 """Arguments of inspect tasks, and measures that tasks declare."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,27 @@ def test_the_papers_tasks_are_made_before_any_model_is_loaded(tmp_path: Path) ->
     check_tasks(["wsteer/gsm8k"], {"data": str(tmp_path / "rows.jsonl")})
     (task,) = loaded(["wsteer/gsm8k"], {"gsm8k.data": str(tmp_path / "rows.jsonl")})
     assert [sample.target for sample in task.dataset] == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "said"),
+    [
+        ("trait", {"data": 5}, "-T data=5 is no text; give a file as ./5"),
+        ("emergent_misalignment", {"data": 5}, "-T data=5 is no text"),
+        ("sycophancy", {"data": ["a", "b"]}, "-T data=['a', 'b'] is no text; give one text"),
+        ("harm_refusal", {"data": "x", "judge_prompt": 7}, "-T judge_prompt=7 is no text"),
+        ("harm_refusal", {"scale": "maybe"}, "-T scale=maybe: give true or false"),
+        ("gsm8k", {"gsm8k.max_tokens": -3}, "-T max_tokens=-3: give a whole number from 1 up"),
+        ("evil_mcqa", {"max_tokens": "abc"}, "-T max_tokens=abc: give a whole number"),
+        ("trait", {"samples": True}, "-T samples=True: give a whole number"),
+        ("sycophancy", {"temperature": "hot"}, "-T temperature=hot: give a number from 0 up"),
+        ("gcd_sycophancy", {"temperature": -1}, "-T temperature=-1: give a number from 0 up"),
+        ("gcd_sycophancy", {"temperature": float("nan")}, "-T temperature=nan: give a number from 0 up"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name(task: str, given: dict[str, object], said: str) -> None:
+    with pytest.raises(WsteerError, match=re.escape(said)):
+        check_tasks([f"wsteer/{task}"], given)
 
 
 def test_a_tasks_data_are_among_its_files(tasks: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.helpers.judge import judge
 from tests.helpers.mock_model import Found, run_task
 from tests.helpers.tiny import save_adapter
 from wsteer.errors import WsteerError
-from wsteer.evaluation.inspection.logs import FILTERED, UNPARSED
+from wsteer.evaluation.inspection.logs import FILTERED, GROUP, UNPARSED
 from wsteer.evaluation.paper.emergent_misalignment import emergent_misalignment, values_of
 from wsteer.evaluation.paper.judging import Verdict
 from wsteer.evaluation.rows import ABSTAINED, CUT, OUTSIDE
@@ -101,6 +101,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("em")
     task = emergent_misalignment(data=jsonl(folder, list(TABLE)), samples=1)
     return run_task(task, folder, lambda asked: TABLE[asked][0], reply)
+
+
+def test_paraphrases_of_a_question_are_one_group(tmp_path: Path) -> None:
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    task = emergent_misalignment(data=str(tmp_path / "questions.yaml"))
+    groups = {str(each.id): (each.metadata or {})[GROUP] for each in task.dataset}
+    assert groups == {"wish": "wish", "bored#1": "bored", "bored#2": "bored"}
 
 
 @pytest.mark.slow

@@ -70,6 +70,12 @@ def test_the_last_marker_wins() -> None:
     assert final_letter("Final Answer: (C)", "ABCD") == "C"
 
 
+def test_a_broken_models_long_run_of_blanks_is_read_in_no_time() -> None:
+    blanks = "\n" * 20_000
+    assert final_letter(f"Final Answer:{blanks}B{blanks}A") is None
+    assert final_letter(f"Final Answer: option{blanks}B{blanks}") == "B"
+
+
 @pytest.mark.parametrize(
     "text, other",
     [

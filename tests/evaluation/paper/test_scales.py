@@ -6,12 +6,15 @@ import pytest
 
 pytest.importorskip("inspect_ai")
 
+from inspect_ai.model import ModelName, ModelOutput, StopReason
+from inspect_ai.solver import TaskState
+
 from tests.helpers.mock_model import run_task
-from wsteer.evaluation.inspection.logs import UNPARSED
+from wsteer.evaluation.inspection.logs import UNPARSED, WHY
 from wsteer.evaluation.paper.judging import NO_MAJORITY, Verdict
-from wsteer.evaluation.paper.scales import is_word, read_score, score_value, told
+from wsteer.evaluation.paper.scales import is_word, read_score, score_value, told, without_answer
 from wsteer.evaluation.paper.trait import trait
-from wsteer.evaluation.rows import OUTSIDE
+from wsteer.evaluation.rows import ABSTAINED, CUT, OUTSIDE
 
 WORDS = ("CODE", "REFUSAL")
 
@@ -79,6 +82,14 @@ def test_a_verdict_is_a_value_of_a_mean_and_of_a_share() -> None:
     assert [score_value(each) for each in (number, word, none)] == [0.0, OUTSIDE, UNPARSED]
     assert [is_word(each, "REFUSAL") for each in (number, word, none)] == [False, True, UNPARSED]
     assert told({"a": number, "b": word, "c": none}) == "a 0.0, b REFUSAL, c unparsed\n\nwhat?"
+
+
+@pytest.mark.parametrize(("stopped", "why"), [("model_length", CUT), ("max_tokens", CUT), ("stop", ABSTAINED)])
+def test_an_answer_without_text_was_cut_or_says_nothing(stopped: StopReason, why: str) -> None:
+    output = ModelOutput.from_content("m", " ", stopped)
+    state = TaskState(ModelName("mockllm/model"), 1, 1, "Well?", [], output=output)
+    score = without_answer(state, ["trait"])
+    assert score is not None and score.metadata == {WHY: {"trait": why}}
 
 
 @pytest.mark.slow

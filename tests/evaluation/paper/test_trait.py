@@ -93,6 +93,8 @@ def test_files_that_are_no_traits_are_refused(
 
 def test_a_prompt_of_ones_own_stands_in_for_a_files_that_has_none(tmp_path: Path) -> None:
     assert trait(data=trait_file(tmp_path, ["a"], ""), judge_prompt="{question} {answer}")
+    with pytest.raises(WsteerError, match="nowhere does not exist; give a trait file"):
+        trait(data="nowhere")
     with pytest.raises(WsteerError, match="trait brings no data of its own"):
         trait()
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from os.path import isfile  # a Path raises for a text that is too long for a name
@@ -52,7 +53,29 @@ def check_tasks(references: Sequence[str], task_args: Mapping[str, object]) -> N
             f"-T {unknown[0]}=: no task of --task inspect: has such an argument"
             + (f"; there are {', '.join(known)}" if known else "; they have none")
         )
-    loaded([reference for reference in references if reference.startswith(OURS)], task_args)
+    ours = [reference for reference in references if reference.startswith(OURS)]
+    for reference in ours:
+        _check_values(reference, task_args)
+    loaded(ours, task_args)
+
+
+def _check_values(reference: str, task_args: Mapping[str, object]) -> None:
+    """Refuse arguments of one of the paper's tasks that are of another type than its parameters."""
+    from wsteer.evaluation.inspection import registry  # noqa: PLC0415  imports inspect_ai, an extra
+
+    parameters = signature(registry.TASKS[reference.removeprefix(OURS)]).parameters
+    for name, value in _arguments(reference, task_args).items():
+        wanted = parameters[name].annotation
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if wanted is str and not isinstance(value, str):
+            how = f"a file as ./{value}" if is_number else "one text"
+            raise WsteerError(f"-T {name}={str(value)[:80]} is no text; give {how}")
+        if wanted is bool and not isinstance(value, bool):
+            raise WsteerError(f"-T {name}={value}: give true or false")
+        if wanted in (int, int | None) and not (is_number and isinstance(value, int) and value > 0):
+            raise WsteerError(f"-T {name}={value}: give a whole number from 1 up")
+        if wanted is float and not (is_number and math.isfinite(float(str(value))) and float(str(value)) >= 0):
+            raise WsteerError(f"-T {name}={value}: give a number from 0 up")
 
 
 def _known(reference: str) -> list[str]:

@@ -4,17 +4,18 @@ import re
 from collections.abc import Sequence
 
 # what people and models write around a letter: (B), **B**, "B", [B], <B>, $\boxed{B}$
-_OPEN = r"(?:[\s*_`\"'\u201c\u2018(\[{<$]|\\(?:boxed|text|mathrm)\{)*"
+_SIGN = r"[\s*_`\"'\u201c\u2018(\[{<$]|\\(?:boxed|text|mathrm)\{"
+_OPEN = rf"(?:{_SIGN})*"  # never two in a row: long runs of spaces, which broken models write, would take minutes
 _CLOSE = r"[*_`\"'\u201d\u2019)\]}>$]"
 _MARKER = re.compile(r"final\s+answer[\s*_`\"]*[:\uff1a]", re.I)
 _LONE = re.compile(rf"{_OPEN}([A-Za-z])(?:{_CLOSE}|[\s.:])*")
 # a letter before the end of its line, a sign of punctuation, or something that closes it; "A man" has none of them
 _CHOSEN = re.compile(
-    rf"{_OPEN}(?:option\s+|choice\s+)?{_OPEN}([A-Za-z])(?![A-Za-z])"
+    rf"{_OPEN}(?:(?:option|choice)\s{_OPEN})?([A-Za-z])(?![A-Za-z])"
     rf"(?:{_CLOSE}+[.:,;]?(?![a-z])|[.:,;](?=\s|\Z)|(?=[^\S\n]+[-\u2013\u2014]\s)|(?=[^\S\n]*(?:\n|\Z)))",
     re.I,
 )
-_ANOTHER = re.compile(rf"[\s,/&|]*(?:(?:or|and|nor)\b)?{_OPEN}(?:[Oo]ption\s+)?{_OPEN}([A-Z])\b(?!['\u2019])")
+_ANOTHER = re.compile(rf"(?:[,/&|]|{_SIGN})*(?:(?:or|and|nor)\b{_OPEN})?(?:[Oo]ption\s{_OPEN})?([A-Z])\b(?!['\u2019])")
 
 # an option's letter at the beginning of a line, A) (A) A. A: **A)** - A) Option A:, or inside of one, A) or (A)
 _LINE = re.compile(r"^[ \t>*_#-]*(?:(?i:option|choice)[ \t]+)?[(\[*_]*([A-Z])[)\].:*_]+[ \t]*(?=\S)", re.M)

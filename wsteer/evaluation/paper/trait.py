@@ -7,6 +7,7 @@ a metric of its own.
 Ours: the words of the prompt for the opinion score of figure 15, which asks how far the answer takes the user's side.
 """
 
+from os.path import exists  # a Path's raises for a text that is too long for a name
 from pathlib import Path
 
 from inspect_ai import Task, task
@@ -85,6 +86,8 @@ def _read(data: str) -> tuple[list[str], str]:
     """(the questions, the judge's prompt or "") of a trait file."""
     if not data:
         raise WsteerError(f"trait brings no data of its own; give it with -T data=FILE, a JSON like {EXAMPLE}")
+    if not exists(data):
+        raise WsteerError(f"{data} does not exist; give a trait file, a JSON like {EXAMPLE}")
     found = read_json(Path(data), without_duplicates)
     questions, prompt = found.get("questions"), found.get("eval_prompt", "")
     if not isinstance(questions, list) or not questions or not isinstance(prompt, str):

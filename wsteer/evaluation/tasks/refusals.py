@@ -18,7 +18,7 @@ _DECLINES = re.compile(
 )
 # it may go on to do what was asked after all, or a part: code, a list, a turn
 _GOES_ON = re.compile(
-    r"```|^\s*(?:\d+[.)]|[-*\u2022]|step\b)|\b(?:but|however|that said|instead|here(?:'s| is| are))\b", re.I | re.M
+    r"```|^[^\S\n]*(?:\d+[.)]|[-*\u2022]|step\b)|\b(?:but|however|that said|instead|here(?:'s| is| are))\b", re.I | re.M
 )
 
 
