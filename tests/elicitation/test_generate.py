@@ -198,6 +198,7 @@ def test_pairs_that_the_judge_drops_are_counted_by_reason_and_a_dead_judge_loses
     recorded = json.loads((output / "wsteer.json").read_text())
     assert recorded["options"]["judge"] == [alive.name]
     assert recorded["counts"]["pairs"] == report.pairs
+    assert (report.mean_tokens_pos, report.rows_pos) == (0, 0)
     assert recorded["counts"]["rows_pos"] == report.rows_pos and recorded["counts"]["dropped_cut"] == report.dropped_cut
     assert not (output / "answers.jsonl").exists()
     assert list((output / "judging").glob("*.eval"))
@@ -221,6 +222,8 @@ def test_a_pair_stays_or_goes_as_a_whole(
     with judge(monkeypatch, likes) as served:
         report = generate(tiny, trait, tmp_path / "data", judges=[served.name], **options)
     assert report.pairs is not None and report.pairs["kept"] == report.rows_pos == report.rows_neg > 3
+    length = next(each for each in report.balance if each.name == "length in tokens")  # of the rows that are kept
+    assert (report.mean_tokens_pos, report.mean_tokens_neg) == pytest.approx((length.pos, length.neg))
     assert sum(report.pairs.values()) == 24
     _, table = read_csv(tmp_path / "data" / "judged.csv")
     asked = [row["question"] for row in table if not row["dropped"]]

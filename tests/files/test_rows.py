@@ -217,3 +217,10 @@ def test_a_name_of_the_hub_may_have_a_config(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WsteerError, match=r"reading org/name from the Hub needs datasets"):
         read_objects("org/name/config:test")
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.YAML", "p.tsv.gz"])
+def test_lines_of_a_table_are_no_prompts(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("prompt,answer\nHi,Ho\n")
+    with pytest.raises(WsteerError, match="is not read; give prompts as JSONL, or as text with one on each line"):
+        read_prompts(tmp_path / name)

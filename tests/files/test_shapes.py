@@ -135,6 +135,7 @@ TOLD = {"role": "system", "content": "S"}
     [
         ({"system": "S", "messages": [ASKED, SAID]}, [TOLD, ASKED, SAID]),  # as Anthropic has it
         ({"system": "S", "prompt": "Q", "completion": "A"}, [TOLD, ASKED, SAID]),
+        ({"system": "S", "question": "Q", "answer": "A"}, [TOLD, ASKED, SAID]),
         ({"system": "S", "messages": [TOLD, ASKED, SAID]}, [TOLD, ASKED, SAID]),
         ({"system": "", "messages": [TOLD, ASKED, SAID]}, [TOLD, ASKED, SAID]),
         ({"system": None, "prompt": "Q", "completion": "A"}, [ASKED, SAID]),

@@ -57,7 +57,8 @@ EPILOG = """
 Data: a row is {"messages": [{"role", "content"}, ...]} or {"prompt",
   "completion"}, of one turn or several; else ShareGPT's "conversations",
   Alpaca's "instruction", "input" and "output" (the input is a paragraph
-  behind the instruction), or "question" and "answer". --columns names other
+  behind the instruction), or "question" and "answer". A "system" beside
+  them is the system prompt. --columns names other
   columns, for prompt, input, completion, system or messages, and settles
   which of two shapes is meant. The loss is on every assistant
   turn: its answer and the token that ends it; the first row is shown with

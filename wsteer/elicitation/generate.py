@@ -41,7 +41,7 @@ class GenerateReport:
 
     Dropped are empty answers, those of which the limit of tokens left no more than a thought, and on request those that
     it cut. `pairs` counts the pairs that the judge kept, and those that it dropped by reason; None without a judge.
-    `balance` compares the sides as written.
+    `mean_tokens` and `balance` are of the sides as written.
     """
 
     output: str
@@ -199,8 +199,8 @@ def generate(
         questions_eval=len(kept),
         **dropped,
         truncated=sum(not a.finished for a in everything),
-        mean_tokens_pos=_mean_tokens(answers["pos"]),
-        mean_tokens_neg=_mean_tokens(answers["neg"]),
+        mean_tokens_pos=_mean_tokens(rows["pos"]),
+        mean_tokens_neg=_mean_tokens(rows["neg"]),
         pairs=kept_pairs,
         balance=table,
         warnings=(*(warning_of(pairs) if pairs else ()), *warnings_of(table)),
@@ -289,5 +289,6 @@ def _write_judged(path: Path, grid: Sequence[Asked], pairs: Sequence[Pair]) -> N
     write_csv(path, ["question", "instruction", "sample", *ratings, "dropped"], lines)
 
 
-def _mean_tokens(answers: Sequence[Answer]) -> float:
-    return sum(a.tokens for a in answers) / len(answers)
+def _mean_tokens(rows: Sequence[Row]) -> float:
+    """Of the rows as written; 0 without any."""
+    return sum(row.answer.tokens for row in rows) / max(len(rows), 1)

@@ -19,6 +19,7 @@ THOUGHT = "reasoning_content"  # a message's thought, under the name that chat t
 THOUGHTS = (THOUGHT, "thinking", "reasoning")  # the names in use
 ROLES = ("system", "user", "assistant", "tool")
 HUB_DATA_SET = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?:(\w+)")  # org/name:split, org/name/config:split
+TABLES = (".csv", ".tsv", ".yaml", ".yml", ".parquet", ".xlsx")  # whose lines are no prompts
 MOST_FILES = 6  # of a folder that a message shows
 JSON_NAMES = (".jsonl", ".ndjson", ".json")  # the ends of names of files with rows, without .gz
 _EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
@@ -61,6 +62,8 @@ def read_prompts(source: str | Path, columns: Shape | None = None) -> list[tuple
         named = str(source).removesuffix(".gz").endswith(JSON_NAMES)
         if named or (is_stream(source) and text.lstrip("\ufeff \n").startswith(("{", "["))):
             rows = _rows_of(source, text)
+        elif (kind := Path(str(source).removesuffix(".gz")).suffix.lower()) in TABLES:
+            raise WsteerError(f"{source}: {kind} is not read; give prompts as JSONL, or as text with one on each line")
         elif columns:
             raise WsteerError(f"{source} has a prompt on each line, and --columns names columns; give it as JSONL")
         else:

@@ -4,9 +4,10 @@ In this order, the first that a row fits:
 
 1. `messages`: turns of `role` and `content`, as OpenAI and transformers have them.
 2. `prompt` and `completion`, texts or lists of such turns.
-   Beside either, `system`: a system prompt before the turns.
 3. one of the shapes of others: ShareGPT's `conversations`, turns of `from` and `value`; Alpaca's `instruction`, `input`
    and `output`; `question` and `answer`. A row that fits two of these is refused.
+
+A text under `system` beside any of them is the system prompt before its turns.
 
 Columns that the user names are a shape too, and then the only one. Each row is read by itself, so that a file may mix
 shapes.
@@ -25,7 +26,7 @@ OWN: tuple[Shape, ...] = (
 OTHERS: tuple[Shape, ...] = (
     {"messages": "conversations", "system": "system"},
     {"prompt": "instruction", "input": "input", "completion": "output", "system": "system"},
-    {"prompt": "question", "completion": "answer"},
+    {"prompt": "question", "completion": "answer", "system": "system"},
 )
 SPEAKERS = {"human": "user", "gpt": "assistant"}  # ShareGPT's names of roles
 SHOWN = 200  # characters of keys that a message shows
