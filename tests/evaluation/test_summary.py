@@ -73,7 +73,8 @@ def test_a_denominator_that_the_base_fixes_is_the_same_under_every_condition() -
 def test_nothing_is_in_a_denominator_of_a_base_that_has_nothing_right() -> None:
     kept = replace(ACCURACY, metric="kept", among="accuracy")
     found = summarise(rows(BASE, [0, 0]) + rows(UP, [1, 1]) + rows(UP, [1, 1], kept), [ACCURACY, kept], [BASE, UP])
-    assert [each for each in found if each.metric == "kept"] == []
+    (kept_up,) = [each for each in found if each.metric == "kept"]
+    assert (kept_up.value, kept_up.numerator, kept_up.denominator) == (None, 0, 0)
 
 
 def test_an_empty_denominator_is_undefined_and_not_zero() -> None:

@@ -139,7 +139,9 @@ def _counted(
         return rows
     base = base_of(condition, conditions) or condition
     there = found.get((measure.task, measure.among, base.name), {})
-    return {identity: row for identity, row in rows.items() if identity in there and there[identity].value == 1}
+    within = {identity: row for identity, row in rows.items() if identity in there and there[identity].value == 1}
+    # of none it is undefined, which is an estimate too
+    return within or {identity: replace(row, value=None, why=OUTSIDE) for identity, row in rows.items()}
 
 
 def _finite(row: Row) -> Row:
