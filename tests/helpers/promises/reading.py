@@ -597,7 +597,11 @@ CHATS = [
 
 CHATS += [
     Case("an answer not to be trained", lambda i: tuned(i, json.dumps({"messages": [USER, SPARED]})), "with weight 0"),
-    Case("rows in a list", lambda i: tuned(i, json.dumps([{"messages": [USER, ANSWER]}])), "looks like a JSON list"),
+    Case(
+        "rows in a torn list",
+        lambda i: tuned(i, json.dumps([{"messages": [USER, ANSWER]}])[:-1]),
+        "looks like a JSON list",
+    ),
     Case("rows in CSV", lambda i: tuned(i, "prompt,completion\nHi,Hello\n"), "write one JSON object a line"),
     Case("a key twice", lambda i: tuned(i, '{"prompt": "a", "prompt": "b", "completion": "c"}'), "key 'prompt' twice"),
     Case("a weight as 1e3", lambda i: ["finetune", i.tiny, f"{i.chats[0]}:1e3", *TINY], "write it in digits"),
