@@ -105,7 +105,7 @@ def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path])
     stored = {(each["metric"], each["condition"]): each for each in results["estimates"]}
     labels = {each["label"]: each["name"] for each in results["conditions"]}
     rows = list(csv.DictReader((tmp_path / "r" / "results.csv").open()))
-    assert len(rows) == 3 * 3 == len(stored)
+    assert len(rows) == 3 * 4 == len(stored)
     for row in rows:
         estimate = report.estimate(row["metric"], row["condition"])
         assert row["value"] == ("" if estimate.value is None else repr(estimate.value))
@@ -113,7 +113,7 @@ def test_files_hold_the_report(tmp_path: Path, steered: tuple[Path, Path, Path])
         assert int(row["abstained"]) == estimate.unscored.get("abstained", 0)
         assert stored[row["metric"], labels[row["condition"]]] == estimate.as_json()
     assert len((tmp_path / "r" / "samples.jsonl").read_text().splitlines()) == 3 * 3 * 4
-    assert len((tmp_path / "r" / "rows.jsonl").read_text().splitlines()) == 3 * 3 * 3
+    assert len((tmp_path / "r" / "rows.jsonl").read_text().splitlines()) == 3 * 4 * 3
     assert "</html>" in (tmp_path / "r" / "report.html").read_text()
     assert not (tmp_path / "r" / "pieces").exists()
 
