@@ -1,7 +1,6 @@
 """The paper's judged tasks on SmolLM2-135M-Instruct and a checkpoint of its sweep, behind `transformers serve`."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,13 +125,12 @@ def test_the_command_of_inspect_takes_a_served_model_and_a_served_judge(models: 
         "--limit",
         "1",
         "--display",
-        "none",
+        "plain",
         "--log-dir",
         folder / "command",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(wsteer.__file__).parents[1])}
-    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
-    assert ran.returncode == 0, ran.stderr
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     found = read([folder / "command"], base="w k=1")
     assert {row.metric for row in found.rows} == {"trait", "coherence", "refused"}
     assert all(row.answer for row in found.rows)
