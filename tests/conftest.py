@@ -26,6 +26,11 @@ from wsteer.demo.model import cache_folder, demo_model
 from wsteer.errors import WsteerError
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with real models first: each takes minutes, and begun last it would keep one process busy alone."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float32 Llama of three blocks."""
