@@ -127,7 +127,8 @@ def test_ctrl_c_exits_130_and_resume_goes_on_with_what_was_finished(tmp_path: Pa
     code = "import sys; from wsteer.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "steer", str(base), str(w), "--k", "1", "-o", str(output), "-q"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    while not any(list(leftover.glob("*.safetensors")) for leftover in leftovers(output)) and process.poll() is None:
+    # a file has its name a moment before it is marked as work to go on with
+    while not any((leftover / WORK).exists() for leftover in leftovers(output)) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     process.communicate()
