@@ -24,20 +24,14 @@ from inspect_ai.solver import TaskState, generate
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import CUTS, DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
-from wsteer.evaluation.paper.judging import score_of
+from wsteer.evaluation.paper.judging import RIGHT, right_of, score_of
 from wsteer.evaluation.paper.prompts import filled, prompt_of
-from wsteer.evaluation.rows import OUTSIDE
 from wsteer.evaluation.tasks.numbers import final_number, last_number
 
 EXAMPLE = '{"question": "...", "answer": "... #### 18"}'
 PROMPT = """{question}
 
 Work it out step by step, and put the result alone on the last line, as "Answer: " and a number."""
-MEASURES = {
-    "accuracy": {"kind": "share", "better": "higher", "role": "capability"},
-    "valid": {"kind": "share", "better": "higher"},
-    "accuracy_of_valid": {"kind": "share", "better": "higher"},
-}
 
 
 @task
@@ -52,7 +46,7 @@ def gsm8k(data: str = "openai/gsm8k/main:test", prompt: str = "", max_tokens: in
         solver=generate(),
         scorer=right_number(),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={DECLARED: MEASURES},
+        metadata={DECLARED: RIGHT},
     )
 
 
@@ -70,11 +64,9 @@ def right_number() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         given = final_number(state.output.completion, state.output.stop_reason in CUTS)
         right = given is not None and given == last_number(target.text)
-        values = {
-            "accuracy": right,
-            "valid": given is not None,
-            "accuracy_of_valid": OUTSIDE if given is None else right,
-        }
-        return score_of(values, f"{'no final number' if given is None else given}, and right is {target.text}")
+        return score_of(
+            right_of(right, given is not None),
+            f"{'no final number' if given is None else given}, and right is {target.text}",
+        )
 
     return score

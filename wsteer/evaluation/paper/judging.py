@@ -11,12 +11,18 @@ from inspect_ai.scorer import Score
 
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import FILTERED, ROLE, UNPARSED, WHY
-from wsteer.evaluation.rows import ABSTAINED
+from wsteer.evaluation.rows import ABSTAINED, OUTSIDE
 
 NO_MAJORITY = "no majority"
 GRADERS = ("both", "rule", "judge")
 
 Label = str | float
+# metrics of answers that a rule grades with the right result at hand: over all rows, and over those with a result
+RIGHT = {
+    "accuracy": {"kind": "share", "better": "higher", "role": "capability"},
+    "valid": {"kind": "share", "better": "higher"},
+    "accuracy_of_valid": {"kind": "share", "better": "higher"},
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ async def judged(prompt: str, parse: Callable[[str], Label | None]) -> Verdict:
         return Verdict(math.fsum(numbers) / len(numbers), "", "judge", texts)
     label, count = Counter(each for each in votes if isinstance(each, str)).most_common(1)[0]
     return Verdict(label, "", "judge", texts) if 2 * count > len(panel) else Verdict(None, NO_MAJORITY, "judge", texts)
+
+
+def right_of(right: bool, valid: bool) -> dict[str, float | bool | str]:
+    """The values of the metrics `RIGHT` for an answer: whether it is right, and whether it has a result at all."""
+    return {"accuracy": right, "valid": valid, "accuracy_of_valid": right if valid else OUTSIDE}
 
 
 def score_of(values: Mapping[str, float | bool | str], verdict: str, answer: str = "") -> Score:

@@ -26,10 +26,9 @@ from inspect_ai.solver import TaskState, generate
 from wsteer.errors import WsteerError
 from wsteer.evaluation.inspection.logs import DECLARED
 from wsteer.evaluation.paper.data import Record, identities, read_records
-from wsteer.evaluation.paper.judging import score_of
+from wsteer.evaluation.paper.judging import RIGHT, right_of, score_of
 from wsteer.evaluation.paper.options import final_letter
 from wsteer.evaluation.paper.prompts import filled, prompt_of
-from wsteer.evaluation.rows import OUTSIDE
 
 EXAMPLE = '{"question": "...", "choices": ["...", "...", "...", "..."], "answer": 2}'
 LETTERS = "ABCD"
@@ -39,11 +38,6 @@ PROMPT = """{question}
 
 Reason step by step about the options, then choose one. The last line is "Final Answer: " and the letter of your \
 choice, nothing else."""
-MEASURES = {
-    "accuracy": {"kind": "share", "better": "higher", "role": "capability"},
-    "valid": {"kind": "share", "better": "higher"},
-    "accuracy_of_valid": {"kind": "share", "better": "higher"},
-}
 
 
 @task
@@ -58,7 +52,7 @@ def tinymmlu(data: str = "tinyBenchmarks/tinyMMLU/all:test", prompt: str = "", m
         solver=generate(),
         scorer=right_letter(),
         config=GenerateConfig(max_tokens=max_tokens, temperature=0),
-        metadata={DECLARED: MEASURES},
+        metadata={DECLARED: RIGHT},
     )
 
 
@@ -87,11 +81,6 @@ def right_letter() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         given = final_letter(state.output.completion, LETTERS)
         right = given == target.text
-        values = {
-            "accuracy": right,
-            "valid": given is not None,
-            "accuracy_of_valid": OUTSIDE if given is None else right,
-        }
-        return score_of(values, f"{given or 'no letter'}, and right is {target.text}")
+        return score_of(right_of(right, given is not None), f"{given or 'no letter'}, and right is {target.text}")
 
     return score
