@@ -43,7 +43,7 @@ _HOMES = {
     "Delta": "wsteer.deltas.delta",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",
-    "Settings": "wsteer.monitoring.monitor",
+    "Settings": "wsteer.monitoring.settings",
     "SimilarityCallback": "wsteer.monitoring.callback",
     "WsteerError": "wsteer.errors",
     "actvec": "wsteer.activations.actvec",
