@@ -28,7 +28,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import GATE_FAILED, Printer
-from wsteer.cli.values import MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
+from wsteer.cli.values import LARGEST_SEED, MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
@@ -69,6 +69,13 @@ Group = Annotated[
 ]
 ScoresOption = Annotated[
     Path | None, option("--scores", help="CSV of step and score, drawn with trajectories.", metavar="FILE")
+]
+Correlate = Annotated[
+    Path | None,
+    option("--correlate", help="CSV of numbers by pairs of items: Spearman's rho with the cosines.", metavar="FILE"),
+]
+SeedOption = Annotated[
+    int | None, option("--seed", help="Seed of --correlate's permutations. [0]", min=0, max=LARGEST_SEED)
 ]
 FailAbove = Annotated[
     list[str] | None,
@@ -145,6 +152,8 @@ def monitor(
     exclude: Exclude = None,
     group: Group = None,
     scores: ScoresOption = None,
+    correlate: Correlate = None,
+    seed: SeedOption = None,
     fail_above: FailAbove = None,
     fail_below: FailBelow = None,
     watch: Watch = False,
@@ -189,6 +198,9 @@ def monitor(
         per=per,
         groups=groups,
         scores=scores,
+        correlate=correlate,
+        seed=seed or 0,
+        device=device,
         fail_above=above,
         fail_below=below,
     )
@@ -199,7 +211,8 @@ def monitor(
     if projecting:
         _unused({"watch": watch}, "projections of data sets")
     else:
-        _unused({name: value not in (None, "auto") for name, value in running.items()}, "cosines of weights")
+        ignored = {name: value not in (None, "auto") for name, value in running.items() if name != "device"}
+        _unused(ignored, "cosines of weights")
     if not watch:
         _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
     if projecting:

@@ -11,6 +11,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.names import layer_name, likely_path, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.errors import WsteerError
+from wsteer.models.devices import float64_device
 from wsteer.monitoring.gates import SHARED
 from wsteer.monitoring.items import (
     Item,
@@ -44,6 +45,7 @@ class Compared:
     controls: tuple[int, ...]
     ceilings: Mapping[str, tuple[int, ...]]
     centre: tuple[int, ...]
+    device: str
 
     @staticmethod
     def open(deltas: Sequence[str | Path], of: Sequence[str | Path], settings: Settings) -> "Compared":
@@ -93,6 +95,7 @@ class Compared:
             indices(controls),
             {name: indices(items) for name, items in ceilings.items()},
             indices(centre),
+            float64_device(settings.device),
         )
 
     @property
@@ -108,7 +111,7 @@ class Compared:
 
     def sums(self, group: Callable[[str], str], progress: Progress) -> dict[str, Sums]:
         """The sums from which all tables are computed, for each group of parameters."""
-        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress)
+        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress, self.device)
 
     def _part(self, per: str | None) -> Callable[[str], str]:
         """Which part of the model a parameter belongs to: one for all, or `per` layer, module or parameter."""

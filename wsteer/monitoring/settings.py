@@ -29,6 +29,9 @@ class Settings:
     per: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     scores: Path | None = None
+    correlate: Path | None = None
+    seed: int = 0
+    device: str = "auto"
     fail_above: Mapping[str, float] = field(default_factory=dict)
     fail_below: Mapping[str, float] = field(default_factory=dict)
 
@@ -49,7 +52,7 @@ class Settings:
     @property
     def read(self) -> list[str | Path]:
         """All files and folders that the settings name."""
-        return [*self.references, *(path for path in (self.base, self.scores) if path is not None)]
+        return [*self.references, *(path for path in (self.base, self.scores, self.correlate) if path is not None)]
 
     @property
     def gates(self) -> Gates:

@@ -15,6 +15,7 @@ from wsteer.errors import WsteerError
 from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, growing_folder
+from wsteer.models.devices import float64_device
 from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import (
     Item,
@@ -130,6 +131,7 @@ class _Seen:
     ) -> None:
         self.run, self.columns, self.base, self.settings, self.note = run, columns, base, settings, note
         self.name = short_names([str(run)])[0]
+        self.device = float64_device(settings.device)
         self.points: list[Point] = []
         self.waiting: dict[int, str] = {}
 
@@ -160,7 +162,8 @@ class _Seen:
             return None
         items = comparable([*self.columns, item], self.base, self.settings.selection)
         try:
-            sums = grouped_sums([each.delta.terms for each in items], count, lambda name: "")[""]
+            deltas = [each.delta.terms for each in items]
+            sums = grouped_sums(deltas, count, lambda name: "", device=self.device)[""]
         except (WsteerError, OSError) as error:
             self._wait(step, str(error))
             return None
