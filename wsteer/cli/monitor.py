@@ -213,6 +213,7 @@ def monitor(
     else:
         ignored = {name: value not in (None, "auto") for name, value in running.items() if name != "device"}
         _unused(ignored, "cosines of weights")
+    _unused({"seed": seed is not None and correlate is None}, "anything but --correlate")
     if not watch:
         _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
     if projecting:
@@ -245,7 +246,7 @@ def _watch(
     interval: float,
     force: bool,
 ) -> None:
-    _refuse(settings, ("controls", "ceiling", "centre", "per", "groups"), "--watch")
+    _refuse(settings, ("controls", "ceiling", "centre", "per", "groups", "correlate"), "--watch")
     if len(of) != 1:
         raise typer.BadParameter("one training folder is needed: --of RUN", param_hint="--watch")
     from wsteer.monitoring.watch import watch as program
@@ -278,7 +279,7 @@ def _project(
         raise typer.BadParameter(f"{what}; give JSONL files or org/name[/config]:split", param_hint="--of")
     if settings.base is None:
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
-    unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "fail_above", "fail_below")
+    unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "correlate", "fail_above", "fail_below")
     _refuse(settings, unused, "projections of data sets")
     for name in ("include", "exclude"):
         if getattr(settings.selection, name) is not None:

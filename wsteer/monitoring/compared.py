@@ -12,6 +12,7 @@ from wsteer.checkpoints.names import layer_name, likely_path, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.errors import WsteerError
 from wsteer.models.devices import float64_device
+from wsteer.monitoring.correlation import correlation, read_matrix
 from wsteer.monitoring.gates import SHARED
 from wsteer.monitoring.items import (
     Item,
@@ -124,6 +125,8 @@ class Compared:
 
     def report(self, output: Path, settings: Settings, progress: Progress) -> MonitorReport:
         """Compute everything; the items' files are read once."""
+        rows, columns = ([self.names[index] for index in indices] for indices in (self.rows, self.deltas))
+        values = read_matrix(settings.correlate, rows, columns) if settings.correlate else None
         by_part = self.sums(self._part(settings.per), progress)
         sums = Sums.zeros(len(self.items), self.columns)
         for part in by_part.values():
@@ -145,6 +148,7 @@ class Compared:
                 name: part_similarity(part, table, self.rows, self.deltas, self.centre) for name, part in parts.items()
             },
             groups=_members(settings.groups, [*table.rows, *table.columns]),
+            correlation=None if values is None else correlation(table, values, settings.seed),
             failures=settings.gates.failures(everything.measured()),
             notes=(*notes_on(table, bool(self.centre)), *apart(self.items, self.base)),
         )

@@ -18,7 +18,8 @@ class Settings:
     `controls`: deltas of no interest, whose cosines show what is usual. `ceiling`: by a delta's name, deltas of the
     same training, repeated. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
     globs of names that are drawn together in pictures. `fail_above` and `fail_below`: bounds by a delta's name. A path
-    alone counts as a list of one.
+    alone counts as a list of one. `correlate`: a CSV file of numbers by pairs of items, whose rank correlation with the
+    cosines is tested by permutations of `seed`. `device`: where products are taken, auto is CUDA, else the CPU.
     """
 
     base: str | Path | None = None
@@ -63,4 +64,5 @@ class Settings:
     def options(self) -> dict[str, object]:
         """The options besides inputs, as records list them."""
         own = {"per": self.per, "groups": self.groups, "fail_above": self.fail_above, "fail_below": self.fail_below}
-        return {**{name: value for name, value in own.items() if value}, **self.selection.options}
+        seed = {"seed": self.seed} if self.correlate else {}
+        return {**{name: value for name, value in own.items() if value}, **seed, **self.selection.options}
