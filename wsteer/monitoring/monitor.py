@@ -75,6 +75,8 @@ def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores |
     if report.trajectories:
         write_trajectories(folder / "trajectory.csv", report.trajectories)
         save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png", svg=True)
+        if partly := [each for each in report.trajectories if each.partly]:
+            save(trajectory_picture(partly, scores, shared=True), folder / "trajectory-shared.png", svg=True)
     if report.correlation:
         save(correlation_picture(report.similarity, report.correlation), folder / "correlation.png", svg=True)
     if by is not None:

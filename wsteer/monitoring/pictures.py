@@ -173,16 +173,20 @@ class RunPanel:
     series: Sequence[Series]
 
 
-def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
-    """Cosines by step: a panel for each run, a line for each delta over a band of two floors."""
-    return steps_picture([_cosines(each) for each in found], "cosine", scores)
+def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None, shared: bool = False) -> Figure:
+    """Cosines by step, or those over `shared` parameters: a panel for each run, a line for each delta.
+
+    Each line is over a band of two floors.
+    """
+    name = "cosine over shared parameters" if shared else "cosine"
+    return steps_picture([_cosines(each, shared) for each in found], name, scores)
 
 
-def _cosines(each: Trajectory) -> RunPanel:
+def _cosines(each: Trajectory, shared: bool) -> RunPanel:
     series = []
     for j, delta in enumerate(each.deltas):
-        floors = [2 * (row[j] or 0.0) for row in each.floor]
-        values = [row[j] for row in each.cosines]
+        floors = [2 * (row[j] or 0.0) for row in (each.floor_shared if shared else each.floor)]
+        values = [row[j] for row in (each.cosines_shared if shared else each.cosines)]
         series.append(Series(delta, values, [-floor for floor in floors], floors, each.leaves_floor[delta]))
     return RunPanel(each.run, each.steps, series)
 

@@ -43,7 +43,7 @@ from wsteer.progress import Note, unsaid
 
 LINES = "trajectory.jsonl"
 ENDS = (".png", ".svg", ".csv")
-FILES = (RECORD, LINES, *(f"{name}{end}" for name in ("trajectory", "drawing") for end in ENDS))
+FILES = (RECORD, LINES, *(f"{name}{end}" for name in ("trajectory", "trajectory-shared", "drawing") for end in ENDS))
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,9 @@ def _append(output: Path, point: Point, table: Similarity) -> None:
 
 def _draw(output: Path, found: Trajectory, scores: Scores | None) -> None:
     """Draw to another file, then replace the old picture, so a reader always sees a complete one."""
-    save(trajectory_picture([found], scores), output / "drawing.png", svg=True)
-    for suffix in (".png", ".svg"):
-        os.replace(output / f"drawing{suffix}", output / f"trajectory{suffix}")
+    for shared in (False, True) if found.partly else (False,):
+        save(trajectory_picture([found], scores, shared), output / "drawing.png", svg=True)
+        for suffix in (".png", ".svg"):
+            os.replace(output / f"drawing{suffix}", output / f"trajectory{'-shared' * shared}{suffix}")
     write_trajectories(output / "drawing.csv", [found])
     os.replace(output / "drawing.csv", output / "trajectory.csv")
