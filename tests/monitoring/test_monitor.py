@@ -75,6 +75,7 @@ def test_controls_without_a_common_parameter_tell_nothing(tmp_path: Path, cli: C
     r2, r3, bias, dense = paths
     ran = cli("monitor", r2, "--of", r3, "--controls", bias, "-o", tmp_path / "m", "--json")
     assert [ran.json["controls"][key] for key in ("rows", "level", "beyond")] == [[[None]]] * 3
+    assert "no control can be compared" in cli("monitor", r2, "--of", r3, "--controls", bias, "-o", tmp_path / "p").out
     ran = cli("monitor", r2, "--of", r3, "--controls", bias, dense, "-o", tmp_path / "n")
     own, control, other = (
         abs(cosine_of(REPRESENTATIONS[one]()[1], REPRESENTATIONS[two]()[1]))
