@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from wsteer.cli.finetune_tables import pairs_lines
 from wsteer.cli.options import (
     Columns,
     Config,
@@ -22,7 +23,6 @@ from wsteer.cli.options import (
     check_early,
     option,
 )
-from wsteer.cli.finetune_tables import pairs_lines
 from wsteer.cli.output import Printer, table
 from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_seeds, usage
 from wsteer.training.recipe import PRESETS, Recipe

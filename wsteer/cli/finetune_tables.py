@@ -38,7 +38,9 @@ def pairs_lines(report: "PairsReport") -> list[str]:
 
 def runs(side: "FinetuneReport | SeedsReport") -> list["FinetuneReport"]:
     """The fine-tunes of a side: one, or one for each seed."""
-    return [side] if hasattr(side, "lr") else list(side.runs)
+    from wsteer.training.seeds import SeedsReport
+
+    return list(side.runs) if isinstance(side, SeedsReport) else [side]
 
 
 def mean_loss(fine_tunes: list["FinetuneReport"], validated: bool) -> float:
