@@ -67,6 +67,7 @@ def test_the_model_is_restored_to_its_bits_and_settings(tmp_path: Path, kind: st
     assert described(loaded.model) == before
 
 
+@pytest.mark.slow
 def test_a_base_is_loaded_once_unless_its_own_weights_were_trained(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base", "llama")
     before = described(load(base, "cpu", "float32").model)

@@ -267,16 +267,25 @@ def _report(output: Path, name: str, finished: Finished) -> PairReport:
     """A pair's report, from those that are kept: of this run, or of an earlier one under another path."""
     with sound_state(output / REPORTS):
         pos, neg = (_of_side(finished.reports[f"{name}/{side}"], output / name / side) for side in SIDES)
-        w = DiffReport(**{**finished.reports[f"{name}/{W}"], "output": str(output / name / W)})
+        w = DiffReport(**_of_json(finished.reports[f"{name}/{W}"], output / name / W))
     return PairReport(name, pos, neg, w)
 
 
 def _of_side(report: dict[str, Any], folder: Path) -> FinetuneReport | SeedsReport:
-    moved = {**report, "output": str(folder)}
-    if "seeds" not in report:
-        return FinetuneReport(**moved)
-    seeds = [FinetuneReport(**{**run, "output": str(folder / Path(run["output"]).name)}) for run in report["runs"]]
-    return SeedsReport(**{**moved, "runs": tuple(seeds)})
+    fields = _of_json(report, folder)
+    if "seeds" not in fields:
+        return FinetuneReport(**fields)
+    seeds = [FinetuneReport(**_of_json(run, folder / Path(run["output"]).name)) for run in report["runs"]]
+    return SeedsReport(**{**fields, "runs": tuple(seeds)})
+
+
+def _of_json(report: dict[str, Any], place: Path) -> dict[str, Any]:
+    """A report's fields as they were before they became JSON, with the place where its output is now."""
+    return {**{key: _tuples(value) for key, value in report.items()}, "output": str(place)}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _warnings(reports: Sequence[PairReport]) -> Iterator[str]:
