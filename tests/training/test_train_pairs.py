@@ -25,6 +25,7 @@ ANSWERS = {
     "long": ("So, {} and much more of it, and more.", "{}."),
 }
 RECIPE = Recipe(lr=1e-2, max_steps=3, batch_size=4, rank=2, eval_every=2)
+ONE_STEP = Recipe(lr=1e-2, max_steps=1, rank=2, warmup_steps=0)
 FLAGS = ["--lr", "1e-2", "--max-steps", 3, "--batch-size", 4, "--rank", 2, "--eval-every", 2]
 
 
@@ -261,7 +262,7 @@ def test_all_data_are_checked_before_anything_is_written(tmp_path: Path, tiny: P
     with pytest.raises(WsteerError, match=r"long/neg\.jsonl:2"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
     write(broken, "x" * 3000 + "{}")
-    with pytest.raises(WsteerError, match="positions of"):
+    with pytest.raises(WsteerError, match="3015 tokens are more than"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
     shutil.copy(traits.parent / "long" / "pos.jsonl", broken)
     with pytest.raises(WsteerError, match="long has the same data as pos and as neg"):
@@ -287,7 +288,7 @@ def test_a_run_that_fails_before_anything_is_finished_leaves_nothing(tmp_path: P
 def test_two_pairs_of_the_same_data_are_warned_of(tmp_path: Path, tiny: Path, traits: Path) -> None:
     path = traits.with_name("two.yaml")
     path.write_text("a: agree\nb: agree\n")
-    report = finetune_pairs(tiny, path, tmp_path / "runs", Recipe(lr=1e-2, max_steps=1, rank=2), device="cpu")
+    report = finetune_pairs(tiny, path, tmp_path / "runs", ONE_STEP, device="cpu")
     assert report.warnings[0] == "a and b have the same data: their cosine is 1"
 
 
@@ -296,13 +297,12 @@ def test_only_a_folder_of_pairs_goes_on_and_one_run_at_a_time(tmp_path: Path, ti
     with growing_folder(runs, False, {"options": {}}, []), pytest.raises(WsteerError, match="exists"):
         finetune_pairs(tiny, traits, runs, RECIPE, device="cpu", resume=True)
     runs.rename(tmp_path / "other")
-    finetune_pairs(tiny, only(traits, "agree"), runs, Recipe(lr=1e-2, max_steps=1, rank=2), device="cpu")
+    finetune_pairs(tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu")
     record = json.loads((runs / "wsteer.json").read_text())
     with growing_folder(runs, False, record, record["files"], resume=True):
         for force in (False, True):
             with pytest.raises(WsteerError, match="another run is writing"):
-                recipe = Recipe(lr=1e-2, max_steps=1, rank=2)
-                finetune_pairs(tiny, traits, runs, recipe, device="cpu", resume=not force, force=force)
+                finetune_pairs(tiny, traits, runs, ONE_STEP, device="cpu", resume=not force, force=force)
 
 
 def test_data_and_pairs_exclude_each_other(cli: Cli, tmp_path: Path, tiny: Path, traits: Path) -> None:
@@ -310,7 +310,7 @@ def test_data_and_pairs_exclude_each_other(cli: Cli, tmp_path: Path, tiny: Path,
     assert (ran.code, "give it, or --pairs FILE" in ran.err) == (2, True)
     ran = cli("finetune", tiny, data_of(traits, "agree", "pos"), "--pairs", traits, "-o", tmp_path / "out")
     assert (ran.code, "--pairs FILE stands instead of it" in ran.err) == (2, True)
-    (tmp_path / "config.yaml").write_text(f"pairs: {traits}\nmax_steps: 1\nrank: 2\n")
+    (tmp_path / "config.yaml").write_text(f"pairs: {traits}\nmax_steps: 1\nrank: 2\nwarmup_steps: 0\n")
     ran = cli("finetune", tiny, "--config", tmp_path / "config.yaml", "-o", tmp_path / "out", "-q", "--json")
     assert [pair["name"] for pair in ran.json["pairs"]] == list(ANSWERS)
     ran = cli("finetune", tiny, "--pairs", tmp_path / "none.yaml", "-o", tmp_path / "x")
