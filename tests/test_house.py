@@ -77,7 +77,7 @@ LIBRARIES = {
         *("statistics.py", "workers.py", "evaluation/calibration.py"),
         *(
             f"training/{name}.py"
-            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting")
+            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "restoring")
         ),
         *("training/steps.py", "training/trainer.py"),
     ),

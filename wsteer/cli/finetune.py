@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from wsteer.cli.finetune_tables import pairs_lines
 from wsteer.cli.options import (
     Columns,
     Config,
@@ -29,6 +30,7 @@ from wsteer.training.recipe import PRESETS, Recipe
 if TYPE_CHECKING:
     from wsteer.training.finetune import FinetuneReport
     from wsteer.training.seeds import SeedsReport
+    from wsteer.training.train_pairs import PairsReport
 
 
 LoadIn = Literal["4bit", "8bit"]
@@ -82,6 +84,16 @@ Templates: a {% generation %} mark is used if the template has one, but is
   writes --date, the same on every machine and day. The folder written keeps
   the --template, and its wsteer.json --template-args and --date: commands
   that read it use them where none are given.
+Pairs: --pairs FILE trains both sides of each pair in a YAML file with one
+  recipe and seed, on a base loaded once (again for --method full and for an
+  --init that changes the base), and writes DIR/NAME/pos, DIR/NAME/neg and
+  their difference, DIR/NAME/w.safetensors: wsteer monitor
+  DIR/*/w.safetensors compares them. An entry is NAME: {pos: DATA, neg:
+  DATA}, where DATA may be a list, or NAME: FOLDER with pos.jsonl and
+  neg.jsonl, as wsteer generate writes it; files are looked for beside the
+  YAML file, then from the current folder. All data are checked first. With
+  --resume what is finished stays, and the file may have more pairs; with
+  --force too, sides whose data or options changed are trained again.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and
@@ -116,11 +128,15 @@ Processes: torchrun -m wsteer finetune ..., or accelerate launch. A step has
 
 def finetune(
     base: Annotated[str, argument("BASE", help="Checkpoint folder or Hub id (org/name[@revision]).")],
-    data: Annotated[
-        list[str],
-        argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
-    ],
     output: Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")],
+    data: Annotated[
+        list[str] | None,
+        argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        option("--pairs", help="YAML file of pairs, instead of DATA: both sides of each are trained.", metavar="FILE"),
+    ] = None,
     method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = "lora",
     preset: Annotated[
         str | None,
@@ -245,13 +261,18 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
+    if bool(data) == (pairs is not None):
+        wrong = "give it, or --pairs FILE" if not data else "--pairs FILE stands instead of it; give one of them"
+        raise typer.BadParameter(wrong, param_hint="DATA")
     recipe = usage(lambda: _recipe(preset, **values))
     several = parse_seeds(seeds)
     watched, reporters = parse_names(track, "--track"), parse_names(report_to, "--report-to")
-    check_early(output, force, folder=True, resume=resume)
+    if pairs is None:  # their folder may be there: it grows
+        check_early(output, force, folder=True, resume=resume)
     from wsteer.training import processes
     from wsteer.training.finetune import finetune as program
     from wsteer.training.seeds import finetune_seeds
+    from wsteer.training.train_pairs import finetune_pairs
 
     first = processes.is_first()  # only one of several processes prints
     printer = Printer(json, quiet or not first)
@@ -274,13 +295,16 @@ def finetune(
         "progress": printer.progress,
         "note": printer.note,
     }
-    report: FinetuneReport | SeedsReport
+    report: FinetuneReport | SeedsReport | PairsReport
     try:
-        if several is not None:
-            report = of_seeds = finetune_seeds(base, data, output, recipe, several, **options)
+        if pairs is not None:
+            report = of_pairs = finetune_pairs(base, pairs, output, recipe, seeds=several, **options)
+            lines = pairs_lines(of_pairs)
+        elif several is not None:
+            report = of_seeds = finetune_seeds(base, data or [], output, recipe, several, **options)
             lines = [*(line for each in of_seeds.runs for line in result_lines(each)), of_seeds.output]
         else:
-            report = of_one = program(base, data, output, recipe, **options)
+            report = of_one = program(base, data or [], output, recipe, **options)
             lines = result_lines(of_one)
     except KeyboardInterrupt:
         if not first:

@@ -92,7 +92,7 @@ def _check_replaceable(path: Path, folder: bool) -> None:
         return
     ours = listed_files(path)
     for each in _files_in(path):
-        if each not in ours:
+        if each not in ours and not _is_temporary(each):
             raise WsteerError(f"output {path} also holds {each}, which {RECORD} does not list; move or remove it")
 
 
@@ -100,6 +100,11 @@ def _files_in(folder: Path) -> list[str]:
     """All files and links in the folder, by their path in it, sorted."""
     found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     return sorted(in_utf8(str(path.relative_to(folder))) for path in found)
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether a file in a folder that grows is under one of our temporary names, as an interrupted run leaves it."""
+    return any(part.startswith(".") and part.endswith((PARTIAL, OLD)) for part in Path(name).parts)
 
 
 def check_free_space(path: Path, needed: int) -> None:
@@ -153,18 +158,31 @@ def new_folder(path: Path, force: bool = False, key: str | None = None, resume: 
 
 
 @contextlib.contextmanager
-def growing_folder(path: Path, force: bool, record: Mapping[str, object], names: Sequence[str]) -> Iterator[None]:
+def growing_folder(
+    path: Path, force: bool, record: Mapping[str, object], names: Sequence[str], resume: bool = False
+) -> Iterator[None]:
     """Make the folder `path`, which grows under its own name during the `with` body and stays, whatever happens.
 
-    Its record lists `names`, the files that it may get. For as long as the body runs no other run can replace it.
+    Its record lists `names`, the files that it may get. With `resume` a folder that has a record stays, and grows on;
+    the caller has checked that it is the same. For as long as the body runs no other run can replace it.
     """
-    check_output(path, force, folder=True)
-    if path.exists():
-        _remove(path)
-    path.mkdir(parents=True)
-    write_json(path / RECORD, {**record, "files": sorted(names)})
+    if not (resume and (path / RECORD).is_file()):
+        check_output(path, force, folder=True)
+        if path.exists():
+            _remove(path)
+        path.mkdir(parents=True)
     with _locked(path):
+        replace_json(path / RECORD, {**record, "files": sorted(names)})
         yield
+
+
+def replace_json(path: Path, value: object) -> None:
+    """Write `value` as JSON over a file of a folder that grows; a run that is killed meanwhile leaves the old one."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    write_json(partial, value)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def partial_folder(path: Path, key: str) -> Path:
@@ -260,7 +278,7 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
                 told = _with_work(error, partial)
             else:
                 _remove(partial)
-                told = _without_work(_explained(error, path))
+                told = without_work(_explained(error, path))
             if told is error:
                 raise
             raise told from error
@@ -284,7 +302,7 @@ def _with_work(error: BaseException, partial: Path) -> BaseException:
     error = _explained(error, partial)
     kept = f"the work so far is kept in {_shown(partial)}: {_go_on()}"
     if isinstance(error, _WorkKept | Interrupted):
-        error = _without_work(error)  # the work of a folder inside this one
+        error = without_work(error)  # the work of a folder inside this one
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"{str(error) or 'interrupted'}; {kept}")
     if out_of_memory(error):
@@ -292,7 +310,7 @@ def _with_work(error: BaseException, partial: Path) -> BaseException:
     return _WorkKept(f"{error}; {kept}") if isinstance(error, WsteerError | OSError) else error
 
 
-def _without_work(error: BaseException) -> BaseException:
+def without_work(error: BaseException) -> BaseException:
     """The error without its word on work in a folder that does not stay, or that is named as a part of another's."""
     return (error.__cause__ or error) if isinstance(error, _WorkKept | Interrupted) else error
 

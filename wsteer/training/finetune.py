@@ -31,6 +31,7 @@ from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting, check_reporters
+from wsteer.training.restoring import SharedBase
 from wsteer.training.rows import Chats, RunExamples, Source, parse_sources, run_examples
 from wsteer.training.trainer import Examples, check_runs, plan
 
@@ -152,10 +153,14 @@ def finetune(
         tuple(listed(watched)),
         tuple(report_to),
     )
-    return finetune_once(base, parse_sources(data), Path(output), recipe, options, resume, force, progress, note)
+    shared = shared_base(base, recipe, options)
+    return finetune_once(
+        shared, base, parse_sources(data), Path(output), recipe, options, resume, force, progress, note
+    )
 
 
 def finetune_once(
+    shared: SharedBase,
     base: str | Path,
     sources: Sequence[Source],
     output: Path,
@@ -166,41 +171,59 @@ def finetune_once(
     progress: Progress,
     note: Note,
     chats: Sets | None = None,
+    title: str = "",
 ) -> FinetuneReport:
-    """One run of `finetune`, with parsed data sets and with its options in one object.
+    """One run of `finetune` on a `shared` base, with parsed data sets and with its options in one object.
 
-    `chats` are the data sets if they were read before: a pipe can be read once.
+    `chats` are the data sets if they were read before: a pipe can be read once. `title` is the run's name for reporters
+    if it is not the output's.
     """
     check_output(output, force, folder=True, inputs=options.read(base, sources), resume=resume)
-    _check(recipe, options)
-    check_reporters(options.report_to)
-    sets, val_set = chats or read_sets(sources, options)
-    device = resolve_device(options.device)
-    processes.join(device)
-    loaded = _loaded(base, recipe, options, device)
+    check_options(recipe, options)
+    sets = chats or read_sets(sources, options)
+    with shared.lent() as loaded:
+        examples = checked_examples(loaded, sources, sets, recipe, options)
+        if not processes.is_sharded():  # else the whole model is on the CPU for now
+            check_runs(loaded)
+        marked = marked_text(loaded.tokenizer, examples.first)
+        note(f"the first row, the trained tokens between \u27e6 and \u27e7: {marked}")
+        record = loaded_record(loaded, recipe, sources, options)
+        reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, title or output.name)
+        with shared_folder(output, force, record, resume) as partial:
+            run = _run(base, loaded, recipe, options, examples, partial, reporting, progress)
+            with quick_on_cpu(loaded.model, options.dtype, examples.longest):
+                trained, best, kept = train_rates(run)
+            if processes.is_first():
+                _write(run, trained, best, kept, record)
+                if options.template is not None:
+                    (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
+        return _report(output, run, trained, best, examples, loaded.chat)
+
+
+def shared_base(base: str | Path, recipe: Recipe, options: RunOptions) -> SharedBase:
+    """The base that runs of a recipe and options train, loaded on its device when the first begins."""
+
+    def load_base() -> LoadedModel:
+        device = resolve_device(options.device)
+        processes.join(device)
+        return _loaded(base, recipe, options, device)
+
+    spoilt = recipe.method == "full" or recipe.init in MUTATING_INITS or processes.is_sharded()
+    return SharedBase(load_base, spoilt)
+
+
+def checked_examples(
+    loaded: LoadedModel, sources: Sequence[Source], sets: Sets, recipe: Recipe, options: RunOptions
+) -> RunExamples:
+    """The run's data as token ids; a WsteerError if the model cannot read a row, or if no row is left to validate."""
     weights = [source.weight for source in sources]
-    limits = (options.max_length, max_positions(loaded))
-    examples = run_examples(loaded.chat, sets, weights, val_set, recipe, *limits)
+    examples = run_examples(loaded.chat, sets[0], weights, sets[1], recipe, options.max_length, max_positions(loaded))
     check_rows(loaded, (example.tokens for example in [*examples.train, *examples.val]))
-    if not processes.is_sharded():  # else the whole model is on the CPU for now
-        check_runs(loaded)
     if len(recipe.rates) > 1 and not examples.val:
         raise WsteerError(
             "several --lr are compared by their validation loss, and no row is left for it; give more rows, or --val"
         )
-    marked = marked_text(loaded.tokenizer, examples.first)
-    note(f"the first row, the trained tokens between \u27e6 and \u27e7: {marked}")
-    record = run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded), **loaded.chat.recorded)
-    reporting = Reporting(options.watched, options.report_to, loaded.checkpoint, output.name)
-    with shared_folder(output, force, record, resume) as partial:
-        run = _run(base, loaded, recipe, options, device, examples, partial, reporting, progress)
-        with quick_on_cpu(loaded.model, options.dtype, examples.longest):
-            trained, best, kept = train_rates(run)
-        if processes.is_first():
-            _write(run, trained, best, kept, record)
-            if options.template is not None:
-                (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
-    return _report(output, run, trained, best, examples, loaded.chat)
+    return examples
 
 
 def read_sets(sources: Sequence[Source], options: RunOptions) -> Sets:
@@ -230,10 +253,16 @@ def run_record(
     return record("finetune", resolved, inputs)
 
 
-def _check(recipe: Recipe, options: RunOptions) -> None:
+def loaded_record(loaded: LoadedModel, recipe: Recipe, sources: Sequence[Source], options: RunOptions) -> dict:
+    """The record of a run on a loaded base."""
+    return run_record(loaded.checkpoint, recipe, sources, options, dtype_name(loaded), **loaded.chat.recorded)
+
+
+def check_options(recipe: Recipe, options: RunOptions) -> None:
     """The checks that need neither data nor model."""
     load_in = options.load_in
     processes.check()
+    check_reporters(options.report_to)
     if options.save_every is not None and options.save_every < 1:
         raise WsteerError(f"--save-every {options.save_every}: a number of steps from 1 up is needed")
     if options.max_length is not None and options.max_length < 2:
@@ -255,7 +284,6 @@ def _run(
     loaded: LoadedModel,
     recipe: Recipe,
     options: RunOptions,
-    device: str,
     examples: RunExamples,
     folder: Path,
     reporting: Reporting,
@@ -266,6 +294,7 @@ def _run(
     initial = methods.copied_state(model) if needed else {}
     pad = loaded.tokenizer.pad_token_id
     steps = plan(examples.train, recipe)
+    device = resolve_device(options.device)
     autocast = _autocast(loaded, device, options.dtype)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None and not processes.is_sharded():  # else accelerate's config decides

@@ -13,10 +13,19 @@ from wsteer.files.saving import check_output, mark_work
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.training import processes
-from wsteer.training.finetune import FinetuneReport, RunOptions, finetune_once, read_sets, run_record
+from wsteer.training.finetune import (
+    FinetuneReport,
+    RunOptions,
+    Sets,
+    finetune_once,
+    read_sets,
+    run_record,
+    shared_base,
+)
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
-from wsteer.training.rows import parse_sources
+from wsteer.training.restoring import SharedBase
+from wsteer.training.rows import Source, parse_sources
 from wsteer.training.trainer import sound_state
 
 REPORTS = "reports"  # of finished seeds, for `--resume`; a finished output does not have it
@@ -49,12 +58,33 @@ def finetune_seeds(
 
     A seed's folder has the same bytes as a run of that seed alone.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
-    output, sources, given = Path(output), parse_sources(data), RunOptions(**options)
-    check_output(output, force, folder=True, inputs=given.read(base, sources), resume=resume)
-    chats = read_sets(sources, given)
-    record = run_record(open_checkpoint(base), recipe, sources, given, given.dtype, seed=list(seeds))
+    check_seeds(seeds)
+    sources, given = parse_sources(data), RunOptions(**options)
+    shared = shared_base(base, recipe, given)
+    return finetune_each(
+        shared, base, sources, Path(output), recipe, given, tuple(seeds), resume, force, progress, note
+    )
+
+
+def finetune_each(
+    shared: SharedBase,
+    base: str | Path,
+    sources: Sequence[Source],
+    output: Path,
+    recipe: Recipe,
+    options: RunOptions,
+    seeds: tuple[int, ...],
+    resume: bool,
+    force: bool,
+    progress: Progress,
+    note: Note,
+    chats: Sets | None = None,
+    title: str = "",
+) -> SeedsReport:
+    """`finetune_seeds` on a `shared` base; `chats` and `title` as for `finetune_once`."""
+    check_output(output, force, folder=True, inputs=options.read(base, sources), resume=resume)
+    chats = chats or read_sets(sources, options)
+    record = seeds_record(base, recipe, sources, options, seeds)
     reports = []
     with shared_folder(output, force, record, resume) as partial:
         for seed in seeds:
@@ -66,7 +96,10 @@ def finetune_seeds(
                     report = FinetuneReport(**read_json(kept))
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
-                report = finetune_once(base, sources, folder, of_seed, given, True, False, stages, note, chats)
+                named = f"{title}-seed-{seed}" if title else ""
+                report = finetune_once(
+                    shared, base, sources, folder, of_seed, options, True, False, stages, note, chats, named
+                )
                 _keep(partial, kept, report)
             reports.append(report)
         processes.wait()
@@ -75,7 +108,20 @@ def finetune_seeds(
             write_json(partial / RECORD, record)
     runs = tuple(replace(each, output=str(output / f"seed-{seed}")) for each, seed in zip(reports, seeds, strict=True))
     warnings = tuple(f"seed {seed}: {text}" for each, seed in zip(runs, seeds, strict=True) for text in each.warnings)
-    return SeedsReport(str(output), tuple(seeds), runs, warnings)
+    return SeedsReport(str(output), seeds, runs, warnings)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse no seed, and one that stands twice."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise WsteerError(f"--seeds {','.join(map(str, seeds))}: name one seed or more, each once")
+
+
+def seeds_record(
+    base: str | Path, recipe: Recipe, sources: Sequence[Source], options: RunOptions, seeds: Sequence[int]
+) -> dict:
+    """The record of a folder of seeds; each seed has one of its own."""
+    return run_record(open_checkpoint(base), recipe, sources, options, options.dtype, seed=list(seeds))
 
 
 def _keep(partial: Path, path: Path, report: FinetuneReport) -> None:
