@@ -1,5 +1,6 @@
 """wsteer actvec: activation vectors from contrastive answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -206,17 +207,23 @@ def _convert(
     printer: Printer,
 ) -> None:
     from wsteer.activations.convert import convert
-    from wsteer.activations.vectors import ranges
 
     report = convert(
         source, output, base=base, gguf_index=gguf_index, export_to=export_to, force=force, note=printer.note
     )
     count = len(report.blocks)
     lines = [
-        f"{count} vector{'s' if count > 1 else ''} of {report.hidden} dimensions, of blocks {ranges(report.blocks)}; "
+        f"{count} vector{'s' if count > 1 else ''} of {report.hidden} dimensions: {_blocks(report.blocks)}; "
         f"norms {min(report.norms):.3g} to {max(report.norms):.3g}",
     ]
     if report.exported is not None:
-        lines.append(f"exported: blocks {ranges(report.exported_blocks)}")
+        lines.append(f"exported: {_blocks(report.exported_blocks)}")
         lines += [report.exported] if output is not None else []
     printer.result(report, [*lines, report.output])
+
+
+def _blocks(blocks: Sequence[int]) -> str:
+    """Blocks by their numbers, as words."""
+    from wsteer.activations.vectors import ranges
+
+    return f"block{'s' if len(blocks) > 1 else ''} {ranges(blocks)}"
