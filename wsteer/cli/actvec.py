@@ -49,14 +49,14 @@ Use: the file holds one vector for each decoder block, counted from 0: block
   checkpoint where that is exact.
 Other tools: --import FILE takes the vectors from a file, told by its
   content, and runs no model: persona-vectors' .pt (row l is block l - 1;
-  row 0 and the last one, taken after the final norm, are left out), lm-eval's
-  steered .pt (its coefficient folded in), a control vector of llama.cpp or
-  repeng (.gguf), or a delta file. --base checks blocks and sizes, and names
-  the model in the delta. In a .gguf, direction.N is added at block N; files
-  of llama.cpp's own generator hold block N as direction.N+1: --gguf-index
-  generator. --export FILE.gguf or FILE.pt writes for these tools, with
-  --import or beside -o; for lm-eval --export-as lm-eval, with a block
-  (--layers 12), and --k 2 as its coefficient.
+  row 0 and the last one, taken after the final norm, are left out), the
+  steered .pt of lm-eval (its coefficient folded in), a control vector of
+  llama.cpp or repeng (.gguf), or a delta file. --base checks blocks and
+  sizes, and names the model in the delta. In a .gguf, direction.N is added
+  at block N; files of llama.cpp's own generator hold block N as
+  direction.N+1: --gguf-index generator. --export FILE.gguf or FILE.pt is
+  written for these tools, with --import or beside -o; for lm-eval with
+  --export-as lm-eval, a block (--layers 12), and --k 2 as its coefficient.
 """
 IMPORT = (
     *("imported", "base", "gguf_index", "export", "export_as", "layers", "k", "output"),
