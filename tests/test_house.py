@@ -44,6 +44,7 @@ LIBRARIES = {
     "rich": ("cli/output.py", "evaluation/inspection/inspection.py"),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
+        *("activations/convert.py", "activations/exports.py"),
         "steering/positions.py",
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
@@ -59,6 +60,7 @@ LIBRARIES = {
     ),
     "scipy": ("statistics.py",),
     "huggingface_hub": ("files/hub.py",),
+    "gguf": ("activations/control_vectors.py",),
     "torch": (
         *(
             "activations/",

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wsteer.activations.exports import Export, Outline, export
 from wsteer.activations.recording import Span, span_means
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Dense
@@ -20,7 +21,7 @@ from wsteer.models.arguments import check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, check_rows, dtype_name
 from wsteer.models.rendering import examples
-from wsteer.progress import Progress, labelled, silent
+from wsteer.progress import Note, Progress, labelled, silent, unsaid
 from wsteer.steering.loading import load
 
 BATCH_SIZE = 16  # rows that run at once by default
@@ -28,7 +29,10 @@ BATCH_SIZE = 16  # rows that run at once by default
 
 @dataclass(frozen=True)
 class ActvecReport:
-    """What `actvec` wrote. By block: `norms` of the vector, `residual_norms` of the mean output over both sides."""
+    """What `actvec` wrote. By block: `norms` of the vector, `residual_norms` of the mean output over both sides.
+
+    `exported` is the file for another tool, if one was asked for.
+    """
 
     output: str
     kind: str
@@ -38,6 +42,7 @@ class ActvecReport:
     rows_neg: int
     norms: tuple[float, ...]
     residual_norms: tuple[float, ...]
+    exported: str | None = None
 
 
 def actvec(
@@ -53,20 +58,29 @@ def actvec(
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
     dtype: str = "auto",
+    export_to: Export | None = None,
     force: bool = False,
     progress: Progress = silent,
+    note: Note = unsaid,
 ) -> ActvecReport:
     """Write two data sets' activation vectors: each decoder block's output, averaged over each answer's tokens, then
     over the rows, positive minus negative. `columns` name where rows have a chat. `template` (a jinja file),
-    `template_args` and `date` say how chats become text.
+    `template_args` and `date` say how chats become text. `export_to` is a file for another tool, written beside.
     """
     chat_format = ChatFormat(template, template_args, date)
     check_run(batch_size, device, dtype)
     output = Path(output)
-    check_output(output, force, folder=False, inputs=[model, pos, neg, *chat_format.files])
+    inputs = [model, pos, neg, *chat_format.files]
+    check_output(output, force, folder=False, inputs=inputs)
+    if export_to is not None:
+        export_to.check(force, inputs, output)
     check_streams([str(pos), str(neg)])
     chats = {role: read_chats(path, columns) for role, path in (("pos", pos), ("neg", neg))}
     loaded = load(model, device, dtype, chat_format=chat_format)
+    outline = None
+    if export_to is not None:
+        outline = Outline.of(loaded.model)
+        export_to.chosen(range(len(outline.hookpoints)))  # refuses, before the model runs
     means = {role: mean_activations(loaded, rows, batch_size, labelled(progress, role)) for role, rows in chats.items()}
     difference = means["pos"] - means["neg"]
     if not difference.any():
@@ -88,6 +102,7 @@ def actvec(
         options={"dtype": dtype_name(loaded), "batch_size": batch_size, "columns": columns, **loaded.chat.recorded},
     )
     delta.save(output, force)
+    exported = export(delta, export_to, outline, force, note) if export_to is not None else None
     return ActvecReport(
         output=str(output),
         kind=delta.kind,
@@ -97,6 +112,7 @@ def actvec(
         rows_neg=len(chats["neg"]),
         norms=tuple(difference.norm(dim=1).tolist()),
         residual_norms=tuple(((means["pos"] + means["neg"]) / 2).norm(dim=1).tolist()),
+        exported=exported,
     )
 
 

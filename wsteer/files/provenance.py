@@ -15,6 +15,9 @@ from wsteer.files.text import MOST_BYTES, parse_json, read_json, write_json
 
 RECORD = "wsteer.json"
 PAGE_MARK = "<!doctype html><!-- a report of wsteer -->"  # the first line of a page
+EXPORT_BYTES = 4096  # at a file's beginning or end, in which an export's mark stands
+EXPORT_MEMBERS = ("archive/data.pkl", f"archive/{RECORD}")  # of an exported file of PyTorch, a zip archive
+VECTORS_KEY = "controlvector.wsteer."  # of the keys that an exported GGUF file has beside llama.cpp's own
 ROW_KEY = "wsteer"  # under which the first row of a file of rows holds the record, as JSON
 
 
@@ -95,6 +98,18 @@ def is_answers(path: Path) -> bool:
     with contextlib.suppress(WsteerError, ValueError), regular(path) as file:
         row = parse_json(file.readline(MOST_BYTES).decode())
         return isinstance(row, dict) and row.keys() >= {"prompt", "answer"} and isinstance(row.get(ROW_KEY), str)
+    return False
+
+
+def is_export(path: Path) -> bool:
+    """Whether `path` holds activation vectors that wsteer exported, as GGUF or as PyTorch's archive, by its mark."""
+    with contextlib.suppress(WsteerError), regular(path) as file:
+        start = file.read(EXPORT_BYTES)
+        file.seek(max(os.fstat(file.fileno()).st_size - EXPORT_BYTES, 0))
+        end = file.read(EXPORT_BYTES)
+        return (start.startswith(b"GGUF") and VECTORS_KEY.encode() in start) or (
+            start.startswith(b"PK\3\4") and all(name.encode() in end for name in EXPORT_MEMBERS)
+        )
     return False
 
 

@@ -5,6 +5,7 @@ memory. Streaming must avoid both.
 """
 
 import errno
+import io
 import json
 import math
 import os
@@ -151,28 +152,37 @@ def read_pickled_header(path: Path) -> dict[str, TensorEntry]:
     with regular(path) as file:
         remember(path, file)
         size = os.fstat(file.fileno()).st_size
+    stored = unpickled(path, path, "meta", again)
+    if not isinstance(stored, dict) or not all(_is_named_tensor(*item) for item in stored.items()):
+        raise WsteerError(f"{path} does not hold a plain dictionary of named tensors; {again}")
+    return {name: _pickled_entry(path, name, tensor, size) for name, tensor in stored.items()}
+
+
+def unpickled(path: Path, source: Path | bytes, device: str, again: str) -> object:
+    """What the PyTorch file `path` holds, read from `source` with `weights_only`, so that none of its code runs.
+
+    `source` is the path itself, or the file's content.
+
+    Raises WsteerError, which ends in `again`, how to have the file in another form.
+    """
     try:
         with bounded(f"reading the list of tensors in {path}", 20):
-            stored = _unpickled(path, again)
+            file: Path | io.BytesIO = io.BytesIO(source) if isinstance(source, bytes) else source
+            with zipfile.ZipFile(file) as archive:
+                records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise WsteerError(f"{path} is compressed, which PyTorch never writes; {again}")
+            if any(record.filename.endswith("data.pkl") and record.file_size > HEADER_LIMIT for record in records):
+                raise WsteerError(f"{path} has a list of tensors beyond 100 MB; {again}")
+            if isinstance(file, io.BytesIO):
+                file.seek(0)
+            return torch.load(file, map_location=device, weights_only=True)
     except (OSError, zipfile.BadZipFile):
         raise WsteerError(f"{path} is no PyTorch file, or one older than PyTorch 1.6; {again}") from None
     except WsteerError:
         raise
     except Exception as error:  # torch checks little, and its message advises unsafe loading
         raise WsteerError(f"{path} holds more than tensors, or is damaged, and is not loaded; {again}") from error
-    if not isinstance(stored, dict) or not all(_is_named_tensor(*item) for item in stored.items()):
-        raise WsteerError(f"{path} does not hold a plain dictionary of named tensors; {again}")
-    return {name: _pickled_entry(path, name, tensor, size) for name, tensor in stored.items()}
-
-
-def _unpickled(path: Path, again: str) -> object:
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise WsteerError(f"{path} is compressed, which PyTorch never writes; {again}")
-    if any(record.filename.endswith("data.pkl") and record.file_size > HEADER_LIMIT for record in records):
-        raise WsteerError(f"{path} has a list of tensors beyond 100 MB; {again}")
-    return torch.load(path, map_location="meta", weights_only=True)
 
 
 def _is_named_tensor(name: object, tensor: object) -> bool:
