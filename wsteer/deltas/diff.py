@@ -124,7 +124,7 @@ def diff(
     options = _options(rank, complement, bisector)
     described = {**(first.delta.options if neg is None or first.delta.kind == "activation" else {}), **options}
     delta = replace(mean(deltas), kind=first.delta.kind, base=first.delta.base, options=described)
-    if spectrum is not None and not any(matrices(name, delta.shape(name)) for name in delta.terms):
+    if spectrum is not None and delta.terms and not any(matrices(name, delta.shape(name)) for name in delta.terms):
         raise WsteerError("the delta holds vectors alone, which have no singular values; leave out --spectrum")
     of_sides = zip(*(pair.changes for pair in pairs.values()), strict=True)  # for each side, its changes of all seeds
     changes = [None if (known := known_changes(each)) is None else mean(known) for each in of_sides]
@@ -145,7 +145,7 @@ def diff(
         if spectrum is not None and folder is not None:
             write_json(folder / RECORD, record("diff", {**options, **selection.options}, sources()))
             spectra_of_it = replace(_write_spectrum(folder, partial, progress), output=str(spectrum))
-    report = _report(delta, output, pairs, changes, measured)
+    report = _report(delta, output, pairs, changes, measured, complement)
     return replace(report, bisector=bisector, complement_of=rank if complement else None, spectrum=spectra_of_it)
 
 
@@ -210,6 +210,7 @@ def _report(
     pairs: Mapping[int, Pair],
     changes: list[Delta | None],
     measured: Measured,
+    complement: bool,
 ) -> DiffReport:
     dots = measured.dots
     sides = [side for pair in pairs.values() for side in pair.sides]
@@ -250,7 +251,7 @@ def _report(
         seeds=tuple(pairs) if of_seeds else (),
         cos_seeds=cos_seeds,
         warnings=(
-            *_warnings(below, measured, base_names),
+            *_warnings(below, measured, complement, base_names),
             *_equal_seeds(tuple(pairs), cos_seeds),
             *training_warnings([pair.sides for pair in pairs.values()]),
         ),
@@ -270,7 +271,9 @@ def _below_half_ulp(sides: Sequence[Input], measured: Measured) -> float | None:
     return measured.zeros / measured.entries if sixteen_bit and measured.entries else None
 
 
-def _warnings(below_half_ulp: float | None, measured: Measured, base_names: Sequence[str | None]) -> tuple[str, ...]:
+def _warnings(
+    below_half_ulp: float | None, measured: Measured, complement: bool, base_names: Sequence[str | None]
+) -> tuple[str, ...]:
     # fingerprints are equal or unknown; others were refused
     warnings = list(base_warnings(base_names, "these are one model, their difference steers neither"))
     if below_half_ulp is not None and below_half_ulp >= UNRESOLVED:
@@ -278,6 +281,10 @@ def _warnings(below_half_ulp: float | None, measured: Measured, base_names: Sequ
             f"{below_half_ulp:.0%} of the entries are equal in the 16-bit checkpoints: they cannot resolve this delta; "
             "diff the adapters, or checkpoints saved in float32"
         )
-    if measured.not_truncated:
+    if measured.not_truncated and complement:
+        warnings.append(
+            f"{measured.not_truncated} parameters are no matrices: --rank keeps them dense, the complement lacks them"
+        )
+    elif measured.not_truncated:
         warnings.append(f"--rank leaves {measured.not_truncated} parameters dense, which are no matrices")
     return tuple(warnings)

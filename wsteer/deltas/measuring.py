@@ -20,6 +20,8 @@ from wsteer.files.tensors import TensorWriter, row_blocks
 from wsteer.progress import Progress
 from wsteer.workers import in_order
 
+ROUNDING = 1e-15  # of the sizes that are added: what float64's rounding of a few terms can leave
+
 
 @dataclass
 class Measured:
@@ -255,14 +257,20 @@ def _closest(name: str, sources: TermRows, coefficients: Tensor, rank: int) -> T
 def _sum(blocks: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """Σ cⱼ·blockⱼ: the difference of two stored tensors is rounded once, in the blocks' own precision.
 
-    With other coefficients than ±1 in float64: else the products of large, nearly equal tensors would be rounded too.
+    With other coefficients than ±1 in float64, where the products of large, nearly equal tensors are rounded little;
+    what is no more than that rounding becomes 0, so that a frozen parameter stays one.
     """
     used = [(float(scale), block) for scale, block in zip(coefficients, blocks, strict=True) if scale != 0]
-    if any(abs(scale) != 1 for scale, _ in used):
-        used = [(scale, block.double()) for scale, block in used]
-    total = used[0][0] * used[0][1]
-    for scale, block in used[1:]:
-        total = total + scale * block
+    plain = all(abs(scale) == 1 for scale, _ in used)
+    parts = [scale * (block if plain else block.double()) for scale, block in used]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    if not plain and len(parts) > 1:
+        size = parts[0].abs()
+        for part in parts[1:]:
+            size = size + part.abs()
+        total[total.abs() <= ROUNDING * size] = 0
     return total
 
 
