@@ -4,16 +4,17 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 import torch
 
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.spectrum import Spectrum, spectra
-from wsteer.deltas.spectrum_pictures import MOST_KINDS, spectrum_picture
+from wsteer.deltas.spectrum_pictures import LEAST, MANY, MOST_KINDS, spectrum_picture
 from wsteer.files.pictures import save
 
 
 def found(folder: Path, tensors: dict[str, torch.Tensor]) -> list[Spectrum]:
-    Delta.of_tensors(tensors).save(folder / "d.safetensors")
+    Delta.of_tensors(tensors).save(folder / "d.safetensors", force=True)
     return list(spectra(Delta.load(folder / "d.safetensors")))
 
 
@@ -44,6 +45,7 @@ def test_of_many_kinds_the_largest_are_shown_and_it_is_said(tmp_path: Path) -> N
     assert legend.get_title().get_text() == f"the {MOST_KINDS} largest of {MOST_KINDS + 3} kinds"
 
 
+@pytest.mark.slow
 def test_without_layers_there_is_one_panel_and_no_text_is_mathematics(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tensors = {"model.embed_tokens.weight": torch.randn(40, 8) @ torch.diag(10.0 ** -torch.arange(8.0))}
@@ -53,3 +55,15 @@ def test_without_layers_there_is_one_panel_and_no_text_is_mathematics(tmp_path: 
     texts = [element.text or "" for element in ElementTree.parse(tmp_path / "p.svg").iter() if "text" in element.tag]
     assert {"1", "0.1", "edge of noise"} <= set(texts)
     assert not any(re.search(r"[$\\]", text) for text in texts)
+
+
+@pytest.mark.slow
+def test_many_values_are_numbered_by_logarithm_and_tiny_ones_are_cut(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = MANY + 2
+    tensors = {"layers.0.w.weight": torch.diag(torch.logspace(0, -6, size))}
+    axes = spectrum_picture(found(tmp_path, tensors)).axes[0]
+    assert (axes.get_xscale(), axes.get_ylim()[0]) == ("log", LEAST)
+    assert len(axes.lines[0].get_xdata()) == size
+    few = spectrum_picture(found(tmp_path, {"layers.0.w.weight": torch.randn(9, 5)})).axes[0]
+    assert few.get_xscale() == "linear"

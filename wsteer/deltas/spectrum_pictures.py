@@ -13,6 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from wsteer.deltas.spectrum import Spectrum
 from wsteer.files.pictures import own_style
 
+LEAST = 1e-4  # of the edge: what is below is in the table alone
+MANY = 128  # singular values: where there are more, their numbers are on a logarithmic axis
 MOST_KINDS = 10  # lines in a panel, as many as tab10 has colours
 
 
@@ -37,7 +39,7 @@ def spectrum_picture(found: Sequence[Spectrum]) -> Figure:
         _draw_values(panels[0], kind, kinds[kind], colours[kind])
         if in_layers:
             _draw_ranks(panels[1], kinds[kind], colours[kind])
-    _finish_values(panels[0])
+    _finish_values(panels[0], many=any(len(each.values) > MANY for kind in shown for each in kinds[kind]))
     if in_layers:
         panels[1].set_ylabel("stable rank")
         panels[1].set_xlabel("layer")
@@ -64,7 +66,7 @@ def _draw_values(axes: Axes, kind: str, found: Sequence[Spectrum], colour: tuple
     )
 
 
-def _finish_values(axes: Axes) -> None:
+def _finish_values(axes: Axes, many: bool) -> None:
     """The line at the edge, and a logarithmic axis whose numbers are plain: others are written as mathematics."""
     axes.axhline(1, color="0.3", linewidth=1, linestyle="--")
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
@@ -75,7 +77,13 @@ def _finish_values(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.yaxis.set_minor_formatter(plain if high < 100 * low else NullFormatter())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=max(low, LEAST))
+    if many:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("singular value / Marchenko-Pastur edge")
     axes.set_xlabel("number of the singular value (median over matrices)")
 
