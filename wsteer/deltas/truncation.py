@@ -1,4 +1,4 @@
-"""The closest change of a given rank: exact from factors, by randomised passes over the rows of a dense change."""
+"""The closest change of a given rank, and what it leaves: exact from factors, by randomised passes of dense changes."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wsteer.deltas.rankspace import NEGLIGIBLE
 from wsteer.files.tensors import row_blocks
 
 OVERSAMPLING = 10  # extra directions, and passes that sharpen them (Halko, Martinsson and Tropp 2011, sections 4.3-4.5)
@@ -25,10 +26,24 @@ class Truncated:
 
 def truncate_factors(lora_B: Tensor, lora_A: Tensor, rank: int) -> Truncated:
     """The best approximation of lora_B @ lora_A of this rank, by QR of the factors and SVD of the core, in float64."""
+    u, singular, v = _decomposed(lora_B, lora_A)
+    return _balanced(u, singular, v, slice(rank), float((singular**2).sum()))
+
+
+def remaining_factors(lora_B: Tensor, lora_A: Tensor, rank: int) -> Truncated | None:
+    """What that approximation leaves: the other components of the same decomposition; None if they are rounding."""
+    u, singular, v = _decomposed(lora_B, lora_A)
+    if not (singular[rank:] > NEGLIGIBLE * singular[:1]).any():
+        return None
+    return _balanced(u, singular, v, slice(rank, None), float((singular**2).sum()))
+
+
+def _decomposed(lora_B: Tensor, lora_A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, singular values and V of lora_B @ lora_A, of which no matrix is formed; float64."""
     q_b, r_b = torch.linalg.qr(lora_B.double())
     q_a, r_a = torch.linalg.qr(lora_A.double().T)
     u, singular, v = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    return _balanced(q_b @ u, singular, v @ q_a.T, rank, float((singular**2).sum()))
+    return q_b @ u, singular, v @ q_a.T
 
 
 def truncate_rows(rows: Callable[[int, int], Tensor], shape: tuple[int, int], rank: int, name: str) -> Truncated | None:
@@ -58,11 +73,11 @@ def truncate_rows(rows: Callable[[int, int], Tensor], shape: tuple[int, int], ra
         if not last:
             probe = torch.linalg.qr(back.T).Q
     u, singular, v = torch.linalg.svd(back, full_matrices=False)
-    return _balanced(q @ u, singular, v, rank, total)
+    return _balanced(q @ u, singular, v, slice(rank), total)
 
 
-def _balanced(u: Tensor, singular: Tensor, v: Tensor, rank: int, total: float) -> Truncated:
+def _balanced(u: Tensor, singular: Tensor, v: Tensor, kept: slice, total: float) -> Truncated:
     """Each factor takes the root of the singular values, so neither loses precision by the other's scale."""
-    root = singular[:rank].sqrt()
-    lora_B, lora_A = (u[:, :rank] * root).float(), (root[:, None] * v[:rank]).float()
-    return Truncated(lora_B.contiguous(), lora_A.contiguous(), total, float((singular[:rank] ** 2).sum()))
+    root = singular[kept].sqrt()
+    lora_B, lora_A = (u[:, kept] * root).float(), (root[:, None] * v[kept]).float()
+    return Truncated(lora_B.contiguous(), lora_A.contiguous(), total, float((singular[kept] ** 2).sum()))

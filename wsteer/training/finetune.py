@@ -194,7 +194,7 @@ def finetune_once(
             with quick_on_cpu(loaded.model, options.dtype, examples.longest):
                 trained, best, kept = train_rates(run)
             if processes.is_first():
-                _write(run, trained, best, kept, record)
+                _write(run, trained, best, kept, {**record, "rows_train": len(examples.train)})
                 if options.template is not None:
                     (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
         return _report(output, run, trained, best, examples, loaded.chat)
