@@ -54,7 +54,7 @@ LIBRARIES = {
     "lm_eval": ("evaluation/harness/",),
     "inspect_ai": ("evaluation/inspection/", "evaluation/paper/", "evaluation/reading.py"),
     "matplotlib": (
-        *("files/pictures.py", "monitoring/", "training/curves.py"),
+        *("files/pictures.py", "monitoring/", "training/curves.py", "activations/picture.py"),
         "evaluation/presentation/",
     ),
     "scipy": ("statistics.py",),

@@ -69,6 +69,7 @@ def places(positions: str, prompt: int, whole: int) -> list[int]:
     return {
         "response": list(range(prompt - 1, whole)),
         "prompt": list(range(prompt)),
+        "prompt-last": list(range(prompt))[-1:],
         "all": list(range(whole)),
     }[positions]
 

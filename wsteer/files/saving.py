@@ -15,7 +15,16 @@ from uuid import uuid4
 
 from wsteer.errors import Interrupted, WsteerError, out_of_memory, reason
 from wsteer.files.flushing import flush_folder, flush_names, flushing
-from wsteer.files.provenance import RECORD, in_utf8, is_answers, is_delta_file, is_page, list_files, listed_files
+from wsteer.files.provenance import (
+    RECORD,
+    in_utf8,
+    is_answers,
+    is_delta_file,
+    is_page,
+    is_picture,
+    list_files,
+    listed_files,
+)
 from wsteer.files.text import write_json
 
 PARTIAL, OLD = ".wsteer.partial", ".wsteer.old"  # the ends of our temporary names; a user's own files have others
@@ -79,9 +88,9 @@ def _check_replaceable(path: Path, folder: bool) -> None:
     if not (path.is_dir() if folder else path.is_file()):
         raise WsteerError(f"output {path} is not a {'folder' if folder else 'file'}, which would replace it; remove it")
     if not folder:
-        if path.stat().st_size and not any(known(path) for known in (is_delta_file, is_page, is_answers)):
+        if path.stat().st_size and not any(known(path) for known in (is_delta_file, is_page, is_answers, is_picture)):
             raise WsteerError(
-                f"output {path} is not a delta file, report or answers that wsteer wrote; remove it yourself"
+                f"output {path} is not a delta file, report, picture or answers that wsteer wrote; remove it yourself"
             )
         return
     if _in_use(path):
