@@ -1,6 +1,5 @@
 """Activation vectors: what answers, or prompts, of two data sets differ in inside a model, block by block."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,13 +135,12 @@ def actvec(
         },
     )
     report = _report(found, sides, loaded, delta, str(output), method, None if picture is None else str(picture))
-    with contextlib.ExitStack() as drawn:
-        if picture is not None:
-            partial = drawn.enter_context(new_file(picture, force))
-            title = f"{output.name}: {method} over {positions}, {rows['pos']} and {rows['neg']} rows"
-            figure = block_picture(title, report.norms, report.residual_norms, report.half_cosines, report.explained)
+    delta.save(output, force)
+    if picture is not None:
+        title = f"{output.name}: {method} over {positions}, {rows['pos']} and {rows['neg']} rows"
+        figure = block_picture(title, report.norms, report.residual_norms, report.half_cosines, report.explained)
+        with new_file(picture, force) as partial:
             save_alone(figure, partial, picture.suffix.lower())
-        delta.save(output, force)
     return report
 
 

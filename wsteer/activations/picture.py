@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from wsteer.files.pictures import own_style
 
@@ -27,6 +27,8 @@ def block_picture(
     style = {"marker": "o", "markersize": 3, "linewidth": 1.4}
     above.semilogy(blocks, norms, label="the vector", **style)
     above.semilogy(blocks, residual_norms, color="0.5", label="the mean residual stream", **style)
+    for set_formatter in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(2, 0.4)))  # the usual one writes mathematics
     above.set_ylabel("norm")
     _legend(above)
     middle.plot(
@@ -45,6 +47,7 @@ def block_picture(
     if below.has_data():
         _legend(below)
     below.set_xlabel("decoder block")
+    below.set_xlim(-0.8, len(norms) - 0.2)  # the paper has no layer 0
     for axes in (above, middle, below):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
