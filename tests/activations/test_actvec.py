@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.helpers.architectures import save_tiny
 from tests.helpers.chain import logits
@@ -42,7 +42,9 @@ def without_system(rows: Sequence[Row]) -> list[Row]:
 
 def row_means(folder: Path, rows: Sequence[Row], positions: str) -> torch.Tensor:
     """float64 [blocks, rows, hidden]: each row by itself, the blocks' outputs by hooks of torch."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    config = AutoConfig.from_pretrained(folder)
+    config._experts_implementation = "eager"  # the other ones have no float64
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, config=config).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found: list[list[torch.Tensor]] = []
     for system, question, answer in rows:
@@ -89,7 +91,7 @@ def check_mean(tmp_path: Path, base: Path, positions: str, **options: object) ->
     report = run(tmp_path, base, POS, NEG, positions=positions, **options)
     expected = means[0].mean(dim=1) - means[1].mean(dim=1)
     scale = float(expected.norm(dim=1).max())
-    torch.testing.assert_close(vectors_of(tmp_path / "a.safetensors"), expected, rtol=1e-3, atol=1e-4 * scale)
+    torch.testing.assert_close(vectors_of(tmp_path / "a.safetensors"), expected, rtol=1e-4, atol=1e-5 * scale)
     assert report.norms == pytest.approx(expected.norm(dim=1).tolist(), rel=1e-3)
     residual = (means[0].mean(dim=1) + means[1].mean(dim=1)) / 2
     assert report.residual_norms == pytest.approx(residual.norm(dim=1).tolist(), rel=1e-3)
@@ -109,7 +111,8 @@ def test_vectors_are_mean_differences_over_the_tokens_of_their_role(tmp_path: Pa
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2", "gemma3_text", "gpt2", "opt", "mixtral", "qwen3_moe", "mamba"])
 def test_vectors_of_every_architecture_are_mean_differences(tmp_path: Path, kind: str) -> None:
     base = save_tiny(tmp_path / "base", kind)
-    for positions in POSITIONS:
+    # a random Mamba forgets: at the prompts' ends its sides differ by less than float32 resolves
+    for positions in [each for each in POSITIONS if (kind, each) != ("mamba", "prompt-last")]:
         check_mean(tmp_path, base, positions)
 
 

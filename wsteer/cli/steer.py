@@ -60,7 +60,7 @@ Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
   Llama as a bias (a Qwen2 is saved as an equal Llama). Models that cannot
   hold it exactly (Gemma, Qwen3) are refused; wsteer eval applies it by
   hooks. As there, --layers names the block, or --variant all-layers adds
-  at each what it gains. A bias acts at every token: as --positions all.
+  at each what it gains. A bias acts at every token: the positions all.
 """
 
 
