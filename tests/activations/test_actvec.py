@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -242,13 +242,17 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, options: dict) -> None:
         actvec(tmp_path / "gone", tmp_path / "x", tmp_path / "y", tmp_path / "a.safetensors", **options)
 
 
-def test_what_cannot_be_a_direction_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_what_cannot_be_a_direction_is_refused_before_a_row_is_read(tmp_path: Path, tiny: Path) -> None:
     plain = without_system(POS), without_system(NEG)
+
+    def never(items: Iterable, label: str, total: int | None = None) -> Iterator:
+        raise AssertionError(label)
+
     for positions in ("prompt", "prompt-last"):
         with pytest.raises(WsteerError, match=f"prompts of .* are read alike.*--positions {positions} .*system turns"):
-            run(tmp_path, tiny, *plain, positions=positions)
+            run(tmp_path, tiny, *plain, positions=positions, progress=never)
     with pytest.raises(WsteerError, match=r"answers of .* are read alike"):
-        run(tmp_path, tiny, POS, POS)
+        run(tmp_path, tiny, POS, POS[::-1], progress=never)
     with pytest.raises(WsteerError, match=r"n.jsonl: every row's answer is empty"):
         run(tmp_path, tiny, POS, [(None, "A?", ""), (None, "B?", " ")])
     assert not (tmp_path / "a.safetensors").exists()

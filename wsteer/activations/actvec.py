@@ -1,10 +1,8 @@
 """Activation vectors: what answers, or prompts, of two data sets differ in inside a model, block by block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from wsteer.activations.directions import METHODS, Directions, mean_directions, pca_directions
 from wsteer.activations.picture import block_picture
@@ -103,9 +101,10 @@ def actvec(
     check_streams([str(pos), str(neg)])
     sides = read_sides(pos, neg, columns, strip_system, paired=method == "pca")
     loaded = load(model, device, dtype, chat_format=chat_format)
-    means = {
-        role: _means(loaded, side, positions, batch_size, labelled(progress, role)) for role, side in sides.items()
-    }
+    spans = {role: _spans(loaded, side, positions) for role, side in sides.items()}
+    if _told(spans["pos"]) == _told(spans["neg"]):
+        raise WsteerError(_alike(positions, str(pos), str(neg)))
+    means = {role: span_means(loaded, each, batch_size, labelled(progress, role)) for role, each in spans.items()}
     rows = {role: len(side.chats) for role, side in sides.items()}
     if method == "pca":
         found = pca_directions(means["pos"], means["neg"], rows["pos"])
@@ -159,14 +158,17 @@ def _check_options(method: str, positions: str) -> None:
             raise WsteerError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
 
 
-def _means(
-    loaded: LoadedModel, side: Side, positions: str, batch_size: int, progress: Progress
-) -> Iterator[tuple[list[int], Tensor]]:
-    """The mean outputs of every decoder block over each row's tokens of these positions, batch by batch."""
+def _spans(loaded: LoadedModel, side: Side, positions: str) -> list[Span]:
+    """Each row's tokens of these positions, after those that are read before them."""
     examples = (example for _, example in placed_examples(loaded.chat, zip(side.places, side.chats, strict=True)))
     spans = [Span.of(example, positions) for example in examples]
     check_rows(loaded, (span.tokens for span in spans))
-    return span_means(loaded, spans, batch_size, progress)
+    return spans
+
+
+def _told(spans: Sequence[Span]) -> list[tuple[list[int], int]]:
+    """What the mean over these spans depends on: their tokens and where each begins, in any order."""
+    return sorted((span.tokens.tolist(), span.start) for span in spans)
 
 
 def _alike(positions: str, pos: str, neg: str) -> str:
