@@ -49,8 +49,8 @@ System turns: rows that have one are read with it, as persona vectors are
 Stable: half_cosines, in --json, compares by block the vectors of the rows
   of even and odd number: near 1, more rows would change little; near 0, the
   vector is noise. --picture FILE.png (or .svg) draws norms and cosines over
-  the blocks. Empty answers are left out and counted; so are thoughts in
-  answers counted, but they are averaged with them. --batch-size auto is 16.
+  the blocks. Empty answers are counted, and left out; thoughts in answers
+  are counted, and averaged with them. --batch-size auto is 16.
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
