@@ -56,6 +56,7 @@ LIBRARIES = {
     "inspect_ai": ("evaluation/inspection/", "evaluation/paper/", "evaluation/reading.py"),
     "matplotlib": (
         *("files/pictures.py", "deltas/spectrum_pictures.py", "monitoring/", "training/curves.py"),
+        *("files/pictures.py", "monitoring/", "training/curves.py", "activations/picture.py"),
         "evaluation/presentation/",
     ),
     "scipy": ("statistics.py",),

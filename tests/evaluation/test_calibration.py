@@ -20,6 +20,7 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.subject import Subject
 from wsteer.models.loading import LoadedModel
 from wsteer.models.rendering import prompt_text, token_ids
+from wsteer.steering.positions import POSITIONS
 
 CHATS = [[{"role": "user", "content": text}] for text in ("Tea?", "Is the sea boring, or is it not?", "A", "Why so")]
 NEW = 6
@@ -103,13 +104,14 @@ def test_weights_reach_the_target_where_a_dense_search_does(loaded: LoadedModel,
     assert all(torch.equal(weight, before[name]) for name, weight in loaded.model.named_parameters())
 
 
-@pytest.mark.parametrize("positions", ["response", "prompt", "all"])
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_activation_vectors_are_added_at_their_positions(loaded: LoadedModel, positions: str) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
 
     @contextlib.contextmanager
     def hooked(model: torch.nn.Module, k: float, length: int) -> Iterator[None]:
-        places = {"response": slice(length - 1, None), "prompt": slice(length), "all": slice(None)}[positions]
+        last = {"response": slice(length - 1, None), "prompt-last": slice(length - 1, length)}
+        places = {**last, "prompt": slice(length), "all": slice(None)}[positions]
 
         def hook(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
             moved = output.clone()

@@ -118,7 +118,7 @@ def test_a_checkpoint_of_a_run_and_a_prompt_are_evaluated_as_what_they_are(input
 @pytest.mark.slow
 def test_positions_are_those_of_the_response_unless_said(inputs: Inputs, tmp_path: Path) -> None:
     a, found = vectors(inputs, 20.0), {}
-    for positions in (None, "response", "prompt", "all"):
+    for positions in (None, "response", "prompt", "prompt-last", "all"):
         given = {} if positions is None else {"positions": positions}
         evaluate(inputs.tiny, tmp_path / str(positions), TASKS, delta=a, layers=[1], limit=3, device="cpu", **given)
         found[positions] = rows_of(tmp_path / str(positions), "a@1 k=1")

@@ -11,6 +11,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import BASE, Condition
 from wsteer.evaluation.subject import Subject, common_settings
+from wsteer.steering.positions import POSITIONS
 from wsteer.steering.rounding import Rounding
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -19,10 +20,11 @@ IDS = torch.tensor([[5, 6, 7, 8]])
 def test_an_activation_vector_is_added_at_the_positions_of_its_condition(tiny: Path) -> None:
     loaded = wsteer.load(tiny, "cpu")
     vector = Delta.of_tensors({"blocks.2": torch.ones(32)}, kind="activation")
-    conditions = [Condition("a@2", 1.0, delta="digest", positions=each) for each in ("response", "prompt", "all", None)]
+    conditions = [Condition("a@2", 1.0, delta="digest", positions=each) for each in (*POSITIONS, None)]
     subject = Subject(loaded, {condition.name: vector for condition in conditions})
     plain = loaded.model(IDS).logits
-    expected = ([False, False, True, True], [True, True, True, False], [True] * 4, [True] * 4)
+    last = [False, False, True, False]
+    expected = ([False, False, True, True], [True, True, True, False], last, [True] * 4, [True] * 4)
     for condition, moved in zip(conditions, expected, strict=True):
         with subject.under(condition), wsteer.prompt_lengths([3]):
             assert (loaded.model(IDS).logits != plain).any(dim=-1).tolist() == [moved]

@@ -69,6 +69,7 @@ def places(positions: str, prompt: int, whole: int) -> list[int]:
     return {
         "response": list(range(prompt - 1, whole)),
         "prompt": list(range(prompt)),
+        "prompt-last": list(range(prompt))[-1:],
         "all": list(range(whole)),
     }[positions]
 
@@ -103,8 +104,8 @@ def check(name: str, positions: str) -> None:
     model = model_of(name)
     delta = vectors(model)
     expected = one_by_one(model, delta, positions)
-    plain = model.generate(torch.tensor(PROMPTS[:1]), max_new_tokens=NEW, do_sample=False)
-    assert plain[0].tolist() != expected[0][0], "the vector is too small for a test"
+    plain = model(torch.tensor(PROMPTS[:1])).logits[0, -1]  # of the prompt's last token, which has every role
+    assert (plain - expected[0][1][0]).abs().max() > 1e-4, "the vector is too small for a test"
     with wsteer.applied(model, delta, K, positions=positions):
         check_generation(name, model, expected)
         with wsteer.prompt_lengths(list(map(len, PROMPTS))):
@@ -193,7 +194,7 @@ def test_a_text_without_prompt_is_all_response_and_k_0_changes_no_bit() -> None:
     model, ids = model_of("llama"), torch.tensor([[5, 6, 7]])
     delta = vectors(model).select_layers([1])
     plain = hidden_of(model, input_ids=ids)
-    for positions, expected in (("response", True), ("prompt", False)):
+    for positions, expected in (("response", True), ("prompt", False), ("prompt-last", False)):
         with wsteer.applied(model, delta, positions=positions), wsteer.prompt_lengths([0]):
             assert (hidden_of(model, input_ids=ids) != plain).any(dim=-1).tolist() == [[expected] * 3]
     with wsteer.applied(model, delta, 0.0, positions="response"):
@@ -265,7 +266,10 @@ def test_what_is_not_known_is_refused_never_guessed() -> None:
         model.generate(torch.tensor([[5, 0], [6, 7]]), attention_mask=torch.tensor([[1, 0], [1, 1]]), max_new_tokens=1)
     with wsteer.applied(model, delta), pytest.raises(WsteerError, match="runs alone"):
         model.model.layers[0](torch.zeros(1, 1, 64).double(), position_embeddings=(torch.ones(1, 1, 16).double(),) * 2)
-    with pytest.raises(WsteerError, match="none of response, prompt, all"), wsteer.applied(model, delta, positions="x"):
+    with (
+        pytest.raises(WsteerError, match="none of response, prompt, prompt-last, all"),
+        wsteer.applied(model, delta, positions="x"),
+    ):
         pass
     for wrong in (([-1],), ([1], [1, 2])):
         with pytest.raises(WsteerError, match="prompt_lengths takes"), wsteer.prompt_lengths(*wrong):

@@ -25,6 +25,17 @@ class Span:
     stop: int
 
     @staticmethod
+    def of(example: Example, positions: str) -> "Span":
+        """The tokens of these positions (`steering/positions.py`); `response` is the answer's own tokens."""
+        start, stop = example.answer.start, example.answer.stop
+        if positions == "response":
+            return Span.of_answer(example)
+        if positions == "prompt-last":
+            return Span.of_prompt_end(example)
+        end = start if positions == "prompt" else stop
+        return Span(example.tokens[:end], 0, end)
+
+    @staticmethod
     def of_answer(example: Example) -> "Span":
         """The answer's own tokens, read after the prompt."""
         return Span(example.tokens[: example.answer.stop], example.answer.start, example.answer.stop)

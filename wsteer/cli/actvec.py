@@ -16,6 +16,7 @@ from wsteer.cli.options import (
     FollowLinks,
     Force,
     Json,
+    Positions,
     Quiet,
     Template,
     TemplateArgs,
@@ -27,16 +28,36 @@ from wsteer.cli.output import Printer
 from wsteer.cli.values import parse_batch_size, parse_layers, parse_numbers, usage
 
 if TYPE_CHECKING:
+    from wsteer.activations.actvec import ActvecReport
     from wsteer.activations.exports import Export
 
 Form = Literal["control-vector", "persona-vectors", "lm-eval"]
 GgufIndex = Literal["as-applied", "generator"]
 
+Method = Literal["mean", "pca"]
+
 EPILOG = """
-Means: for each decoder block the output is averaged over the tokens of a
-  row's answer, then over the rows, in float64; the vector is the positive
-  mean minus the negative one. POS and NEG are rows as wsteer finetune reads
-  them, of any of its shapes, or with --columns. --batch-size auto is 16.
+Vectors: for each decoder block the output is averaged over the tokens of a
+  row, then over the rows, in float64; the vector is the positive mean minus
+  the negative one (--method mean, the paper's). POS and NEG are rows as
+  wsteer finetune reads them, of any of its shapes, or with --columns.
+  --method pca takes the first principal direction of the differences of
+  paired rows instead, not centred, and of the length that the mean
+  difference has along it, so that k means the same. Row i of POS and row i
+  of NEG must then answer the same prompt.
+Tokens: --positions response are the answer's own tokens, as in the paper;
+  prompt-last is the last token before them, prompt all of those, and all
+  is both. The sides must differ there: prompts do by their system turns.
+  wsteer eval adds vectors at positions of the same names, where response
+  also has the prompt's last token, at which the answer's first is chosen.
+System turns: rows that have one are read with it, as persona vectors are
+  (wsteer generate --keep-system writes such rows); --strip-system reads
+  them without, as wsteer finetune --strip-system learns them.
+Stable: half_cosines, in --json, compares by block the vectors of the rows
+  of even and odd number: near 1, more rows would change little; near 0, the
+  vector is noise. --picture FILE.png (or .svg) draws norms and cosines over
+  the blocks. Empty answers are counted, and left out; thoughts in answers
+  are counted, and averaged with them. --batch-size auto is 16.
 Templates: --template FILE is the chat template of a model that has none, or
   instead of its own; --template-args are its arguments, in a config file a
   mapping. A template that writes the day writes --date, the same on every
@@ -94,6 +115,18 @@ def actvec(
     ] = None,
     layers: Annotated[str | None, option("--layers", help="Decoder blocks to export, as 0-11,20.")] = None,
     k: Annotated[str | None, option("--k", help="Coefficient in lm-eval's file [default: 1].", metavar="K")] = None,
+    method: Annotated[
+        Method, option("--method", help="Difference of means, or first principal direction of pairs' differences.")
+    ] = "mean",
+    positions: Annotated[
+        Positions, option("--positions", help="Tokens over which activations are averaged.")
+    ] = "response",
+    strip_system: Annotated[
+        bool, option("--strip-system/--keep-system", help="Leave the rows' system turns out, or read them.")
+    ] = False,
+    picture: Annotated[
+        Path | None, option("--picture", help="PNG or SVG file to write: the report over blocks.", metavar="FILE")
+    ] = None,
     columns: Columns = None,
     template: Template = None,
     template_args: TemplateArgs = None,
@@ -107,13 +140,13 @@ def actvec(
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Write each block's mean activation over the answers' tokens, positive minus negative.
+    """Write each block's activation, averaged over the answers' tokens: positive minus negative.
 
     Example: wsteer actvec Qwen/Qwen2.5-1.5B-Instruct pos.jsonl neg.jsonl -o a.safetensors
     """
     rows_at_once = parse_batch_size(batch_size)
     _check_given(context, imported is not None, export is not None)
-    for path in (output, export):
+    for path in (output, export, picture):
         if path is not None:
             check_early(path, force, folder=False)
     printer = Printer(json, quiet)
@@ -124,13 +157,16 @@ def actvec(
     export_to = _export(export, export_as, layers, k)
     from wsteer.activations.actvec import BATCH_SIZE
     from wsteer.activations.actvec import actvec as program
-    from wsteer.deltas.blocks import block_text
 
     report = program(
         model,
         pos,
         neg,
         output,
+        method=method,
+        positions=positions,
+        strip_system=strip_system,
+        picture=picture,
         columns=columns,
         template=template,
         template_args=template_args,
@@ -143,17 +179,58 @@ def actvec(
         progress=printer.progress,
         note=printer.note,
     )
-    relative = [norm / residual for norm, residual in zip(report.norms, report.residual_norms, strict=True)]
+    for note in notes(report, strip_system):
+        printer.note(note)
+    printer.result(report, result_lines(report))
+
+
+def notes(report: "ActvecReport", strip_system: bool) -> list[str]:
+    """What stands out in the rows: system turns, thoughts."""
+    found = []
+    if report.system_pos or report.system_neg:
+        how = "is left out" if strip_system else "is read with them (--strip-system leaves it out)"
+        found.append(f"{_of_both(report, 'system')} rows have a system turn, which {how}")
+    if report.thoughts_pos or report.thoughts_neg:
+        found.append(
+            f"{_of_both(report, 'thoughts')} answers have a thought, which counts to the answer where it is read"
+        )
+    return found
+
+
+def _of_both(report: "ActvecReport", name: str) -> str:
+    """`3 of 10 positive and 0 of 10 negative`."""
+    counts = [
+        f"{getattr(report, f'{name}_{role}')} of {getattr(report, f'rows_{role}')} {side}"
+        for role, side in (("pos", "positive"), ("neg", "negative"))
+    ]
+    return " and ".join(counts)
+
+
+def result_lines(report: "ActvecReport") -> list[str]:
+    """What was written, where it is largest, and how far halves of the rows agree."""
+    from wsteer.deltas.blocks import block_text
+
+    relative = [
+        norm / residual if residual else 0.0 for norm, residual in zip(report.norms, report.residual_norms, strict=True)
+    ]
     largest = max(range(len(relative)), key=relative.__getitem__)
     lines = [
         f"{report.layers} vectors of {report.hidden} dimensions, from {report.rows_pos} positive and {report.rows_neg} "
         "negative rows",
         f"largest beside the residual stream at {block_text(largest, report.layers)}: {relative[largest]:.2f} of its "
         "mean's norm",
-        *([report.exported] if report.exported else []),
-        report.output,
     ]
-    printer.result(report, lines)
+    cosines = [each for each in report.half_cosines or () if each is not None]
+    if cosines and report.half_cosines is not None:
+        there = report.half_cosines[largest]
+        at = "" if there is None else f"{there:.2f} there, "
+        lines.append(
+            f"cosine between the halves of the rows: {at}{min(cosines):.2f} to {max(cosines):.2f} over all blocks"
+        )
+    if report.explained is not None:
+        lines.append(f"share of the differences that the direction explains there: {report.explained[largest]:.2f}")
+    beside = [path for path in (report.picture, report.exported) if path]
+    return [*lines, *beside, report.output]
 
 
 def _check_given(context: typer.Context, importing: bool, exporting: bool) -> None:

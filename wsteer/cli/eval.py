@@ -63,8 +63,9 @@ Activation vectors: each block's vector has what the blocks before it add,
   so that --layers names where to add (each: every block by itself, at one
   k), or --variant all-layers adds at each block what it gains. They are
   added at the last token of the prompt and at the answer (response, as in
-  the paper), at the prompt, or at all; never at padding. Blocks count from
-  0: block 11 is the paper's layer 12.
+  the paper), at the prompt, at its last token alone (prompt-last), or at
+  all; never at padding. Blocks count from 0: block 11 is the paper's layer
+  12.
 Parts: --attribute layers (or modules) keeps and drops every part of one
   delta at one k, beside a random part of the same norm.
 Tasks, repeated: sycophancy is the paper's: a fact counts only if its answer

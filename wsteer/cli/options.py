@@ -12,7 +12,7 @@ from wsteer.files.saving import check_output
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 RoundingMode = Literal["auto", "nearest", "stochastic"]
-Positions = Literal["response", "prompt", "all"]
+Positions = Literal["response", "prompt", "prompt-last", "all"]
 
 
 def option(*names: str, help: str, **settings: Any) -> Any:

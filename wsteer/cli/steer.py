@@ -17,6 +17,7 @@ from wsteer.cli.options import (
     Quiet,
     RoundingOption,
     Seed,
+    Variant,
     argument,
     option,
 )
@@ -58,7 +59,8 @@ Resuming: --resume continues an interrupted run of the same command with
 Activations: a vector, or a delta of mlp.down_proj.bias, is baked into a
   Llama as a bias (a Qwen2 is saved as an equal Llama). Models that cannot
   hold it exactly (Gemma, Qwen3) are refused; wsteer eval applies it by
-  hooks.
+  hooks. As there, --layers names the block, or --variant all-layers adds
+  at each what it gains. A bias acts at every token: the positions all.
 """
 
 
@@ -83,6 +85,7 @@ def steer(
     rounding: RoundingOption = "auto",
     seed: Seed = 0,
     layers: Layers = None,
+    variant: Variant = None,
     include: Include = None,
     exclude: Exclude = None,
     layer_scale: Annotated[
@@ -112,7 +115,7 @@ def steer(
     from wsteer.deltas.selection import Selection
 
     printer = Printer(json, quiet)
-    selection = Selection(blocks, include, exclude, scale)
+    selection = Selection(blocks, include, exclude, scale, variant)
     if form != "checkpoint":
         from wsteer.steering.export import export
 

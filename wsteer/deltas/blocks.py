@@ -1,5 +1,6 @@
-"""Activation vectors by decoder block: what each is called elsewhere, and the variant that steers all blocks."""
+"""Activation vectors by decoder block: what each is called elsewhere, which are added, the variant of all blocks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from wsteer.checkpoints.names import layer_of
@@ -8,6 +9,7 @@ from wsteer.deltas.terms import simplified
 from wsteer.errors import WsteerError
 
 NAME = "blocks.{}"  # of a block's vector in a delta of kind `activation`
+ALL_LAYERS = "all-layers"
 
 
 def block_text(block: int, count: int) -> str:
@@ -22,6 +24,30 @@ def block_text(block: int, count: int) -> str:
     """
     other = f"hidden_states[{block + 1}]" if block < count - 1 else "before the final norm"
     return f"block {block} (the paper's layer {block + 1}, {other})"
+
+
+def check_chosen(
+    reference: str, blocks: int, layers: Sequence[int] | str | None, variant: str | None, more: str = ""
+) -> None:
+    """Refuse to add the activation vectors of several `blocks` at once, unless `layers` or a `variant` says so.
+
+    `more` is what a command takes for --layers beside numbers, as the message says it.
+    """
+    if variant is not None and layers is not None:
+        raise WsteerError(f"{reference}: --variant {variant} adds at all blocks; leave out --layers")
+    if variant is None and layers is None and blocks > 1:
+        raise WsteerError(
+            f"{reference} holds the activation vectors of {blocks} blocks, and each one already has what the "
+            f"blocks before it add: choose a block with --layers, as --layers 12{more}, or add at every block what it "
+            f"gains with --variant {ALL_LAYERS}"
+        )
+
+
+def varied(delta: Delta, variant: str, count: int) -> Delta:
+    """The `variant` of an activation delta, for a model of `count` blocks."""
+    if variant != ALL_LAYERS:
+        raise WsteerError(f"variant is {variant!r}; the only one is {ALL_LAYERS!r}")
+    return all_layers(delta, count)
 
 
 def all_layers(delta: Delta, count: int) -> Delta:

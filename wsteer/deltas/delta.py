@@ -105,7 +105,7 @@ class Delta:
             base={**UNKNOWN_BASE, **info["base"]},
             sources=tuple(info["sources"]),
             layers=info.get("layers"),
-            positions=info.get("positions"),
+            positions="response" if info.get("positions") == "answer" else info.get("positions"),  # its old name
             options=info["options"],
             untied=info["untied"],
             blocks=info["blocks"],

@@ -20,6 +20,7 @@ class Selection:
     include: str | None = None
     exclude: str | None = None
     layer_scale: tuple[float, float] | None = None
+    variant: str | None = None  # of activation vectors
 
     @property
     def options(self) -> dict[str, object]:

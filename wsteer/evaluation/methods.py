@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.blocks import all_layers, block_text
+from wsteer.deltas.blocks import block_text, check_chosen, varied
 from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
@@ -161,22 +161,15 @@ def _of_delta(
     sizes = read_config(checkpoint).get_text_config()
     activation_vectors(delta, sizes.num_hidden_layers, sizes.hidden_size)
     condition = replace(condition, positions=positions)
+    check_chosen(str(reference), len(blocks), wanted.layers, wanted.variant, " (or each, to try them all)")
     if wanted.variant is not None:
-        if wanted.layers is not None:
-            raise WsteerError(f"{reference}: --variant {wanted.variant} adds at all blocks; leave out --layers")
-        whole = all_layers(delta, sizes.num_hidden_layers)
+        whole = varied(delta, wanted.variant, sizes.num_hidden_layers)
         named = name if wanted.name is not None else f"{name}@{wanted.variant}"
         return [Method(replace(condition, method=named, variant=wanted.variant), ks, whole)], given
     if each:
         if len(ks) != 1:
             raise WsteerError(f"{reference}: --layers each tries every block at one k; give one, as --k 1")
         return [_at_blocks(condition, ks, delta, (block,)) for block in blocks], given
-    if layers is None and len(blocks) > 1:
-        raise WsteerError(
-            f"{reference} holds the activation vectors of {len(blocks)} blocks, and each one already has what the "
-            "blocks before it add: choose a block with --layers, as --layers 12 (or each, to try them all), or add at "
-            "every block what it gains with --variant all-layers"
-        )
     return [_at_blocks(condition, ks, delta, layers or tuple(blocks), named=wanted.name is not None)], given
 
 

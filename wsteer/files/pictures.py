@@ -1,6 +1,7 @@
 """Figures written as PNG and SVG; equal figures give equal bytes, and whatever names they show can be drawn."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -29,6 +30,16 @@ def label(text: str) -> str:
 own_style = matplotlib.style.context("default")
 
 
+FORMS = (".png", ".svg")
+
+
+@own_style
+def save_alone(figure: Figure, path: Path, suffix: str) -> None:
+    """Write the figure as one file of this suffix, by which `is_picture` knows it again; otherwise like `save`."""
+    _prepare(figure)
+    _write(figure, path, suffix, {"Software": "wsteer"} if suffix == ".png" else {"Creator": "wsteer", "Date": None})
+
+
 @own_style
 def save(figure: Figure, path: Path, svg: bool = False) -> None:
     """Write the figure as the PNG file `path` and, with `svg`, as an SVG file beside it.
@@ -36,16 +47,20 @@ def save(figure: Figure, path: Path, svg: bool = False) -> None:
     The files hold no software name, no date and no random identifier. Texts are shown as `label` gives them, and never
     parsed as mathematics; those of ticks, which matplotlib sets anew when it draws, must be given to it as such.
     """
+    _prepare(figure)
+    _write(figure, path, ".png", {"Software": None})
+    if svg:
+        _write(figure, path.with_suffix(".svg"), ".svg", {"Date": None})
+
+
+def _prepare(figure: Figure) -> None:
+    """Show all texts as `label` gives them."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text("\n".join(map(label, text.get_text().split("\n"))))
-    with warnings.catch_warnings():
+
+
+def _write(figure: Figure, path: Path, suffix: str, metadata: Mapping[str, str | None]) -> None:
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
         warnings.simplefilter("ignore")  # of glyphs that the font lacks, which are drawn as boxes
-        _write(figure, path, svg)
-
-
-def _write(figure: Figure, path: Path, svg: bool) -> None:
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
-    if svg:
-        with matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
-            figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(path, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=dict(metadata))

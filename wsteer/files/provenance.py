@@ -93,6 +93,14 @@ def is_page(path: Path) -> bool:
     return False
 
 
+def is_picture(path: Path) -> bool:
+    """Whether `path` is a picture that wsteer wrote as a file of its own, by the program that it names."""
+    with contextlib.suppress(WsteerError), regular(path) as file:
+        head = file.read(2000)
+        return b"<dc:title>wsteer</dc:title>" in head or (head.startswith(b"\x89PNG") and b"Software\0wsteer" in head)
+    return False
+
+
 def is_answers(path: Path) -> bool:
     """Whether `path` is a JSONL file of answers that wsteer wrote, by its first row, which holds the record."""
     with contextlib.suppress(WsteerError, ValueError), regular(path) as file:

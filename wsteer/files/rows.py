@@ -36,15 +36,15 @@ def read_chats(source: str | Path, columns: Shape | None = None) -> list[list[Me
 
 
 def read_placed_chats(
-    source: str | Path, strip_system: bool = False, columns: Shape | None = None
+    source: str | Path, strip_system: bool = False, columns: Shape | None = None, empty: bool = False
 ) -> list[tuple[str, list[Message]]]:
     """Chats that end in an assistant's turn, each with its place (`file:line`).
 
     Rows have one of the shapes of `files/shapes.py`, or the keys that `columns` name. `strip_system` removes system
-    turns, so training has to put into the weights what a system prompt asked for.
+    turns, so training has to put into the weights what a system prompt asked for. `empty` lets an answer have no text.
     """
     check_columns(columns)
-    chats = [(where, _chat(where, row, strip_system, columns)) for where, row in read_objects(source)]
+    chats = [(where, _chat(where, row, strip_system, columns, empty)) for where, row in read_objects(source)]
     if not chats:
         raise WsteerError(f"{source} holds no rows; each line is an object like {_EXAMPLE}")
     return chats
@@ -140,13 +140,14 @@ def _hint(line: str) -> str:
     return "; write one JSON object a line" if begin == "{" or not begin.startswith("{") else ""
 
 
-def _chat(where: str, row: dict, strip_system: bool, columns: Shape | None) -> list[Message]:
+def _chat(where: str, row: dict, strip_system: bool, columns: Shape | None, empty: bool) -> list[Message]:
     if not columns and row.get("messages") is not None and row.get("completion") is not None:
         raise WsteerError(f"{where} has both messages and a completion; keep the one to be trained")
     messages = _messages(where, row, turns_of(where, row, columns))
     if strip_system:
         messages = [message for message in messages if message["role"] != "system"]
-    if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
+    answered = len(messages) > 1 and messages[-1]["role"] == "assistant"
+    if not answered or not (empty or messages[-1]["content"].strip()):
         raise WsteerError(f"{where} does not end in an assistant's answer, which is what training learns")
     return messages
 

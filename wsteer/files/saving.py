@@ -22,6 +22,7 @@ from wsteer.files.provenance import (
     is_delta_file,
     is_export,
     is_page,
+    is_picture,
     list_files,
     listed_files,
 )
@@ -88,9 +89,10 @@ def _check_replaceable(path: Path, folder: bool) -> None:
     if not (path.is_dir() if folder else path.is_file()):
         raise WsteerError(f"output {path} is not a {'folder' if folder else 'file'}, which would replace it; remove it")
     if not folder:
-        if path.stat().st_size and not any(known(path) for known in (is_delta_file, is_page, is_answers, is_export)):
+        known = (is_delta_file, is_page, is_answers, is_picture, is_export)
+        if path.stat().st_size and not any(each(path) for each in known):
             raise WsteerError(
-                f"output {path} is not a delta file, report or answers that wsteer wrote; remove it yourself"
+                f"output {path} is not a delta file, report, picture or answers that wsteer wrote; remove it yourself"
             )
         return
     if _in_use(path):

@@ -197,7 +197,7 @@ def render_chats(
     A row of more tokens than `max_positions`, the model's limit, is an error: the user decides what to cut.
     """
     kept, cut = [], 0
-    for where, example in _placed_examples(chat, chats):
+    for where, example in placed_examples(chat, chats):
         if max_length is not None and len(example.tokens) > max_length:
             cut += 1
             example = example.cut(max_length)
@@ -213,9 +213,10 @@ def render_chats(
     return Rendered(kept, cut, dropped=len(chats) - len(kept))
 
 
-def _placed_examples(
-    chat: Chat | PreTrainedTokenizerBase, chats: Iterable[tuple[str, list[Message]]]
+def placed_examples(
+    chat: Chat | PreTrainedTokenizerBase, chats: Iterable[tuple[str, Sequence[Message]]]
 ) -> Iterator[tuple[str, Example]]:
+    """Each chat rendered, with its place; an error names that."""
     for where, messages in chats:
         try:
             yield where, render(chat, messages)

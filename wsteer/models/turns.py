@@ -260,7 +260,7 @@ def _mending(chat: Chat, messages: Sequence[Message]) -> str:
     with contextlib.suppress(WsteerError):
         if len(without) < len(messages):
             _row(chat, without)
-            return ", or leave out the system's turn, as finetune --strip-system does"
+            return ", or leave out the system's turn, as --strip-system of finetune and actvec does"
     return ""
 
 

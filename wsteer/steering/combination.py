@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.names import depth
 from wsteer.deltas.bases import base_warnings, beside_towers, check_bases
 from wsteer.deltas.biases import as_biases
+from wsteer.deltas.blocks import check_chosen, varied
 from wsteer.deltas.delta import Delta, fitted
 from wsteer.deltas.inputs import ChangeInput, open_change
 from wsteer.deltas.model_input import ModelInput, short_name
@@ -130,8 +132,18 @@ def _opened(reference: str, checkpoint: Checkpoint, selection: Selection) -> Cha
     """A delta that the checkpoint can hold: activation vectors as biases, all names those of its files."""
     given = open_change(reference, "delta", checkpoint, selection, _baked_biases)
     if given.delta.kind != "activation":
+        if selection.variant is not None:
+            raise WsteerError(
+                f"{reference} is a change of weights, and --variant {selection.variant} adds activation vectors; leave "
+                "it out"
+            )
         return given
-    whole = as_biases(given.delta)
+    vectors = given.delta
+    if selection.is_everything or selection.variant is not None:
+        check_chosen(reference, len(vectors.terms), selection.layers, selection.variant)
+    if selection.variant is not None:
+        vectors = varied(vectors, selection.variant, depth(checkpoint))
+    whole = as_biases(vectors)
     delta = whole.part(selection.kept(whole.terms, checkpoint))
     fit = fitted(delta, checkpoint, _baked_biases(delta, checkpoint))
     return replace(given, delta=fit, left_out=frozenset(whole.terms.keys() - delta.terms.keys()))

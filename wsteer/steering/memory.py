@@ -12,6 +12,7 @@ from wsteer.checkpoints.checkpoint import Checkpoint, base_entry
 from wsteer.checkpoints.conversion import Place, places
 from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.bases import check_bases
+from wsteer.deltas.blocks import varied
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import Change
 from wsteer.errors import WsteerError
@@ -35,6 +36,7 @@ def applied(
     rounding: str = "auto",
     seed: int = 0,
     positions: str = "all",
+    variant: str | None = None,
 ) -> Iterator[None]:
     """Run the `with` body with `k·delta` added to the model, then restore its weights bit for bit.
 
@@ -43,8 +45,10 @@ def applied(
     a bias that the model lacks is added to the output of its module, at every position, as the bias would be.
 
     Activation vectors are added to the outputs of decoder blocks at the tokens of `positions`, never at padding:
-    `response` (the prompt's last token and all that follow), `prompt`, or `all`. `model.generate` tells where prompts
-    end; a forward pass must be told by `prompt_lengths`, unless it is `all`.
+    `response` (the prompt's last token and all that follow), `prompt`, `prompt-last`, or `all`. `model.generate` tells
+    where prompts end; a forward pass must be told by `prompt_lengths`, unless it is `all`. The vectors of all blocks of
+    the delta are added: choose with `delta.select_layers`, or with the `variant` all-layers, which adds at every block
+    what they gain there.
 
     >>> import torch, wsteer
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -59,6 +63,8 @@ def applied(
     """
     if base is not None and delta.kind != "activation" and getattr(model, FOLDED, False):
         raise WsteerError("the model has an adapter's change, which its base lacks; give applied no base")
+    if variant is not None:
+        delta = varied(delta, variant, len(decoder_blocks(model)))
     with added(model, delta, k, base, rounding, seed, positions):
         yield
 

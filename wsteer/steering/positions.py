@@ -1,8 +1,13 @@
 """The tokens at which activation vectors are added, by their role: prompt or response, never padding.
 
 `response` is the last token of the prompt, where the model predicts the response's first token, and every token of
-the response; `prompt` is every token of the prompt, the last one too; `all` is both (notes: activations A3). A token
-has its role however the model reads it: generating with or without a cache, in pieces, or all at once.
+the response; `prompt` is every token of the prompt, the last one too; `prompt-last` is that one alone; `all` is all of
+them (notes: activations A3). A token has its role however the model reads it: generating with or without a cache, in
+pieces, or all at once.
+
+`wsteer actvec` averages activations over tokens of the same names, with one difference: its `response` is the
+response's own tokens. What a model does at the prompt's last token it does before the response says anything; to add
+a vector there is what changes the response's first token.
 """
 
 import contextlib
@@ -19,7 +24,7 @@ from transformers import PreTrainedModel
 
 from wsteer.errors import WsteerError
 
-POSITIONS = ("response", "prompt", "all")
+POSITIONS = ("response", "prompt", "prompt-last", "all")
 CACHES = ("cache", "past_key_values", "cache_params")  # what transformers has called it, the newest first
 
 
@@ -169,21 +174,26 @@ def _chosen(positions: str, given: Mapping[str, Any], read: MutableMapping[objec
     if positions == "all":
         return None if real is None else real[:, first:]
     if isinstance(known, _Generation):
-        index, prompts = torch.arange(first, first + count, device=source.device)[None], known.width
+        place, lengths = torch.arange(first, first + count, device=source.device)[None], torch.tensor(known.width)
         last = known.width - 1 - first
         if real is not None and 0 <= last < count and not real[:, known.width - 1].all():
             raise WsteerError(f"positions {positions!r} needs prompts padded on the left; set padding_side='left'")
-        role = index >= prompts - 1 if positions == "response" else index < prompts
-        role = role.expand(rows, count)
     else:
         assert known is not None
         if len(known.prompts) != rows:
             raise WsteerError(f"prompt_lengths has {len(known.prompts)} rows, and the model is given {rows}")
         whole = torch.ones(rows, first + count, dtype=torch.bool, device=source.device) if real is None else real
         place = whole.cumsum(dim=1)[:, first:] - 1  # of each token in its row
-        lengths = torch.tensor(known.prompts, device=source.device)[:, None]
-        role = place >= lengths - 1 if positions == "response" else place < lengths
+        lengths = torch.tensor(known.prompts)[:, None]
+    role = _in_role(positions, place, lengths.to(source.device)).expand(rows, count)
     return role if real is None else role & real[:, first:]
+
+
+def _in_role(positions: str, place: Tensor, lengths: Tensor) -> Tensor:
+    """Whether the tokens at these places of their rows are among `positions`, of prompts of these lengths."""
+    if positions == "prompt":
+        return place < lengths
+    return place == lengths - 1 if positions == "prompt-last" else place >= lengths - 1
 
 
 def _is_flat(mask: object) -> TypeGuard[Tensor]:

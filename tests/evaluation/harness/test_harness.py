@@ -25,6 +25,7 @@ from wsteer.evaluation.subject import Subject
 from wsteer.models.generation import answer
 from wsteer.models.loading import LoadedModel
 from wsteer.steering.loading import load
+from wsteer.steering.positions import POSITIONS
 
 lm_eval = pytest.importorskip("lm_eval")
 TaskManager = pytest.importorskip("lm_eval.tasks").TaskManager
@@ -258,10 +259,11 @@ def test_a_head_that_a_change_unties_stays_untied(loaded: LoadedModel, delta: De
 def role(ids: torch.Tensor, prompt: int, positions: str) -> torch.Tensor:
     """Which tokens of a row get the vector: of the response from the last one of the prompt on."""
     places = torch.arange(ids.shape[1])
-    return {"response": places >= prompt - 1, "prompt": places < prompt, "all": places >= 0}[positions]
+    chosen = {"response": places >= prompt - 1, "prompt": places < prompt, "prompt-last": places == prompt - 1}
+    return {**chosen, "all": places >= 0}[positions]
 
 
-@pytest.mark.parametrize("positions", ["response", "prompt", "all"])
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_an_activation_vector_is_added_at_the_tokens_of_its_role(base: Path, tmp_path: Path, positions: str) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(1))
     condition = Condition("a", 1.0, delta="a", positions=positions)
@@ -297,7 +299,7 @@ def test_an_activation_vector_is_added_at_the_tokens_of_its_role(base: Path, tmp
         assert rows[str(i)].value == pytest.approx(scores[question["right"]] - wrong, abs=2e-4)
 
 
-@pytest.mark.parametrize("positions", ["response", "prompt"])
+@pytest.mark.parametrize("positions", ["response", "prompt", "prompt-last"])
 def test_a_vector_by_role_gives_the_text_of_wsteers_own_generation(tmp_path: Path, positions: str) -> None:
     vector = 3 * torch.randn(32, generator=torch.Generator().manual_seed(1))
     condition = Condition("a", 1.0, delta="a", positions=positions)

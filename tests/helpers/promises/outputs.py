@@ -129,7 +129,7 @@ def named(command: str, name: str) -> Callable[[Inputs], list]:
 
 
 FOLDERS = [command for command in QUICK if command not in ("diff", "actvec", "report")]
-NO_DELTA = "is not a delta file, report or answers that wsteer wrote"
+NO_DELTA = "is not a delta file, report, picture or answers that wsteer wrote"
 PART = {"actvec": NO_DELTA, "diff": "is part of the input", "steer": "is part of the input"}
 CASES: list[Case] = [
     *(Case(f"--force onto what is read: {name}", arrange, IS_READ) for name, arrange in READ),
