@@ -138,6 +138,10 @@ def test_the_share_of_equal_entries_is_that_of_the_whole_delta(tmp_path: Path, t
 def test_the_metadata_tells_rank_and_complement(tmp_path: Path, adapters: tuple[Path, Path]) -> None:
     wsteer.diff(*adapters, tmp_path / "w.safetensors", rank=2, complement=True)
     assert Delta.load(tmp_path / "w.safetensors").options == {"rank": 2, "complement": True}
+    wsteer.diff(tmp_path / "w.safetensors", output=tmp_path / "u.safetensors", rank=1)
+    assert Delta.load(tmp_path / "u.safetensors").options == {"rank": 1}
+    wsteer.diff(tmp_path / "w.safetensors", output=tmp_path / "copy.safetensors")
+    assert Delta.load(tmp_path / "copy.safetensors").options == {"rank": 2, "complement": True}
     wsteer.diff(*adapters, tmp_path / "v.safetensors")
     assert Delta.load(tmp_path / "v.safetensors").options == {}
     assert change(tmp_path / "w.safetensors", "model.layers.0.self_attn.q_proj.weight").shape == (32, 32)

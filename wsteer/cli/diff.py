@@ -39,9 +39,9 @@ Bisector: sides of unequal length are divided by their norms first, over
 Report: energy is the share of the squared norm, by module and by layer;
   --json has it for every layer. Where both sides' task vectors are known,
   the shared drift is (pos + neg)/2, and its ratio that to (pos - neg)/2;
-  --json also has cos_opposite, minus that of both. Warnings say if
-  a pair of 16-bit checkpoints cannot resolve the delta, and if the records
-  of the sides differ in more than the data.
+  --json also has cos_opposite, minus the cosine of both. Warnings say if a
+  pair of 16-bit checkpoints cannot resolve the delta, and if the records of
+  the sides differ in more than the data.
 Spectrum: --spectrum is of what is written, after all other options. Its
   folder gets spectrum.csv (each singular value), matrices.csv (each matrix:
   rank, stable rank, Marchenko-Pastur edge of noise of the same norm, values

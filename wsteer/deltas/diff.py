@@ -122,7 +122,10 @@ def diff(
     deltas = [pair.delta for pair in pairs.values()]
     common_base(sides, first.base)  # checked over all seeds
     options = _options(rank, complement, bisector)
-    described = {**(first.delta.options if neg is None or first.delta.kind == "activation" else {}), **options}
+    earlier = first.delta.options if neg is None or first.delta.kind == "activation" else {}
+    if rank is not None:
+        earlier = {name: value for name, value in earlier.items() if name != "complement"}  # of another rank
+    described = {**earlier, **options}
     delta = replace(mean(deltas), kind=first.delta.kind, base=first.delta.base, options=described)
     if spectrum is not None and delta.terms and not any(matrices(name, delta.shape(name)) for name in delta.terms):
         raise WsteerError("the delta holds vectors alone, which have no singular values; leave out --spectrum")
