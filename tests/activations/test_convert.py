@@ -33,7 +33,7 @@ def test_rows_of_persona_vectors_become_the_blocks_at_which_it_steers(tmp_path: 
         tmp_path / "evil_response_avg_diff.pt",
         tmp_path / "a.safetensors",
         base=tiny,
-        note=lambda text: said.append(text),
+        note=said.append,
     )
     assert (report.form, report.blocks, report.hidden) == ("persona-vectors", (0, 1), 32)
     assert "row 2 -> block 1 (the paper's layer 2); left out: row 0 (embedding), row 3 (after the final norm" in said[0]
@@ -58,7 +58,7 @@ def test_rows_of_any_float_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_an_exported_pt_is_what_persona_vectors_loads(tmp_path: Path, vectors: Path) -> None:
     said: list[str] = []
-    convert(vectors, export_to=Export.of(tmp_path / "v.pt"), note=lambda text: said.append(text))
+    convert(vectors, export_to=Export.of(tmp_path / "v.pt"), note=said.append)
     loaded = torch.load(tmp_path / "v.pt", weights_only=False)  # as its code does
     own = random_vectors()
     assert (loaded.shape, loaded.dtype) == ((4, 32), torch.float32)
@@ -91,8 +91,8 @@ def test_directions_are_read_as_they_are_applied_or_as_the_generator_wrote_them(
     own = {block: each.numpy() for block, each in random_vectors().items()}
     path = gguf_file(tmp_path / "v.gguf", {"direction.1": own[1], "direction.2": own[2]})
     said: list[str] = []
-    convert(path, tmp_path / "a", base=tiny, note=lambda text: said.append(text))
-    convert(path, tmp_path / "b", base=tiny, gguf_index="generator", note=lambda text: said.append(text))
+    convert(path, tmp_path / "a", base=tiny, note=said.append)
+    convert(path, tmp_path / "b", base=tiny, gguf_index="generator", note=said.append)
     assert said[0].endswith("direction.2 -> block 2 (the paper's layer 3); --gguf-index as-applied")
     assert said[1].endswith("direction.2 -> block 1 (the paper's layer 2); --gguf-index generator")
     for found, shift in ((by_block(tmp_path / "a"), 0), (by_block(tmp_path / "b"), 1)):
@@ -101,9 +101,23 @@ def test_directions_are_read_as_they_are_applied_or_as_the_generator_wrote_them(
     assert Delta.load(tmp_path / "a").options["model_hint"] == "llama"
 
 
+def test_a_file_of_llama_cpps_generator_is_pointed_out(tmp_path: Path) -> None:
+    """It stores layer_count as int32, where repeng and EasySteer store uint32."""
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")
+    writer.add_int32("controlvector.layer_count", 1)
+    writer.add_tensor("direction.1", random_vectors()[0].numpy())
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    said: list[str] = []
+    convert(tmp_path / "v.gguf", tmp_path / "a", note=said.append)
+    convert(tmp_path / "v.gguf", tmp_path / "b", gguf_index="generator", note=said.append)
+    assert ["llama.cpp's own generator" in each for each in said] == [True, False]
+
+
 def test_an_exported_gguf_holds_what_its_readers_need(tmp_path: Path, vectors: Path, tiny: Path) -> None:
     said: list[str] = []
-    convert(vectors, export_to=Export.of(tmp_path / "v.gguf"), base=tiny, note=lambda text: said.append(text))
+    convert(vectors, export_to=Export.of(tmp_path / "v.gguf"), base=tiny, note=said.append)
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     text = {name: field.contents() for name, field in reader.fields.items()}
     assert (text["general.architecture"], text["controlvector.model_hint"]) == ("controlvector", "llama")
@@ -176,6 +190,7 @@ def test_several_vectors_for_lm_eval_need_a_choice(tmp_path: Path, vectors: Path
 # ---- what is imported works as any delta
 
 
+@pytest.mark.slow
 def test_an_imported_vector_is_baked_and_applied(tmp_path: Path, tiny: Path, cli: Cli) -> None:
     rows = rows_file(tmp_path / "v.pt")
     a, out = tmp_path / "a.safetensors", tmp_path / "steered"
@@ -191,6 +206,7 @@ def test_an_imported_vector_is_baked_and_applied(tmp_path: Path, tiny: Path, cli
     assert cli("eval", tiny, *given, "-o", tmp_path / "results", "-q").code == 0
 
 
+@pytest.mark.slow
 def test_actvec_exports_beside_its_delta(tmp_path: Path, tiny: Path, chats: tuple[Path, Path], cli: Cli) -> None:
     a, v = tmp_path / "a.safetensors", tmp_path / "v.pt"
     ran = cli("actvec", tiny, *chats, "-o", a, "--export", v, "--json")
@@ -225,6 +241,7 @@ def test_only_own_exports_are_replaced(tmp_path: Path, vectors: Path) -> None:
             convert(vectors, export_to=Export.of(tmp_path / name), force=True)
 
 
+@pytest.mark.slow
 def test_blocks_of_models_of_every_kind_have_their_names(tmp_path: Path) -> None:
     from tests.helpers.architectures import save_tiny
 

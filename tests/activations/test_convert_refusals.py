@@ -1,11 +1,13 @@
 """Files that hold no activation vectors, are damaged, made to harm or of another model; options that do not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.helpers.command import Cli
 from tests.helpers.tiny import save_model
@@ -132,6 +134,29 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, vectors: Path, kind: str) 
         with pytest.raises(WsteerError) as raised:
             convert(path, tmp_path / "out")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"blocks.0": torch.ones(4), "blocks.1": torch.ones(8)}, "are of no model"),
+        ({"blocks.0": torch.ones(4, 4)}, "are of no model"),
+        ({"blocks.999999999": torch.ones(4)}, "is of no block that a model has"),
+    ],
+)
+def test_a_delta_that_no_model_has_is_not_exported(tmp_path: Path, tensors: dict, says: str) -> None:
+    save_file(tensors, tmp_path / "a", metadata={"wsteer": Delta.of_tensors(tensors, "activation").info()})
+    for name in ("v.gguf", "v.pt"):
+        with pytest.raises(WsteerError, match=says):
+            convert(tmp_path / "a", export_to=Export.of(tmp_path / name))
+        assert not (tmp_path / name).exists()
+
+
+def test_a_number_of_blocks_that_no_model_has_is_refused(tmp_path: Path) -> None:
+    delta = replace(Delta.of_tensors({"blocks.0": torch.ones(4)}, "activation"), options={"model_blocks": 10**12})
+    delta.save(tmp_path / "a")
+    with pytest.raises(WsteerError, match=r"would need 1000000000000 rows.*--base"):
+        convert(tmp_path / "a", export_to=Export.of(tmp_path / "v.pt"))
 
 
 def test_vectors_of_another_model_are_refused(tmp_path: Path, tiny: Path, vectors: Path) -> None:

@@ -36,6 +36,8 @@ def read_control_vectors(path: Path, index: GgufIndex) -> Vectors:
             fields = {name: _text(field) for name, field in reader.fields.items()}
             stored = [(tensor.name, tensor.tensor_type, tensor.shape.tolist()) for tensor in reader.tensors]
             _check_kinds(path, fields, stored)
+            count = reader.get_field(f"{ARCHITECTURE}.layer_count")
+            generated = count is not None and count.types == [gguf.GGUFValueType.INT32]  # others write it unsigned
             # native byte order, and memory of its own: the reader maps the file
             tensors = {tensor.name: torch.from_numpy(tensor.data.astype("float32")) for tensor in reader.tensors}
     except WsteerError:
@@ -53,6 +55,11 @@ def read_control_vectors(path: Path, index: GgufIndex) -> Vectors:
     ours = {key.removeprefix(VECTORS_KEY): text for key, text in fields.items() if key.startswith(VECTORS_KEY)}
     first = max(by_block)
     meaning = f"direction.{first + shift} -> block {first} (the paper's layer {first + 1}); --gguf-index {index}"
+    if generated and index == "as-applied":
+        meaning += (
+            "; it looks like a file of llama.cpp's own generator: what it read at block N is then direction.N+1, and "
+            "--gguf-index generator puts it back there"
+        )
     return Vectors(
         "control-vector",
         without_zeros(path, by_block),

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wsteer.activations.pickled import hookpoint_bytes, rows_bytes
-from wsteer.activations.vectors import facts_of, ranges
+from wsteer.activations.vectors import MOST_BLOCKS, MOST_BYTES, facts_of, ranges
 from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.blocks import NAME
 from wsteer.deltas.choosing import check_layers
@@ -106,9 +106,7 @@ def export(delta: Delta, wanted: Export, outline: Outline | None, force: bool = 
             _say_directions(by_block, 0 in vectors and (wanted.layers is None or 0 in wanted.layers), note)
             write_control_vectors(partial, by_block, _hint(hint, note), facts)
         elif wanted.form == "persona-vectors":
-            recorded = delta.options.get("model_blocks")
-            known = len(outline.hookpoints) if outline else recorded if type(recorded) is int else 0
-            blocks = max(known, max(vectors) + 1)
+            blocks = _depth(wanted.path, delta, vectors, outline)
             _say_rows(by_block, blocks, note)
             partial.write_bytes(rows_bytes(by_block, blocks, facts))
         else:
@@ -118,16 +116,16 @@ def export(delta: Delta, wanted: Export, outline: Outline | None, force: bool = 
 
 
 def vectors_of(delta: Delta) -> dict[int, Tensor]:
-    """The vectors of an activation delta, float32 [hidden] by block, in order."""
-    found = {}
+    """The vectors of an activation delta, float32 [hidden] by block, in order; WsteerError if they are of no model."""
+    found: dict[int, Tensor] = {}
+    shapes = sorted({delta.shape(name) for name in delta.terms})
+    if len(shapes) > 1 or len(shapes[0]) != 1 or not shapes[0][0]:
+        raise WsteerError(f"activation vectors of the shapes {shapes[:3]} are of no model; all must be [hidden]")
     for name in delta.terms:
         block = layer_of(name, None)
-        assert block is not None, "an activation delta holds vectors of blocks"
-        if len(delta.shape(name)) != 1 or not delta.shape(name)[0]:
-            raise WsteerError(
-                f"the activation vector {name} has shape {delta.shape(name)}, not [hidden]; make it again"
-            )
-        found[block] = check_written(name, delta.change(name).rows(0, delta.shape(name)[0])).contiguous()
+        if block is None or block >= MOST_BLOCKS:
+            raise WsteerError(f"the activation vector {name} is of no block that a model has; make it again")
+        found[block] = check_written(name, delta.change(name).rows(0, *shapes[0])).contiguous()
     return dict(sorted(found.items()))
 
 
@@ -147,6 +145,16 @@ def _hint(model_type: object, note: Note) -> str:
         return model_type
     note("the model's type is not known, and written as unknown; name the model with --base")
     return UNKNOWN
+
+
+def _depth(path: Path, delta: Delta, vectors: Mapping[int, Tensor], outline: Outline | None) -> int:
+    """How many blocks the vectors' model has, as far as it is known."""
+    recorded = delta.options.get("model_blocks")
+    known = len(outline.hookpoints) if outline is not None else recorded if type(recorded) is int else 0
+    depth = max(known, max(vectors) + 1)
+    if depth > MOST_BLOCKS or depth * len(next(iter(vectors.values()))) > MOST_BYTES // 4:
+        raise WsteerError(f"{path} would need {depth} rows, more than a model has; name the vectors' model with --base")
+    return depth
 
 
 def _say_rows(by_block: Mapping[int, Tensor], blocks: int, note: Note) -> None:
