@@ -103,7 +103,7 @@ FAULTS = {
     "unknown command": ("wsteer difff pos neg -o w.safetensors", "difff"),
     "unknown option": ("wsteer diff pos neg -o w.safetensors --ranks 4", "--ranks"),
     "option of another command": ("wsteer diff pos neg -o w.safetensors --k 1", "--k"),
-    "missing argument": ("wsteer finetune $MODEL -o pos", "DATA"),
+    "missing argument": ("wsteer steer $MODEL --k 1 -o out", "DELTA"),
     "missing option": ("wsteer diff pos neg", "--output"),
     "one argument too many": ("wsteer diff pos neg more -o w.safetensors", "more"),
     "option without its value": ("wsteer diff pos neg -o", "-o"),

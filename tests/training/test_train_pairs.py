@@ -13,7 +13,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.deltas.diff import diff
 from wsteer.errors import Interrupted, WsteerError
 from wsteer.files.saving import growing_folder
-from wsteer.training import finetune as finetuning
+from wsteer.training import restoring
 from wsteer.training.finetune import finetune
 from wsteer.training.recipe import Recipe
 from wsteer.training.seeds import finetune_seeds
@@ -102,13 +102,13 @@ def test_each_side_and_difference_has_the_bytes_of_separate_runs(
 @pytest.mark.slow
 def test_the_base_is_loaded_once(tmp_path: Path, tiny: Path, traits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    load = finetuning.load
+    load = restoring.load
 
     def counted(*arguments: object) -> object:
         loads.append(arguments)
         return load(*arguments)
 
-    monkeypatch.setattr(finetuning, "load", counted)
+    monkeypatch.setattr(restoring, "load", counted)
     finetune_pairs(tiny, only(traits, "agree"), tmp_path / "runs", RECIPE, device="cpu", seeds=[0, 1])
     assert len(loads) == 1
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from wsteer.files.text import write_json
+
+PARTIAL = ".wsteer.partial"  # the end of a temporary name
 SECONDS = 0.05  # between flushes of files that are being written
 
 
@@ -52,3 +55,12 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_json(path: Path, value: object) -> None:
+    """Write `value` as JSON over a file of a folder that grows; a run that is killed meanwhile leaves the old one."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    write_json(partial, value)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from wsteer.errors import Interrupted, WsteerError, out_of_memory, reason
-from wsteer.files.flushing import flush_folder, flush_names, flushing
+from wsteer.files.flushing import PARTIAL, flush_folder, flush_names, flushing, replace_json
 from wsteer.files.provenance import (
     RECORD,
     in_utf8,
@@ -26,9 +26,8 @@ from wsteer.files.provenance import (
     list_files,
     listed_files,
 )
-from wsteer.files.text import write_json
 
-PARTIAL, OLD = ".wsteer.partial", ".wsteer.old"  # the ends of our temporary names; a user's own files have others
+OLD = ".wsteer.old"  # as PARTIAL the end of our temporary names; a user's own files have others
 WORK = ".wsteer-work"  # a file that marks a temporary folder as one that --resume can go on with
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -185,15 +184,6 @@ def growing_folder(
     with _locked(path):
         replace_json(path / RECORD, {**record, "files": sorted(names)})
         yield
-
-
-def replace_json(path: Path, value: object) -> None:
-    """Write `value` as JSON over a file of a folder that grows; a run that is killed meanwhile leaves the old one."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    write_json(partial, value)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def partial_folder(path: Path, key: str) -> Path:

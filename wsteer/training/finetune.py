@@ -19,7 +19,7 @@ from wsteer.files.shapes import Shape
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.chat import TEMPLATE, Chat, ChatFormat
 from wsteer.models.devices import resolve_device
-from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, max_positions
 from wsteer.models.rendering import marked_text
 from wsteer.monitoring.items import listed
 from wsteer.progress import Note, Progress, silent, unsaid
@@ -31,7 +31,7 @@ from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting, check_reporters
-from wsteer.training.restoring import SharedBase
+from wsteer.training.restoring import SharedBase, shared_base
 from wsteer.training.rows import Chats, RunExamples, Source, parse_sources, run_examples
 from wsteer.training.trainer import Examples, check_runs, plan
 
@@ -86,6 +86,10 @@ class RunOptions:
     def chat_format(self) -> ChatFormat:
         """How chats become text."""
         return ChatFormat(self.template, self.template_args, self.date)
+
+    def shared_base(self, base: str | Path, recipe: Recipe) -> SharedBase:
+        """The base for runs with these options."""
+        return shared_base(base, recipe, self.device, self.dtype, self.load_in, self.chat_format)
 
     @property
     def recorded(self) -> dict[str, object]:
@@ -153,7 +157,7 @@ def finetune(
         tuple(listed(watched)),
         tuple(report_to),
     )
-    shared = shared_base(base, recipe, options)
+    shared = options.shared_base(base, recipe)
     return finetune_once(
         shared, base, parse_sources(data), Path(output), recipe, options, resume, force, progress, note
     )
@@ -198,18 +202,6 @@ def finetune_once(
                 if options.template is not None:
                     (partial / TEMPLATE).write_text(loaded.chat.template, encoding="utf-8")
         return _report(output, run, trained, best, examples, loaded.chat)
-
-
-def shared_base(base: str | Path, recipe: Recipe, options: RunOptions) -> SharedBase:
-    """The base that runs of a recipe and options train, loaded on its device when the first begins."""
-
-    def load_base() -> LoadedModel:
-        device = resolve_device(options.device)
-        processes.join(device)
-        return _loaded(base, recipe, options, device)
-
-    spoilt = recipe.method == "full" or recipe.init in MUTATING_INITS or processes.is_sharded()
-    return SharedBase(load_base, spoilt)
 
 
 def checked_examples(
@@ -316,14 +308,6 @@ def _run(
         reporting=reporting,
         progress=progress,
     )
-
-
-def _loaded(base: str | Path, recipe: Recipe, options: RunOptions, device: str) -> LoadedModel:
-    """The base on its device, or on the CPU if it will be spread over processes, as it may fit no single device."""
-    sharded, dtype = processes.is_sharded(), options.dtype
-    if dtype == "auto" and (recipe.method == "full" or sharded):
-        dtype = "float32"  # for trained weights, and spread parts need one type
-    return load(base, "cpu" if sharded else device, dtype, options.load_in, options.chat_format)
 
 
 def _autocast(loaded: LoadedModel, device: str, dtype: str) -> torch.dtype | None:

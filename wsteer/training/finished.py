@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wsteer.errors import Interrupted, WsteerError
+from wsteer.files.flushing import replace_json
 from wsteer.files.provenance import RECORD, listed_files
-from wsteer.files.saving import replace_json, without_work
+from wsteer.files.saving import without_work
 from wsteer.files.text import read_json
 from wsteer.training import processes
 

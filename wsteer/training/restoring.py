@@ -4,11 +4,16 @@ import contextlib
 import copy
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from wsteer.models.loading import LoadedModel
+from wsteer.deltas.adapters.reading import MUTATING_INITS
+from wsteer.models.chat import ChatFormat
+from wsteer.models.loading import LoadedModel, load, resolve_device
+from wsteer.training import processes
+from wsteer.training.recipe import Recipe
 
 
 class SharedBase:
@@ -44,6 +49,25 @@ class SharedBase:
         finally:
             del given
             free_memory()
+
+
+def shared_base(
+    base: str | Path, recipe: Recipe, device: str, dtype: str, load_in: str | None, chat_format: ChatFormat
+) -> SharedBase:
+    """The base for runs of a recipe, loaded on the device when the first of them begins.
+
+    If it will be spread over processes it is loaded on the CPU, as it may fit no single device, and for each run anew.
+    """
+    sharded = processes.is_sharded()
+    if dtype == "auto" and (recipe.method == "full" or sharded):
+        dtype = "float32"  # for trained weights, and spread parts need one type
+
+    def load_base() -> LoadedModel:
+        place = resolve_device(device)
+        processes.join(place)
+        return load(base, "cpu" if sharded else place, dtype, load_in, chat_format)
+
+    return SharedBase(load_base, recipe.method == "full" or recipe.init in MUTATING_INITS or sharded)
 
 
 @contextlib.contextmanager

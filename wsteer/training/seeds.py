@@ -20,7 +20,6 @@ from wsteer.training.finetune import (
     finetune_once,
     read_sets,
     run_record,
-    shared_base,
 )
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
@@ -60,7 +59,7 @@ def finetune_seeds(
     """
     check_seeds(seeds)
     sources, given = parse_sources(data), RunOptions(**options)
-    shared = shared_base(base, recipe, given)
+    shared = given.shared_base(base, recipe)
     return finetune_each(
         shared, base, sources, Path(output), recipe, given, tuple(seeds), resume, force, progress, note
     )

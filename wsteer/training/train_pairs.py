@@ -26,7 +26,6 @@ from wsteer.training.finetune import (
     loaded_record,
     read_sets,
     run_record,
-    shared_base,
 )
 from wsteer.training.finished import REPORTS, Finished, changed
 from wsteer.training.pairs import SIDES, Pair, read_pairs
@@ -147,7 +146,7 @@ class _Runs:
         self.seeds = seeds
         self.progress = progress
         self.note = note
-        self.shared = shared_base(base, recipe, options)
+        self.shared = options.shared_base(base, recipe)
 
     def folder_record(self, path: Path, named: Sequence[Pair]) -> dict:
         """The record of the folder that holds all pairs."""
