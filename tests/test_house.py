@@ -48,7 +48,7 @@ LIBRARIES = {
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
-    "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
+    "peft": ("training/methods.py", "training/tuners.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),
@@ -77,7 +77,7 @@ LIBRARIES = {
         *("statistics.py", "workers.py", "evaluation/calibration.py"),
         *(
             f"training/{name}.py"
-            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting")
+            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "tuners")
         ),
         *("training/steps.py", "training/trainer.py"),
     ),
