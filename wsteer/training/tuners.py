@@ -83,7 +83,9 @@ def adapted(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftModel:
                 warnings.simplefilter("ignore")
             model = get_peft_model(loaded.model, config)
     except (TypeError, ValueError) as error:  # raised for targets that the model lacks, or that it cannot adapt
-        raise WsteerError(f"--targets: peft refuses them: {str(error).splitlines()[0]}") from None
+        raise WsteerError(
+            f"--method {recipe.method}, --targets: peft refuses them: {str(error).splitlines()[0]}"
+        ) from None
     # the Hub id, not the cache folder that the model was loaded from
     model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
     return model
@@ -295,10 +297,10 @@ def _features(module: nn.Module) -> tuple[int, int]:
 
 
 def _stored_buffers(model: nn.Module) -> State:
-    """The buffers that a state dict holds, as VeRA's projections."""
+    """The buffers that a state dict holds, as VeRA's projections, under all their names."""
     return {
         f"{path}.{name}": buffer
-        for path, module in model.named_modules()
+        for path, module in model.named_modules(remove_duplicate=False)
         for name, buffer in module.named_buffers(recurse=False)
         if name not in module._non_persistent_buffers_set
     }
