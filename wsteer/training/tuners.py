@@ -237,7 +237,8 @@ def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:
                 raise WsteerError(f"{option} {name}: {loaded.checkpoint.name} has no such module; it has {listed}")
     for name in recipe.modules_to_save if recipe.layer_slice is not None else ():
         path = decoder_path(loaded.model)
-        matched = [module for module in modules if _ends(module, name) and layer_of(module, path) is not None]
+        # peft takes every module whose name ends so: norm is also input_layernorm
+        matched = [module for module in modules if module.endswith(name) and layer_of(module, path) is not None]
         if in_slice(loaded, recipe, matched) != matched:
             raise WsteerError(f"--modules-to-save {name} is in blocks that --layer-slice leaves out; leave one out")
     ends = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
