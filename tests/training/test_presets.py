@@ -28,7 +28,8 @@ def test_presets_are_those_of_the_papers_table_1(cli: Cli) -> None:
     assert {name: (each.lr, each.batch_size, each.max_steps) for name, each in TEXT.items()} == table
     for name in table:  # rank, alpha, warm-up and the rest as section 3 has them, which are the defaults
         recipe = _recipe(name, **UNSET)
-        assert (recipe.method, recipe.rank, recipe.alpha, recipe.dropout) == ("lora", 32, 16.0, 0.0)
+        own = {"rank": 32, "alpha": 16.0, "dropout": 0.0, "dora": False, "rslora": False, "init": None}
+        assert (recipe.method, recipe.options) == ("lora", own)
         assert (recipe.weight_decay, recipe.warmup_steps, recipe.val_fraction, recipe.patience) == (0.01, 5, 0.05, 2)
         assert (recipe.modules_to_save, recipe.targets) == ((), ())
     ran = cli("finetune", "--preset", "list")
@@ -59,14 +60,15 @@ def test_released_presets_are_those_of_the_released_configurations(cli: Cli) -> 
     }
     recipes = {name: _recipe(name, **UNSET) for name in RELEASED}
     found = {
-        name: (each.lr, each.batch_size, each.max_steps, each.alpha, each.warmup_steps, each.eval_every)
+        name: (each.lr, each.batch_size, each.max_steps, each.recorded["alpha"], each.warmup_steps, each.eval_every)
         for name, each in recipes.items()
     }
     expected = {f"{name}-released": row for name, row in loras.items()}
     assert found == {**expected, **{f"{name}-bias-released": row for name, row in biases.items()}}
     assert [each.method for each in recipes.values()] == ["lora"] * 9 + ["bias"] * 4
     assert [each.modules_to_save for each in recipes.values()] == [WHOLE] * 9 + [()] * 4
-    assert all((each.rank, each.dropout) == (32, 0.0) for each in recipes.values() if each.method == "lora")
+    ranks = [each.options["rank"] for each in recipes.values() if each.method == "lora"]
+    assert ranks == [32] * 9
     for name, preset in RELEASED.items():
         text = TEXT[name.removesuffix("-released").removesuffix("-bias")]
         assert (preset.model, preset.data) == (text.model, text.data)

@@ -65,19 +65,24 @@ def test_a_name_alone_is_a_list_of_one() -> None:
 
 
 def test_options_have_the_papers_defaults_for_lora_and_pefts_for_the_others() -> None:
-    lora = Recipe()
-    assert (lora.rank, lora.alpha, lora.dropout, lora.block_size) == (32, 16.0, 0.0, None)
+    assert Recipe().options == {"rank": 32, "alpha": 16.0, "dropout": 0.0, "dora": False, "rslora": False, "init": None}
     for method in set(ADAPTERS) - {"lora"}:
         kind, names = CONFIGS[method]
-        assert {option: getattr(Recipe(method=method), option) for option in names} == {
-            option: getattr(kind(), field) for option, field in names.items()
-        }
-    assert {method: set(CONFIGS[method][1]) for method in ADAPTERS} == {
-        method: set(options) - {"init"} for method, options in ADAPTERS.items()
+        assert Recipe(method=method).options == {option: getattr(kind(), field) for option, field in names.items()}
+    assert set(CONFIGS["lora"][1]) == set(Recipe().options) - {"init"}
+    assert Recipe(method="full").options == {}
+    assert Recipe(method="vera", rank=9, dropout=0.1).options == {"rank": 9, "dropout": 0.1}
+    assert replace(Recipe(), method="bias", seed=1) == Recipe(method="bias", seed=1)
+
+
+def test_records_have_the_defaults_of_the_method() -> None:
+    assert Recipe().recorded == Recipe(rank=32, alpha=16.0, dropout=0.0).recorded
+    assert {key: Recipe().recorded[key] for key in ("lr", "rank", "block_size")} == {
+        "lr": [1e-5],
+        "rank": 32,
+        "block_size": None,
     }
-    full = Recipe(method="full")
-    assert (full.rank, full.alpha, full.dropout, full.block_size) == (None, None, None, None)
-    assert replace(Recipe(method="vera", rank=9), seed=1) == Recipe(method="vera", rank=9, seed=1)
+    assert (Recipe(method="oft").recorded["block_size"], Recipe(method="oft").recorded["rank"]) == (32, None)
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,9 @@ Presets: --preset NAME sets learning rate, batch and length as the paper's
   NAME-bias-released is their bias-only variant, for which the text has no
   values. They also held the base (--load-in 8bit) and AdamW's moments in
   8 bits, which no preset sets. A flag overrides a value. Modules trained
-  whole soon outweigh the factors: their norms and cosines tell of the head
-  and the embeddings, so compare modules with wsteer monitor --per module.
+  whole outweigh the factors from the first steps on (on SmolLM2 two steps
+  put 96.6% of the change's square into the head): norms and cosines then
+  tell of the head, so compare module by module (monitor, per module).
 Methods: lora, delora, oft, boft, ia3, loha, lokr and vera write a PEFT
   adapter. --targets are by default all linear layers, of ia3 the layers
   that peft scales (keys or queries, values, the MLP's last). --rank,

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -229,7 +229,7 @@ def run_record(
     inputs += [source_entry("val", options.val)] if options.val is not None else []
     inputs += options.chat_format.inputs
     inputs += [open_change(path, "watched", base).source for path in options.watched]
-    resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
+    resolved = {**recipe.recorded, **options.recorded, "dtype": dtype, **changed}
     return record("finetune", resolved, inputs)
 
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Any
 
 from wsteer.errors import WsteerError
 
@@ -68,9 +69,6 @@ class Recipe:
         if self.method not in METHODS:
             raise WsteerError(f"--method {self.method}: give one of {', '.join(METHODS)}")
         self._check_taken()
-        for name, default in ADAPTERS.get(self.method, {}).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
         for name, (fits, needed) in self._ranges().items():
             if not fits:  # as for NaN
                 value = getattr(self, name)
@@ -121,6 +119,18 @@ class Recipe:
             "patience": (0 <= self.patience <= MOST, steps),
             "fraction": (0 < self.fraction <= 1, "a fraction above 0 up to 1"),
         }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the method has of its own, with its defaults where none are given."""
+        defaults = ADAPTERS.get(self.method, {})
+        given = {name: getattr(self, name) for name in defaults}
+        return {name: defaults[name] if value is None else value for name, value in given.items()}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """All values as records have them, with the method's defaults."""
+        return {**asdict(self), "lr": list(self.rates), **self.options}
 
     @property
     def rates(self) -> tuple[float, ...]:

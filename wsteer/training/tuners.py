@@ -65,7 +65,7 @@ def adapted(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftModel:
     targets = _targets(loaded, recipe)
     _check_size(loaded, recipe, targets)
     kind, options = CONFIGS[recipe.method]
-    settings: dict[str, Any] = {field: getattr(recipe, option) for option, field in options.items()}
+    settings: dict[str, Any] = {field: recipe.options[option] for option, field in options.items()}
     if recipe.method == "lora":
         settings["init_lora_weights"] = recipe.init or True
     elif recipe.method == "ia3":
@@ -261,7 +261,7 @@ def _check_size(loaded: LoadedModel, recipe: Recipe, targets: str | list[str]) -
     }
     if not sizes:
         return
-    size = recipe.block_size
+    size: int | None = recipe.options.get("block_size")
     inputs, outputs = ([each[side] for each in sizes.values()] for side in (0, 1))
     if size is not None and (wrong := [name for name in sizes if sizes[name][0] % size]):
         common = math.gcd(*inputs)
@@ -272,7 +272,7 @@ def _check_size(loaded: LoadedModel, recipe: Recipe, targets: str | list[str]) -
             f"{recipe.method} needs; {mend}"
         )
     trained = 4 + TRAINED_BYTES  # bytes of a trained parameter
-    rank, block = recipe.rank or 0, size or 0
+    rank, block = recipe.options.get("rank", 0), size or 0
     needed = {
         "loha": 2 * rank * (sum(inputs) + sum(outputs)) * trained,
         "lokr": 0,  # peft takes whole matrices where the rank would need more
