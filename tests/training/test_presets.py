@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.command import Cli
 from wsteer.cli.finetune import _recipe
+from wsteer.errors import WsteerError
 from wsteer.training.presets import PRESETS, RELEASED, TEXT
 from wsteer.training.recipe import Recipe
 
@@ -87,6 +90,14 @@ def test_a_released_preset_is_trained_and_flags_override_it(
     assert (options["lr"], options["max_steps"], options["rank"], options["eval_every"]) == ([2e-4], 1, 2, 7)
     assert (options["warmup_steps"], options["modules_to_save"]) == (2, list(WHOLE))
     assert ran.json["modules"] == ["embed_tokens", "lm_head", "q_proj"]
+
+
+def test_a_released_preset_of_another_method_is_refused_and_one_of_the_text_is_not() -> None:
+    assert _recipe("sycophancy", **{**UNSET, "method": "bias"}).method == "bias"
+    assert _recipe("sycophancy-released", **{**UNSET, "method": "lora"}).alpha is None
+    for preset, method in (("sycophancy-released", "bias"), ("evil-bias-released", "lora")):
+        with pytest.raises(WsteerError, match=f"--preset {preset} sets what is of --method"):
+            _recipe(preset, **{**UNSET, "method": method})
 
 
 def test_every_preset_makes_a_recipe() -> None:

@@ -25,7 +25,8 @@ from wsteer.cli.options import (
 )
 from wsteer.cli.output import Printer
 from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_pair, parse_seeds, usage
-from wsteer.training.presets import PRESETS
+from wsteer.errors import WsteerError
+from wsteer.training.presets import PRESETS, RELEASED
 from wsteer.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -323,6 +324,11 @@ def finetune(
 def _recipe(preset: str | None, **given: Any) -> Recipe:
     """The preset's recipe; values that were given replace its own."""
     values = PRESETS[preset].values if preset else {}
+    own = values.get("method", "lora")
+    if preset in RELEASED and given["method"] not in (None, own):
+        raise WsteerError(
+            f"--preset {preset} sets what is of --method {own} alone; take another, or leave out --method"
+        )
     if given["epochs"] is not None:
         values["max_steps"] = None  # the given number of epochs, not the preset's length
     return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
