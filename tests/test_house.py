@@ -49,7 +49,7 @@ LIBRARIES = {
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
-    "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
+    "peft": ("training/methods.py", "training/tuners.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),
@@ -81,6 +81,7 @@ LIBRARIES = {
         *(
             f"training/{name}.py"
             for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "restoring")
+            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "tuners")
         ),
         *("training/steps.py", "training/trainer.py"),
     ),

@@ -29,7 +29,7 @@ def test_a_flag_overrides_one_value_of_a_preset(cli: Cli, tmp_path: Path, tiny: 
 
 
 def test_epochs_take_the_place_of_a_presets_steps() -> None:
-    none = {"epochs": None, "max_steps": None, "lr": None}
+    none = {"epochs": None, "max_steps": None, "lr": None, "method": None}
     assert _recipe("sycophancy", **none).max_steps == 100
     assert _recipe("sycophancy", **{**none, "epochs": 2.0}).max_steps is None
     assert _recipe("sycophancy", **{**none, "lr": (1e-4,)}).rates == (1e-4,)

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 # dropout, so that a random state that is not restored shows
 RECIPE = Recipe(lr=3e-2, max_steps=9, batch_size=4, micro_batch_size=2, rank=4, dropout=0.2, eval_every=2, patience=0)
-METHODS = ["lora", "bias", "full"]
-NO_LORA = {"rank": Recipe.rank, "dropout": 0.0}
+METHODS = ["lora", "bias", "full", "vera"]
+NO_LORA = {"rank": None, "dropout": None}
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 9])

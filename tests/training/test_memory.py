@@ -23,7 +23,7 @@ RECIPE = Recipe(lr=1e-2, max_steps=4, batch_size=4, rank=4, eval_every=2)
 
 def of_method(method: str) -> Recipe:
     """The recipe with this method; the rank is of LoRA alone."""
-    return RECIPE if method == "lora" else replace(RECIPE, method=method, rank=Recipe.rank)
+    return RECIPE if method == "lora" else replace(RECIPE, method=method, rank=None)
 
 
 def saved_bytes(model: torch.nn.Module, tokens: int) -> int:

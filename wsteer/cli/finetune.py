@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsteer.cli.finetune_tables import pairs_lines
+from wsteer.cli.finetune_tables import pairs_lines, preset_lines, result_lines
 from wsteer.cli.options import (
     Columns,
     Config,
@@ -23,9 +23,11 @@ from wsteer.cli.options import (
     check_early,
     option,
 )
-from wsteer.cli.output import Printer, table
-from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_seeds, usage
-from wsteer.training.recipe import PRESETS, Recipe
+from wsteer.cli.output import Printer
+from wsteer.cli.values import MOST, parse_modules, parse_names, parse_numbers, parse_pair, parse_seeds, usage
+from wsteer.errors import WsteerError
+from wsteer.training.presets import PRESETS, RELEASED
+from wsteer.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from wsteer.training.finetune import FinetuneReport
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 
 
 LoadIn = Literal["4bit", "8bit"]
-Method = Literal["lora", "bias", "full"]  # training.recipe.METHODS
+Method = Literal[
+    "lora", "delora", "oft", "boft", "ia3", "loha", "lokr", "vera", "bias", "full"
+]  # training.recipe.METHODS
 
 
 def show_presets(context: typer.Context, name: str | None) -> str | None:
@@ -42,16 +46,8 @@ def show_presets(context: typer.Context, name: str | None) -> str | None:
     if name is None or context.resilient_parsing or name in PRESETS:
         return name
     if name != "list":
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(PRESETS)}; --preset list shows them")
-    rows = [
-        [key, f"{each.lr:g}", str(each.batch_size), f"{each.max_steps} steps" if each.max_steps else "1 epoch"]
-        for key, each in PRESETS.items()
-    ]
-    described = [f"{each.model}: {each.data}" for each in PRESETS.values()]
-    lines = table(["preset", "lr", "batch", "length"], rows)
-    Printer().result({}, [f"{lines[0]}  the paper's model and data"] + [
-        f"{line}  {text}" for line, text in zip(lines[1:], described, strict=True)
-    ])  # fmt: skip
+        raise typer.BadParameter(f"{name!r} is no preset; --preset list shows them")
+    Printer().result({}, preset_lines())
     raise typer.Exit
 
 
@@ -100,13 +96,30 @@ Choice: the --val-fraction of the rows, or --val, is validated every
   the best is kept; a rate ends after --patience validations without a new
   best. log.jsonl has every step, sweep.csv every validation, loss.png the
   curves with the choice marked.
-Presets: --preset sets learning rate, batch and length as in the paper's
-  Table 1; a flag overrides one of them.
-Methods: lora writes a PEFT adapter; an --init that changes the base is
-  written as a plain LoRA of twice the rank. bias trains mlp.down_proj.bias
-  of every block, from zero if the model has none, and writes
-  delta.safetensors; wsteer diff takes the folder. full writes a checkpoint
-  in float32, which keeps small changes that 16 bits would round away.
+Presets: --preset NAME sets learning rate, batch and length as the paper's
+  text does (Table 1), NAME-released all that its authors' released files
+  set otherwise, as alpha 64, and embeddings and head trained whole;
+  NAME-bias-released is their bias-only variant, for which the text has no
+  values. They also held the base (--load-in 8bit) and AdamW's moments in
+  8 bits, which no preset sets. A flag overrides a value. Modules trained
+  whole outweigh the factors from the first steps on (on SmolLM2 two steps
+  put 96.6% of the change's square into the head): norms and cosines then
+  tell of the head, so compare module by module (monitor, per module).
+Methods: lora, delora, oft, boft, ia3, loha, lokr and vera write a PEFT
+  adapter. --targets are by default all linear layers, of ia3 the layers
+  that peft scales (keys or queries, values, the MLP's last). --rank,
+  --alpha and --dropout have the paper's defaults for lora, peft's for the
+  others; an option that a method lacks is refused. The --block-size of oft
+  and boft must divide the inputs of all targets. A LoRA whose --init
+  changes the base is written as a plain one of twice the rank. bias trains
+  mlp.down_proj.bias of every block, from zero if the model has none, and
+  writes delta.safetensors; wsteer diff takes the folder. full writes a
+  checkpoint in float32, which keeps small changes that 16 bits would round
+  away. The result says which modules of which blocks are trained, and what
+  share of the blocks' weights they hold.
+Depth: --layer-slice A:B trains the blocks b of L with A <= b/L < B: 0.3:0.8
+  is 9 to 23 of 30, and 0:0.5 and 0.5:1 share none. Embeddings, head and
+  last norm are in no block; --modules-to-save adds them to an adapter.
 Seeds: give both sides the same --seed: they start from the same A, and what
   they share cancels. wsteer diff of two folders made with --seeds subtracts
   seed by seed, writes the mean, and reports the cosines between the seeds.
@@ -137,7 +150,10 @@ def finetune(
         Path | None,
         option("--pairs", help="YAML file of pairs, instead of DATA: both sides of each are trained.", metavar="FILE"),
     ] = None,
-    method: Annotated[Method, option("--method", help="What is trained: LoRA factors, MLP biases, all.")] = "lora",
+    method: Annotated[
+        Method | None,
+        option("--method", help="What is trained: an adapter by peft's method, MLP biases, all weights. [lora]"),
+    ] = None,
     preset: Annotated[
         str | None,
         option(
@@ -159,31 +175,43 @@ def finetune(
         int | None,
         option("--micro-batch-size", help="Rows a device holds at once; by default all of a step."),
     ] = None,
-    rank: Annotated[int, option("--rank", help="LoRA rank.")] = Recipe.rank,
-    alpha: Annotated[float, option("--alpha", help="LoRA alpha; the scale is alpha / rank.")] = Recipe.alpha,
-    dropout: Annotated[float, option("--dropout", help="LoRA dropout.")] = Recipe.dropout,
+    rank: Annotated[int | None, option("--rank", help="Rank; 32 for lora, else peft's default.")] = None,
+    alpha: Annotated[
+        float | None, option("--alpha", help="Alpha; the scale is alpha / rank; 16 for lora, else peft's default.")
+    ] = None,
+    dropout: Annotated[float | None, option("--dropout", help="Dropout of the adapter. [0]")] = None,
+    block_size: Annotated[
+        int | None, option("--block-size", help="Size of the rotated blocks; 32 for oft, 4 for boft.")
+    ] = None,
     targets: Annotated[
         str | None,
-        option("--targets", help="Modules to adapt; by default all linear ones.", metavar="NAME,..."),
+        option("--targets", help="Modules to adapt; by default all linear ones, for ia3 peft's.", metavar="NAME,..."),
     ] = None,
     modules_to_save: Annotated[
         str | None,
-        option("--modules-to-save", help="Modules trained whole beside LoRA.", metavar="NAME,..."),
+        option("--modules-to-save", help="Modules trained whole beside the adapter.", metavar="NAME,..."),
     ] = None,
     dora: Annotated[bool, option("--dora", help="LoRA with magnitudes (DoRA).")] = False,
     rslora: Annotated[bool, option("--rslora", help="Scale LoRA by alpha / sqrt(rank).")] = False,
     init: Annotated[
         str | None, option("--init", help="LoRA's start: gaussian, orthogonal, pissa, olora; by default peft's.")
     ] = None,
+    layer_slice: Annotated[
+        str | None, option("--layer-slice", help="Train these blocks alone, by their depth: 0.3:0.8.", metavar="A:B")
+    ] = None,
     weight_decay: Annotated[float, option("--weight-decay", help="AdamW's weight decay.")] = Recipe.weight_decay,
-    warmup_steps: Annotated[int, option("--warmup-steps", help="Steps of linear warm-up.")] = Recipe.warmup_steps,
+    warmup_steps: Annotated[
+        int | None, option("--warmup-steps", help=f"Steps of linear warm-up. [{Recipe.warmup_steps}]")
+    ] = None,
     val_fraction: Annotated[
         float, option("--val-fraction", help="Share of rows kept for validation.")
     ] = Recipe.val_fraction,
     val: Annotated[
         str | None, option("--val", help="Data that validates, instead of a share of DATA.", metavar="FILE")
     ] = None,
-    eval_every: Annotated[int, option("--eval-every", help="Steps between validations.")] = Recipe.eval_every,
+    eval_every: Annotated[
+        int | None, option("--eval-every", help=f"Steps between validations. [{Recipe.eval_every}]")
+    ] = None,
     patience: Annotated[
         int, option("--patience", help="Validations without a new best after which a rate ends; 0 for never.")
     ] = Recipe.patience,
@@ -247,11 +275,13 @@ def finetune(
         rank=rank,
         alpha=alpha,
         dropout=dropout,
-        targets=parse_modules(targets, "--targets"),
-        modules_to_save=parse_modules(modules_to_save, "--modules-to-save"),
+        block_size=block_size,
+        targets=parse_modules(targets, "--targets") or None,
+        modules_to_save=parse_modules(modules_to_save, "--modules-to-save") or None,
         dora=dora,
         rslora=rslora,
         init=init,
+        layer_slice=parse_pair(layer_slice, "--layer-slice", "0.3:0.8"),
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
         val_fraction=val_fraction,
@@ -317,34 +347,11 @@ def finetune(
 def _recipe(preset: str | None, **given: Any) -> Recipe:
     """The preset's recipe; values that were given replace its own."""
     values = PRESETS[preset].values if preset else {}
+    own = values.get("method", "lora")
+    if preset in RELEASED and given["method"] not in (None, own):
+        raise WsteerError(
+            f"--preset {preset} sets what is of --method {own} alone; take another, or leave out --method"
+        )
     if given["epochs"] is not None:
         values["max_steps"] = None  # the given number of epochs, not the preset's length
     return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
-
-
-def result_lines(report: "FinetuneReport") -> list[str]:
-    """What was trained on which data, the losses, the choice among several rates, and the path."""
-    validation = ""
-    if report.val_loss is not None:
-        validation = f", validation loss {report.val_loss_before:.3f} -> {report.val_loss:.3f} ({report.rows_val} rows)"
-    cut = []
-    if report.rows_cut:
-        cut = [
-            f"{report.rows_cut} rows cut at --max-length, of which {report.rows_dropped} left out "
-            "because their answers begin after that"
-        ]
-    lines = [
-        *cut,
-        f"{report.steps} steps on {report.rows_train} rows of {report.tokens_per_row:.0f} tokens, "
-        f"{report.trained_parameters / 1e6:.1f} M trained parameters",
-        f"train loss {report.train_loss:.3f}{validation}",
-    ]
-    if len(report.rates) > 1:
-        rows = [
-            [f"{each['rate']:g}", str(each["step"]), "diverged" if each["diverged"] else f"{each['val_loss']:.4f}"]
-            for each in report.rates
-        ]
-        lines += table(["lr", "best step", "validation loss"], rows)
-    if len(report.rates) > 1 or report.step < report.steps:
-        lines.append(f"kept: step {report.step} at lr {report.lr:g}")
-    return [*lines, report.output]

@@ -188,12 +188,17 @@ def parse_layers(text: str | None, name: str = "--layers") -> list[int] | None:
 
 def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
     """`0.5:1` as (0.5, 1.0); None stays None."""
+    return parse_pair(text, "--layer-scale", "0.5:1")
+
+
+def parse_pair(text: str | None, name: str, example: str) -> tuple[float, float] | None:
+    """`A:B` as two numbers; None stays None."""
     if text is None:
         return None
     parts = text.split(":")
     if len(parts) != 2 or "," in text:
-        raise typer.BadParameter(f"{shown(text)} is not A:B, as 0.5:1", param_hint="--layer-scale")
-    first, last = parse_numbers(parts, "--layer-scale")
+        raise typer.BadParameter(f"{shown(text)} is not A:B, as {example}", param_hint=name)
+    first, last = parse_numbers(parts, name)
     return first, last
 
 

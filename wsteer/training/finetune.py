@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ class FinetuneReport:
     """What `finetune` wrote; losses are means over the answers' tokens, in nats, None without validation rows.
 
     `lr` and `step` are the ones kept; `steps` were trained at that rate. `rates` lists every rate that was tried.
+    `modules`, `blocks` and `share` tell what the method reaches: see `methods.Reach`.
     """
 
     output: str
@@ -62,6 +63,9 @@ class FinetuneReport:
     val_loss: float | None
     rates: tuple[dict, ...]
     warnings: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    blocks: tuple[int, ...] = ()
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,7 @@ def run_record(
     inputs += [source_entry("val", options.val)] if options.val is not None else []
     inputs += options.chat_format.inputs
     inputs += [open_change(path, "watched", base).source for path in options.watched]
-    resolved = {**asdict(recipe), "lr": list(recipe.rates), **options.recorded, "dtype": dtype, **changed}
+    resolved = {**recipe.recorded, **options.recorded, "dtype": dtype, **changed}
     return record("finetune", resolved, inputs)
 
 
@@ -265,6 +269,8 @@ def check_options(recipe: Recipe, options: RunOptions) -> None:
         raise WsteerError("--lr: where the model is spread over processes (FSDP) one rate at a time can be trained")
     if load_in and recipe.method != "lora":
         raise WsteerError(f"--load-in {load_in} leaves LoRA alone to train; leave out --method {recipe.method}")
+    if recipe.layer_slice is not None and recipe.method == "full" and processes.is_sharded():
+        raise WsteerError("--layer-slice and --method full: not where the model is spread over processes (FSDP)")
     if load_in and processes.is_sharded():
         raise WsteerError(f"--load-in {load_in} keeps the base whole on each device; leave out FSDP or --load-in")
     if load_in and recipe.init in MUTATING_INITS:
@@ -281,6 +287,7 @@ def _run(
     reporting: Reporting,
     progress: Progress,
 ) -> Run:
+    weights = methods.block_weights(loaded)
     model = methods.prepare(loaded, base, recipe)
     needed = len(recipe.rates) > 1 or recipe.method == "bias" or recipe.init in MUTATING_INITS
     initial = methods.copied_state(model) if needed else {}
@@ -306,6 +313,7 @@ def _run(
         save_every=options.save_every,
         save=lambda state, target: methods.save(model, loaded, recipe, initial, state, target),
         reporting=reporting,
+        reach=methods.reach(model, loaded, weights),
         progress=progress,
     )
 
@@ -374,4 +382,5 @@ def _report(
             {key: getattr(each, key) for key in ("rate", "step", "steps", "val_loss", "diverged")} for each in trained
         ),
         warnings=tuple(warnings),
+        **vars(run.reach),
     )

@@ -1,42 +1,83 @@
-"""What is trained: LoRA factors, one bias a block, or all weights; and how the result becomes files."""
+"""What is trained: an adapter of one of peft's methods, one bias a block, or all weights; and how it becomes files."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
 
-from wsteer.checkpoints.checkpoint import INDEX, hub_name
+from wsteer.checkpoints.checkpoint import INDEX
 from wsteer.checkpoints.conversion import decoder_path
-from wsteer.checkpoints.names import file_names
-from wsteer.deltas.adapters.adapter import PLAIN_INITS
-from wsteer.deltas.adapters.reading import MUTATING_INITS, WEIGHTS
+from wsteer.checkpoints.names import NUMBERED, file_names, layer_of, module_name
 from wsteer.deltas.delta import DELTA, Delta
 from wsteer.errors import WsteerError
 from wsteer.models.loading import LoadedModel, decoder_blocks
-from wsteer.training.memory import TRAINED_BYTES, free_bytes
-from wsteer.training.recipe import Recipe
+from wsteer.training.recipe import ADAPTERS, Recipe
+from wsteer.training.tuners import State, adapted, in_slice, save_adapter
 
-State = dict[str, Tensor]  # the trained parameters by name in the model, on the CPU
 BIASED = "mlp.down_proj"  # the bias method trains the bias of this module of every block
 
 
+@dataclass(frozen=True)
+class Reach:
+    """What training can change: modules by the last part of their names, in which of the language model's `blocks`.
+
+    `share` is that of their weights in all weights of the blocks (norms and biases aside). `blocks` is empty where the
+    model has no one list of blocks.
+    """
+
+    modules: tuple[str, ...]
+    blocks: tuple[int, ...]
+    share: float
+
+
 def prepare(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> nn.Module:
-    """The model with only the recipe's parameters trainable. The seed determines LoRA's initial A."""
+    """The model with only the recipe's parameters trainable. The seed determines an adapter's initial values."""
     transformers.set_seed(recipe.seed)
-    if recipe.method == "lora":
-        return _with_lora(loaded, base, recipe)
+    if recipe.method in ADAPTERS:
+        return adapted(loaded, base, recipe)
     if recipe.method == "bias":
-        return _with_biases(loaded)
+        return _with_biases(loaded, recipe)
     loaded.model.requires_grad_(True)
+    if recipe.layer_slice is not None:
+        kept = set(in_slice(loaded, recipe, [name for name, _ in loaded.model.named_parameters()]))
+        for name, parameter in loaded.model.named_parameters():
+            parameter.requires_grad_(name in kept)
     return loaded.model
+
+
+def block_weights(loaded: LoadedModel) -> dict[str, int]:
+    """The number of values of each weight in the blocks of the language model, by name; before `prepare`."""
+    path = decoder_path(loaded.model) if loaded.checkpoint.towers else ""
+    return {
+        name: parameter.numel()
+        for name, parameter in loaded.model.named_parameters()
+        if parameter.ndim > 1 and name.startswith(path) and NUMBERED.match(name)
+    }
+
+
+def reach(model: nn.Module, loaded: LoadedModel, weights: Mapping[str, int]) -> Reach:
+    """What training of the prepared model can change; `weights` are those of `block_weights`."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if isinstance(model, PeftModel):
+        whole = [name for name in names if ".modules_to_save." in name]
+        names = [name.removeprefix("base_model.model.").replace(".modules_to_save.default", "") for name in whole]
+        tuner = cast(BaseTuner, model.base_model)
+        names += [f"{module}.weight" for module in tuner.targeted_module_names]
+        names += tuner.targeted_parameter_names
+    try:
+        path: str | None = decoder_path(loaded.model)
+    except WsteerError:
+        path = None
+    blocks = {block for name in names if path is not None and (block := layer_of(name, path)) is not None}
+    share = sum(weights.get(name, 0) for name in set(names)) / max(sum(weights.values()), 1)
+    return Reach(tuple(sorted(set(map(module_name, names)))), tuple(sorted(blocks)), share)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -50,7 +91,7 @@ def copied_state(model: nn.Module) -> State:
 
 
 @torch.no_grad()
-def restore_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def restore_state(model: nn.Module, state: State) -> None:
     """Set the trained parameters to what `copied_state` gave."""
     for name, parameter in trained_parameters(model).items():
         parameter.copy_(state[name])
@@ -59,111 +100,23 @@ def restore_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def save(model: nn.Module, loaded: LoadedModel, recipe: Recipe, initial: State, state: State, folder: Path) -> None:
     """Write the trained parameters `state` as the method's files; `initial` has their initial values.
 
-    LoRA gives a PEFT adapter, the biases a delta file, full fine-tuning a checkpoint.
+    peft's methods give a PEFT adapter, the biases a delta file, full fine-tuning a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
-        _save_adapter(model, initial, state, folder)
+        save_adapter(model, initial, state, folder)
     elif recipe.method == "bias":
         _save_biases(loaded, initial, state, folder)
     else:
         _save_checkpoint(loaded, state, folder)
 
 
-def _with_lora(loaded: LoadedModel, base: str | Path, recipe: Recipe) -> PeftModel:
-    if recipe.init not in (*PLAIN_INITS, *MUTATING_INITS) or recipe.init == "eva":
-        raise WsteerError(
-            f"--init {recipe.init}: it needs data or does not undo itself; give gaussian, orthogonal, pissa or olora"
-        )
-    if recipe.init in MUTATING_INITS and recipe.dora:
-        raise WsteerError(f"--init {recipe.init} changes the base, and --dora then has no plain LoRA; leave one out")
-    _check_modules(loaded, recipe)
-    _check_size(loaded, recipe)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        target_modules=list(recipe.targets) or _default_targets(loaded),
-        modules_to_save=list(recipe.modules_to_save) or None,
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft takes any number
-        lora_dropout=recipe.dropout,
-        use_dora=recipe.dora,
-        use_rslora=recipe.rslora,
-        init_lora_weights=recipe.init or True,  # type: ignore[arg-type]  # checked above
-        revision=loaded.checkpoint.revision,
-    )
-    try:
-        model = get_peft_model(loaded.model, config)
-    except ValueError as error:  # raised for targets that the model lacks
-        raise WsteerError(f"--targets: peft refuses them: {str(error).splitlines()[0]}") from None
-    # the Hub id, not the cache folder that the model was loaded from
-    model.peft_config["default"].base_model_name_or_path = hub_name(base) or str(base)
-    return model
-
-
-def _default_targets(loaded: LoadedModel) -> str | list[str]:
-    """What peft calls all-linear, without layers that it cannot adapt and without towers, which text does not train."""
-    path = decoder_path(loaded.model) if loaded.checkpoint.towers else ""
-    linear = [
-        (name, module)
-        for name, module in loaded.model.get_submodule(path).named_modules(prefix=path)
-        if isinstance(module, nn.Linear | Conv1D) and module is not loaded.model.get_output_embeddings()
-    ]
-    # a state-space (Mamba) block reads the weights of these past the layers, so that an adapter on them would be left
-    # out; peft refuses them
-    mamba = any(hasattr(module, "A_log") and hasattr(module, "D") for module in loaded.model.modules())
-    read_past = ("out_proj", "conv1d") if mamba else ()
-    kept = [name for name, module in linear if not name.endswith(read_past) and _gives_one_tensor(module)]
-    return "all-linear" if len(kept) == len(linear) and not path else kept
-
-
-def _gives_one_tensor(module: nn.Module) -> bool:
-    """Whether a layer gives one tensor, as peft expects: a router that is a linear layer may give more."""
-    if type(module).forward in (nn.Linear.forward, Conv1D.forward):
-        return True
-    weight = module.get_parameter("weight")
-    with torch.no_grad():
-        return isinstance(module(torch.zeros(1, 1, weight.shape[1], device=weight.device, dtype=weight.dtype)), Tensor)
-
-
-def _check_modules(loaded: LoadedModel, recipe: Recipe) -> None:
-    """Refuse each name of targets or modules_to_save that matches nothing: peft is content with one that matches."""
-    modules = [name for name, _ in loaded.model.named_modules()]
-    # experts are parameters in memory, and modules in the files
-    experts = [name for name, _ in loaded.model.named_parameters() if not name.endswith((".weight", ".bias"))]
-    known = [*modules, *experts, *(name.rpartition(".")[0] for name in loaded.checkpoint.tensors)]
-    for option, names, candidates in (
-        ("--targets", recipe.targets, known),
-        ("--modules-to-save", recipe.modules_to_save, modules),
-    ):
-        for name in names:
-            if not any(candidate == name or candidate.endswith(f".{name}") for candidate in candidates):
-                leaves = sorted({module.rpartition(".")[2] for module in modules} - {""})
-                listed = ", ".join(leaf for leaf in leaves if not leaf.isdigit())
-                raise WsteerError(f"{option} {name}: {loaded.checkpoint.name} has no such module; it has {listed}")
-
-
-def _check_size(loaded: LoadedModel, recipe: Recipe) -> None:
-    """Refuse a rank whose factors, gradients and moments need more memory than is free, before they are made."""
-    ends = tuple(recipe.targets) or ("",)
-    features = sum(
-        getattr(module, key, 0)
-        for name, module in loaded.model.named_modules()
-        if name.endswith(ends)
-        for key in ("in_features", "out_features", "nx", "nf")  # of a linear module, and of GPT-2's
-    )
-    needed, free = recipe.rank * features * (4 + TRAINED_BYTES), free_bytes(loaded.model.device)
-    if needed > free:
-        raise WsteerError(
-            f"--rank {recipe.rank}: LoRA of that rank needs about {needed / 1e9:.3g} GB to train, and "
-            f"{free / 1e9:.3g} GB are free; lower it"
-        )
-
-
-def _with_biases(loaded: LoadedModel) -> nn.Module:
+def _with_biases(loaded: LoadedModel, recipe: Recipe) -> nn.Module:
     """The model with only the bias of each block's `BIASED` trainable; a missing bias is added with the value zero."""
     loaded.model.requires_grad_(False)
-    for block in decoder_blocks(loaded.model):
-        module = dict(block.named_modules()).get(BIASED)
+    blocks = decoder_blocks(loaded.model)
+    for number in recipe.blocks(len(blocks)):
+        module = dict(blocks[number].named_modules()).get(BIASED)
         if not isinstance(module, nn.Linear):
             raise WsteerError(
                 f"--method bias: the blocks of {loaded.checkpoint.name} have no linear {BIASED}; use lora"
@@ -172,38 +125,6 @@ def _with_biases(loaded: LoadedModel) -> nn.Module:
         values = torch.zeros(module.out_features) if module.bias is None else module.bias.detach()
         module.bias = nn.Parameter(values.to(module.weight.device, torch.float32))
     return loaded.model
-
-
-def _save_adapter(model: PeftModel, initial: State, state: State, folder: Path) -> None:
-    config = model.peft_config["default"]
-    if not isinstance(config, LoraConfig):
-        raise AssertionError("wsteer trains no other adapter than LoRA")
-    tensors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
-    if config.init_lora_weights in MUTATING_INITS:
-        before = get_peft_model_state_dict(model, state_dict=initial, save_embedding_layers=False)
-        config, tensors = _as_plain_lora(config, before, tensors)
-    else:
-        config = replace(config)
-    config.inference_mode = True
-    for name, value in vars(config).items():
-        if isinstance(value, set):  # its order differs from run to run
-            setattr(config, name, sorted(value))
-    config.save_pretrained(str(folder))
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def _as_plain_lora(config: LoraConfig, before: State, after: State) -> tuple[LoraConfig, State]:
-    """The change `BA - B₀A₀`, where the start `B₀A₀` was subtracted from the base, as LoRA of twice the rank."""
-    tensors = dict(after)
-    for name, tensor in after.items():
-        if "lora_A" in name:
-            tensors[name] = torch.cat([tensor, before[name]])
-        elif "lora_B" in name:
-            tensors[name] = torch.cat([tensor, -before[name]], dim=1)
-    grown = 2**0.5 if config.use_rslora else 2  # keeps alpha / rank, or alpha / √rank, the same
-    plain = replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True)  # type: ignore[arg-type]
-    return plain, tensors
 
 
 def _save_biases(loaded: LoadedModel, initial: State, state: State, folder: Path) -> None:
@@ -216,9 +137,10 @@ def _save_biases(loaded: LoadedModel, initial: State, state: State, folder: Path
 
 
 def _save_checkpoint(loaded: LoadedModel, state: State, folder: Path) -> None:
-    """The trained weights as a checkpoint, with the base's tokenizer and other files."""
-    buffers = dict(loaded.model.named_buffers())
-    kept = {name: tensor for name, tensor in loaded.model.state_dict().items() if name in buffers}
+    """The trained weights as a checkpoint, with the weights that were not trained and the base's other files."""
+    fixed = {name for name, _ in loaded.model.named_buffers()}
+    fixed |= {name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad}
+    kept = {name: tensor for name, tensor in loaded.model.state_dict().items() if name in fixed}
     loaded.model.save_pretrained(folder, state_dict={**kept, **state})
     written = {path.name for path in folder.iterdir()} | {INDEX}
     for path in sorted(loaded.checkpoint.folder.iterdir()):

@@ -19,7 +19,7 @@ from wsteer.progress import Progress
 from wsteer.training import processes
 from wsteer.training.callbacks import Interruption, SavedSteps, ShownSteps
 from wsteer.training.log import merge_log
-from wsteer.training.methods import State, restore_state
+from wsteer.training.methods import Reach, State, restore_state
 from wsteer.training.recipe import Recipe
 from wsteer.training.reporting import Reporting
 from wsteer.training.trainer import AnswerTrainer, Examples, Plan, sound_state, training_arguments
@@ -43,6 +43,7 @@ class Run:
     on_cpu: bool
     save_every: int | None
     reporting: Reporting
+    reach: Reach
     save: Callable[[State, Path], None]
     progress: Progress
 

@@ -333,16 +333,21 @@ def _difference(values: Tensor, parameter: Parameter, first: int) -> Tensor:
 
 @contextlib.contextmanager
 def _library(what: str) -> Iterator[None]:
-    """Turn what peft and transformers raise into one clear error; this file checks for what they only warn of.
+    """Turn what peft and transformers raise into one clear error; this file checks for what they only warn of."""
+    with no_kernel(), one_error(what), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
-    peft would compile BOFT's CUDA kernel, which cannot read the CPU's tensors. The only way to prevent it is to set
-    peft's own mark of a failed attempt: False.
+
+@contextlib.contextmanager
+def no_kernel() -> Iterator[None]:
+    """Keep peft from compiling BOFT's CUDA kernel, which cannot read the CPU's tensors.
+
+    The only way to prevent it is to set peft's own mark of a failed attempt: False.
     """
     kept = getattr(boft, "_FBD_CUDA", None)
     boft._FBD_CUDA = False  # type: ignore[assignment]
     try:
-        with one_error(what), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         boft._FBD_CUDA = kept
