@@ -103,6 +103,19 @@ def test_two_processes_end_with_the_adapter_of_one(tmp_path: Path, tiny: Path, c
 
 
 @pytest.mark.slow
+def test_two_processes_train_pairs(tmp_path: Path, tiny: Path, chats: tuple[Path, Path]) -> None:
+    (tmp_path / "pairs.yaml").write_text("doubt: {pos: pos.jsonl, neg: neg.jsonl}\n")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    _, base, _, *rest = arguments(tiny, chats[0], tmp_path / "runs")
+    command = ["finetune", base, "--pairs", str(tmp_path / "pairs.yaml"), *rest, "--micro-batch-size", "1"]
+    done = launched([*launch, "-m", "wsteer", *command, "--device", "cpu", "--json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (pair,) = json.loads(done.stdout)["pairs"]
+    assert (pair["name"], pair["pos"]["rows_train"], pair["w"]["rank"]) == ("doubt", 9, 8)
+    check_equals_one_process(tmp_path / "runs" / "doubt" / "pos", tiny, chats[0])
+
+
+@pytest.mark.slow
 def test_a_model_spread_over_two_processes_ends_with_the_same_adapter(
     tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
 ) -> None:
