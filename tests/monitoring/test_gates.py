@@ -9,6 +9,8 @@ import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.dense_changes import low_rank, saved
 from wsteer.deltas.delta import Delta
+from wsteer.errors import WsteerError
+from wsteer.monitoring.gates import Gates, Measured
 
 GATES = [
     (["--fail-above", "w=0.99"], None),
@@ -46,3 +48,25 @@ def test_gates_hold_for_all_pairs_and_for_names(tmp_path: Path, cli: Cli) -> Non
     assert (ran.code, ran.error) == (1, "the gate 'c' names no DELTA; they are a, b")
     for wrong in ("b", "b=x", "=1"):
         assert cli("monitor", *paths, "--fail-above", wrong, "-o", tmp_path / "n").code == 2
+
+
+def test_a_gate_bounds_what_it_names() -> None:
+    measured = [
+        Measured("run", "w", "cosine", 0.3, "w"),
+        Measured("run", "w", "cosine_shared", 0.9, "w:shared"),
+        Measured("run", "a", "projection", -2.5, "a:12", block=12),
+    ]
+    failures = Gates({"w": 0.5, "w:shared": 0.5}, {"a:12": -1.0}).failures(measured)
+    assert [failure.text for failure in failures] == [
+        "run: cosine over shared parameters with w is 0.9000, above 0.5",
+        "run: projection on a at block 12 is -2.5000, below -1",
+    ]
+    assert Gates({"w": 0.3}, {"w": 0.3}).failures(measured) == ()  # a bound that is met holds
+
+
+def test_gates_are_checked_by_name_and_part() -> None:
+    Gates({"w": 1, "w:shared": 1, "x:y": 1}, {"x:y:shared": 1}).check_names(["w", "x:y"])
+    with pytest.raises(WsteerError, match=r"the gate 'w:share' ends in neither of :shared"):
+        Gates({"w:share": 1}, {}).check_names(["w"])
+    with pytest.raises(WsteerError, match=r"the gate 'v:shared' names no DELTA; they are w"):
+        Gates({}, {"v:shared": 1}).check_names(["w"])

@@ -58,7 +58,7 @@ def test_items_of_one_label_are_still_two() -> None:
     assert table.pairs() == [(0, 1), (0, 2), (1, 2)]
     assert table.cosines[0] == (1, -1, 0)
     gates = Gates({"w": 2.0}, {"w": -0.5})
-    assert [failure.cosine for failure in gates.failures(table)] == [-1, -1]  # each is the other's delta
+    assert [failure.value for failure in gates.failures(table.measured())] == [-1, -1]  # each is the other's delta
 
 
 def test_labels_are_distinct_whatever_the_paths() -> None:

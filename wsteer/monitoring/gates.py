@@ -1,52 +1,78 @@
-"""Gates: bounds on cosines that a user sets, for CI; a failure names the item that breaks one."""
+"""Gates: bounds that a user sets on what monitor measures, for CI; a failure names the item that breaks one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wsteer.errors import WsteerError
-from wsteer.monitoring.similarity import Similarity
+
+SHARED = "shared"  # in a gate's name, after the delta's: the cosine over the parameters that both change
+PHRASES = {
+    "cosine": "cosine with {}",
+    "cosine_shared": "cosine over shared parameters with {}",
+    "projection": "projection on {}",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value that gates may bound: the item's `measure` (a key of `PHRASES`) with the delta.
+
+    `gate` is the name of the gate that bounds it: `w`, `w:shared` or, of a decoder block, `a:12`. A value that two
+    gates bound is given twice. `block`: the decoder block of a projection.
+    """
+
+    item: str
+    delta: str
+    measure: str
+    value: float
+    gate: str
+    block: int | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cosine beyond its gate: the item, the delta, and the bound that it is `above` or `below`."""
+    """A value beyond its gate: the item, the delta, what was measured, and the bound that it is `above` or `below`."""
 
     item: str
     delta: str
-    cosine: float
+    measure: str
+    value: float
     bound: float
     side: str
+    block: int | None = None
 
     @property
     def text(self) -> str:
-        """One line that names the item."""
-        return f"{self.item}: cosine with {self.delta} is {self.cosine:.4f}, {self.side} {self.bound:g}"
+        """One line that names the item and what was measured."""
+        what = PHRASES[self.measure].format(self.delta)
+        if self.block is not None:
+            what += f" at block {self.block}"
+        return f"{self.item}: {what} is {self.value:.4f}, {self.side} {self.bound:g}"
 
 
 @dataclass(frozen=True)
 class Gates:
-    """Bounds by the name of a delta: cosines with it must not be above, or below, its bound."""
+    """Bounds by the name of a gate, `DELTA` or `DELTA:PART`: what they bound must not be above, or below, them."""
 
     above: Mapping[str, float]
     below: Mapping[str, float]
 
-    def check_names(self, names: Sequence[str]) -> None:
-        """Refuse a gate on a delta that is not compared, before any work."""
-        for name in (*self.above, *self.below):
-            if name not in names:
-                raise WsteerError(f"the gate {name!r} names no DELTA; they are {', '.join(names)}")
+    def check_names(self, names: Sequence[str], parts: Collection[str] = (SHARED,)) -> None:
+        """Refuse a gate on a delta, or on a part of what is measured of it, that is not there, before any work."""
+        for gate in (*self.above, *self.below):
+            name, colon, part = gate.rpartition(":")
+            if gate in names or (colon and name in names and part in parts):
+                continue
+            if colon and name in names:
+                raise WsteerError(f"the gate {gate!r} ends in neither of {', '.join(f':{each}' for each in parts)}")
+            raise WsteerError(f"the gate {gate!r} names no DELTA; they are {', '.join(names)}")
 
-    def failures(self, table: Similarity) -> tuple[Failure, ...]:
-        """The cosines that break a gate, in the table's order. An item's cosine with itself does not count."""
+    def failures(self, measured: Iterable[Measured]) -> tuple[Failure, ...]:
+        """The values that break a gate, in their order."""
         found = []
-        for i, j in table.pairs():
-            cosine = table.cosines[i][j]
-            pairs = [(table.columns[j], table.rows[i])]
-            if table.row_items[i] in table.column_items:  # the row is itself one of the deltas
-                pairs.append((table.rows[i], table.columns[j]))
-            for delta, item in pairs:
-                if cosine > self.above.get(delta, cosine):
-                    found.append(Failure(item, delta, cosine, self.above[delta], "above"))
-                if cosine < self.below.get(delta, cosine):
-                    found.append(Failure(item, delta, cosine, self.below[delta], "below"))
+        for each in measured:
+            for side, bounds, sign in (("above", self.above, 1), ("below", self.below, -1)):
+                bound = bounds.get(each.gate)
+                if bound is not None and sign * each.value > sign * bound:
+                    found.append(Failure(each.item, each.delta, each.measure, each.value, bound, side, each.block))
         return tuple(found)

@@ -241,7 +241,7 @@ class Compared:
             trajectories=trajectories(sums, self.names, self.of, self.deltas, self.centre),
             per={name: part_similarity(part, self.rows, self.deltas, self.centre) for name, part in parts.items()},
             groups=_members(settings.groups, [*table.rows, *table.columns]),
-            failures=settings.gates.failures(everything),
+            failures=settings.gates.failures(everything.measured()),
             notes=(*notes_on(table, bool(self.centre)), *apart(self.items, self.base)),
         )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -56,7 +57,7 @@ def heat_map(
     figure = Figure(figsize=(2.2 + cell * len(columns), 1.4 + height * len(rows)))
     axes = figure.add_subplot()
     reach = max(reach, LEAST_REACH)
-    filled = [[math.nan if value is None else value for value in row] for row in values]
+    filled = [_with_gaps(row) for row in values]
     image = axes.imshow(filled, cmap=matplotlib.colormaps["RdBu_r"], vmin=-reach, vmax=reach, aspect="auto")
     turned: dict[str, Any] = {}
     if max(map(len, columns)) > 3:
@@ -108,12 +109,49 @@ def _separate(axes: Axes, names: Sequence[str], groups: Mapping[str, Sequence[st
         start = stop
 
 
-@own_style
+@dataclass(frozen=True)
+class Series:
+    """A line of a picture by step: its values, the band from `low` to `high`, and a ring at the step `ring`.
+
+    A value that does not apply is None: the line and the band have a gap there.
+    """
+
+    label: str
+    values: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+    ring: int | None = None
+
+
+@dataclass(frozen=True)
+class RunPanel:
+    """A panel of a picture by step: a run, and the series measured at its steps."""
+
+    run: str
+    steps: Sequence[int]
+    series: Sequence[Series]
+
+
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
-    """A panel for each run: a line for each delta over a band of two floors, and scores in grey on their own axis."""
-    figure, axes = panels(len(found), width=4.6, height=3.2, margin=1.2)
-    for panel, each in zip(axes, found, strict=True):
-        _draw_run(panel, each, scores)
+    """Cosines by step: a panel for each run, a line for each delta over a band of two floors."""
+    return steps_picture([_cosines(each) for each in found], "cosine", scores)
+
+
+def _cosines(each: Trajectory) -> RunPanel:
+    series = []
+    for j, delta in enumerate(each.deltas):
+        floors = [2 * (row[j] or 0.0) for row in each.floor]
+        values = [row[j] for row in each.cosines]
+        series.append(Series(delta, values, [-floor for floor in floors], floors, each.leaves_floor[delta]))
+    return RunPanel(each.run, each.steps, series)
+
+
+@own_style
+def steps_picture(runs: Sequence[RunPanel], ylabel: str, scores: Scores | None = None) -> Figure:
+    """A panel for each run: its series against the step, and scores in grey on an axis of their own."""
+    figure, axes = panels(len(runs), width=4.6, height=3.2, margin=1.2)
+    for panel, each in zip(axes, runs, strict=True):
+        _draw_run(panel, each, ylabel, scores)
     return figure
 
 
@@ -133,21 +171,18 @@ def small_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
     axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none")
 
 
-def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
-    for j, delta in enumerate(each.deltas):
-        cosines = [row[j] for row in each.cosines]
-        (line,) = axes.plot(each.steps, cosines, marker="o", markersize=3.5, linewidth=1.5, label=delta)
-        floors = [2 * (row[j] or 0.0) for row in each.floor]
-        axes.fill_between(each.steps, [-f for f in floors], floors, color=line.get_color(), alpha=0.15, linewidth=0)
-        left = each.leaves_floor[delta]
-        if left is not None:
-            axes.plot(
-                left, cosines[each.steps.index(left)], "o", markersize=9, fillstyle="none", color=line.get_color()
-            )
+def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) -> None:
+    for series in each.series:
+        values, low, high = (_with_gaps(found) for found in (series.values, series.low, series.high))
+        (line,) = axes.plot(each.steps, values, marker="o", markersize=3.5, linewidth=1.5, label=series.label)
+        axes.fill_between(each.steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        if series.ring is not None:
+            at = values[list(each.steps).index(series.ring)]
+            axes.plot(series.ring, at, "o", markersize=9, fillstyle="none", color=line.get_color())
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("cosine")
+    axes.set_ylabel(ylabel)
     axes.set_title(each.run, fontsize=10)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
@@ -158,3 +193,7 @@ def _draw_run(axes: Axes, each: Trajectory, scores: Scores | None) -> None:
         beside.tick_params(colors="0.4")
         handles, labels = [*handles, line], [*labels, scores.label]
     small_legend(axes, handles, labels)
+
+
+def _with_gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
+from wsteer.monitoring.gates import Measured
 from wsteer.statistics import holm, p_value
 
 Numbers = tuple[tuple[float, ...], ...]
@@ -56,6 +57,16 @@ class Similarity:
                 if row != column:
                     found.setdefault(frozenset((row, column)), (i, j))
         return list(found.values())
+
+    def measured(self) -> list[Measured]:
+        """What gates may bound, in the table's order. An item's cosine with itself does not count."""
+        found = []
+        for i, j in self.pairs():
+            pairs = [(self.columns[j], self.rows[i])]
+            if self.row_items[i] in self.column_items:  # the row is itself one of the deltas
+                pairs.append((self.rows[i], self.columns[j]))
+            found += [Measured(item, delta, "cosine", self.cosines[i][j], delta) for delta, item in pairs]
+        return found
 
 
 @dataclass(frozen=True)

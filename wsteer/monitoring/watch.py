@@ -102,7 +102,7 @@ def _follow(
     try:
         while not failures and not seen.reached(until_step):
             for table in seen.look():
-                failures += seen.settings.gates.failures(table)
+                failures += seen.settings.gates.failures(table.measured())
                 _append(output, seen.points[-1], table)
                 seen.note(_line(seen.points[-1].step, table))
                 _draw(output, seen.trajectory, scores)
