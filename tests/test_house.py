@@ -44,11 +44,16 @@ LIBRARIES = {
     "rich": ("cli/output.py", "evaluation/inspection/inspection.py"),
     "transformers": (
         *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        "steering/positions.py",
+        *("steering/positions.py", "monitoring/measuring.py", "monitoring/projection_callback.py"),
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
-    "peft": ("training/methods.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
+    "peft": (
+        "training/methods.py",
+        "monitoring/callback.py",
+        "monitoring/projection_callback.py",
+        "deltas/adapters/tuners.py",
+    ),
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),

@@ -86,6 +86,18 @@ def load_weights(checkpoint: Checkpoint, device: str, dtype: str) -> PreTrainedM
     return _loaded_weights(checkpoint, config, kind, resolve_device(device), dtype, checkpoint.name, {})
 
 
+def with_tokenizer(model: PreTrainedModel, checkpoint: Checkpoint, chat_format: ChatFormat) -> LoadedModel:
+    """A model in memory, as one that a Trainer trains, with the tokenizer of the checkpoint that it began as."""
+    config = read_config(checkpoint)
+    with one_error(f"the tokenizer of {checkpoint.name} cannot be loaded"), own_code_refused(checkpoint):
+        tokenizer = load_tokenizer(checkpoint, config, chat_format)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedded_tokens(model):
+        tokenizer.pad_token_id = 0  # padding is masked, so that any token does
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ends = [ends] if isinstance(ends, int) else ends or []
+    return LoadedModel(model, tokenizer, checkpoint, formatted(tokenizer, ends, chat_format, [checkpoint.folder]))
+
+
 def _buildable(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, Any]:
     """The checkpoint's config and class, refused if transformers cannot build it in bounded time and memory."""
     config = read_config(checkpoint)

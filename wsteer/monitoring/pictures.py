@@ -125,11 +125,17 @@ class Series:
 
 @dataclass(frozen=True)
 class RunPanel:
-    """A panel of a picture by step: a run, and the series measured at its steps."""
+    """A panel of a picture by step: a run, and the series measured at its steps.
+
+    `title` is the run's name where none is given. `noise`: where not empty, the reach of random directions at each
+    step, a grey band.
+    """
 
     run: str
     steps: Sequence[int]
     series: Sequence[Series]
+    title: str = ""
+    noise: Sequence[float] = ()
 
 
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
@@ -172,6 +178,9 @@ def small_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
 
 
 def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) -> None:
+    if each.noise:
+        below = [-reach for reach in each.noise]
+        axes.fill_between(each.steps, below, each.noise, color="0.5", alpha=0.25, linewidth=0, label="random (95%)")
     for series in each.series:
         values, low, high = (_with_gaps(found) for found in (series.values, series.low, series.high))
         (line,) = axes.plot(each.steps, values, marker="o", markersize=3.5, linewidth=1.5, label=series.label)
@@ -183,7 +192,7 @@ def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) ->
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(ylabel)
-    axes.set_title(each.run, fontsize=10)
+    axes.set_title(each.title or each.run, fontsize=10)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     if scores is not None and (points := scores.of(each.run)):
