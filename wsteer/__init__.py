@@ -45,7 +45,7 @@ _HOMES = {
     "ProjectionCallback": "wsteer.monitoring.projection_callback",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",
-    "Settings": "wsteer.monitoring.monitor",
+    "Settings": "wsteer.monitoring.settings",
     "SimilarityCallback": "wsteer.monitoring.callback",
     "WsteerError": "wsteer.errors",
     "actvec": "wsteer.activations.actvec",

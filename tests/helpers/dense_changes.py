@@ -21,10 +21,18 @@ def whole_of(factors: dict[str, tuple[Tensor, Tensor]]) -> Whole:
 
 
 def cosine_of(a: Whole, b: Whole) -> float:
-    """The cosine over the parameters that both change, in numpy's float64."""
-    names = sorted(a.keys() & b.keys())
-    x, y = (np.concatenate([side[name].ravel() for name in names]) for side in (a, b))
+    """The cosine over the whole vectors, in numpy's float64; what one side leaves alone is 0 on it."""
+    shapes = {name: matrix.shape for side in (a, b) for name, matrix in side.items()}
+    x, y = (
+        np.concatenate([side.get(name, np.zeros(shape)).ravel() for name, shape in shapes.items()]) for side in (a, b)
+    )
     return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def shared_cosine_of(a: Whole, b: Whole) -> float:
+    """The cosine over the parameters that both change, in numpy's float64."""
+    both = a.keys() & b.keys()
+    return cosine_of(*({name: side[name] for name in both} for side in (a, b)))
 
 
 def low_rank(seed: int, rank: int, std: float = 1.0) -> dict[str, tuple[Tensor, Tensor]]:

@@ -70,10 +70,11 @@ def merged_change(model: nn.Module, base: Path) -> dict[str, Tensor]:
     return {name: whole[name].double() - before[name].double() for name in before}
 
 
-def dense_cosine(change: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    names = [name for name in other if change[name].abs().sum() > 0]
+def dense_cosine(change: dict[str, Tensor], other: dict[str, Tensor], shared: bool = False) -> float:
+    """The cosine over all that the model has, or over the parameters that both change."""
+    names = [name for name in change if not shared or (name in other and change[name].abs().sum() > 0)]
     a = torch.cat([change[name].flatten() for name in names])
-    b = torch.cat([other[name].double().flatten() for name in names])
+    b = torch.cat([other[name].double().flatten() if name in other else 0 * change[name].flatten() for name in names])
     return float(a @ b / (a.norm() * b.norm()))
 
 
@@ -117,6 +118,10 @@ def test_cosines_of_every_adapter_are_those_of_its_merged_weights(
     for path in directions:
         # peft merges in float32
         assert cosines[path.stem] == pytest.approx(dense_cosine(change, load_file(path)), abs=2e-6)
+        shared = callback.history_shared[-1][1]
+        if shared or method != "lora":  # which alone changes what the deltas do
+            expected = dense_cosine(change, load_file(path), shared=True)
+            assert shared[path.stem] == pytest.approx(expected, abs=2e-6)
     assert abs(cosines["w_evil"]) > 1e-3
 
 
@@ -133,6 +138,8 @@ def test_cosines_of_full_training_are_those_of_the_weights(
     for path in directions:
         expected = dense_cosine(change, load_file(path))
         assert callback.history[-1][1][path.stem] == pytest.approx(expected, abs=1e-9)
+        expected = dense_cosine(change, load_file(path), shared=True)
+        assert callback.history_shared[-1][1][path.stem] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -142,9 +149,10 @@ def test_the_log_history_and_reporters_get_the_cosines(tmp_path: Path, tiny: Pat
     trainer = train(model, tmp_path / "run", callback, logging_steps=2)
     rows = [row for row in trainer.state.log_history if "cosine_w_evil" in row]
     assert [row["step"] for row in rows] == [2, 4]
-    assert [(row["cosine_w_evil"], row["cosine_control"]) for row in rows] == [
-        (cosines["w_evil"], cosines["control"]) for _, cosines in callback.history
-    ]
+    for prefix, history in (("cosine_", callback.history), ("cosine_shared_", callback.history_shared)):
+        assert [(row[f"{prefix}w_evil"], row[f"{prefix}control"]) for row in rows] == [
+            (cosines["w_evil"], cosines["control"]) for _, cosines in history
+        ]
     recorder = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Recorder))
     assert [row["step"] for row in recorder.logs if "cosine_w_evil" in row] == [2, 4]
 
@@ -170,9 +178,10 @@ def test_experts_in_memory_are_compared_under_the_names_of_the_files(tmp_path: P
     train(model, tmp_path / "run", callback, steps=2)
     model.save_pretrained(tmp_path / "after")
     after = load_file(tmp_path / "after" / "model.safetensors")
-    change = {name: after[name].double() - before[name].double() for name in names}
-    expected = dense_cosine(change, {name: terms[0][1].tensor for name, terms in w.terms.items()})
-    assert callback.history[-1][1]["w"] == pytest.approx(expected, abs=1e-9)
+    change = {name: after[name].double() - before[name].double() for name in before}
+    for shared, history in ((False, callback.history), (True, callback.history_shared)):
+        expected = dense_cosine(change, {name: terms[0][1].tensor for name, terms in w.terms.items()}, shared)
+        assert history[-1][1]["w"] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_a_gate_bounds_what_it_names() -> None:
 
 def test_gates_are_checked_by_name_and_part() -> None:
     Gates({"w": 1, "w:shared": 1, "x:y": 1}, {"x:y:shared": 1}).check_names(["w", "x:y"])
-    with pytest.raises(WsteerError, match=r"the gate 'w:share' ends in neither of :shared"):
+    with pytest.raises(WsteerError, match=r"the gate 'w:share' bounds nothing that is measured; give w or w:shared$"):
         Gates({"w:share": 1}, {}).check_names(["w"])
     with pytest.raises(WsteerError, match=r"the gate 'v:shared' names no DELTA; they are w"):
         Gates({}, {"v:shared": 1}).check_names(["w"])

@@ -1,5 +1,6 @@
 """Similarity tables against dense float64 computations."""
 
+import csv
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import wsteer
 from tests.helpers.command import Cli
 from tests.helpers.dense_changes import (
+    FIRST,
     OF_BIASES,
     OF_MATRICES,
     REPRESENTATIONS,
@@ -19,6 +21,7 @@ from tests.helpers.dense_changes import (
     cosine_of,
     low_rank,
     saved,
+    shared_cosine_of,
     whole_of,
 )
 from tests.helpers.exact_fold import adapter_factors
@@ -29,6 +32,8 @@ from wsteer.errors import WsteerError
 from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.similarity import similarity
 
+BOTH = (("cosines", "floor"), ("cosines_shared", "floor_shared"))
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [*combinations(OF_MATRICES, 2), *combinations(OF_BIASES, 2)], ids=" and ".join)
@@ -37,7 +42,9 @@ def test_every_mixture_equals_the_dense_computation(tmp_path: Path, pair: tuple[
     one, other = saved(tmp_path, {name: delta for name, (delta, _) in deltas.items()})
     for rows, columns in (([one], [other]), ([other], [one])):
         table = monitor(columns, tmp_path / "m", rows, force=True).similarity
-        assert table.cosines[0][0] == pytest.approx(cosine_of(*(whole for _, whole in deltas.values())), abs=1e-9)
+        wholes = [whole for _, whole in deltas.values()]
+        assert table.cosines[0][0] == pytest.approx(cosine_of(*wholes), abs=1e-9)
+        assert table.cosines_shared[0][0] == pytest.approx(shared_cosine_of(*wholes), abs=1e-9)
         whole = deltas[rows[0].stem][1]
         assert table.norms_rows[0] == pytest.approx(np.sqrt(sum((w**2).sum() for w in whole.values())), rel=1e-12)
 
@@ -51,7 +58,7 @@ def test_the_shared_share_of_norms_is_reported(tmp_path: Path, cli: Cli) -> None
     assert table.shared_rows == ((1.0,),)
     assert table.shared_columns[0][0] == pytest.approx(np.linalg.norm(whole[first]) / norm, rel=1e-12)
     ran = cli("monitor", wide, "--of", partly, "-o", tmp_path / "again")
-    assert f"that is {table.shared_columns[0][0]:.0%} of a norm" in ran.err
+    assert f"hold {table.shared_columns[0][0]:.0%} of a norm of partly or wide" in ran.err
 
 
 @pytest.mark.slow
@@ -63,7 +70,7 @@ def test_all_pairs_equal_pair_by_pair(tmp_path: Path) -> None:
             assert table.cosines[i][j] == table.cosines[j][i]
             if i != j:
                 single = monitor([other], tmp_path / "pair", [one], force=True).similarity
-                for key in ("cosines", "dots", "shared_rows", "floor", "overlaps"):
+                for key in ("cosines", "cosines_shared", "dots", "shared_rows", "floor", "overlaps"):
                     expected, found = getattr(single, key)[0][0], getattr(table, key)[i][j]
                     assert found == (expected if expected is None else pytest.approx(expected, abs=1e-12))
         assert table.cosines[i][i] == 1.0
@@ -172,3 +179,68 @@ def test_norms_beyond_the_range_of_their_product_are_refused_by_name() -> None:
     sums = grouped_sums([delta.terms for delta in tiny.values()], 2, lambda name: "")[""]
     with pytest.raises(WsteerError, match="the norms of a and b are too small or too large"):
         similarity(sums, list(tiny), [0], [1])
+
+
+def test_the_papers_cosine_is_the_default(tmp_path: Path, cli: Cli) -> None:
+    """Of a change with its own part it is the part's share of the norm, as `Delta.cosine` says; over shared ones 1."""
+    delta, whole = OF_MATRICES["r2"]()
+    part, partly = OF_MATRICES["partly"]()
+    paths = saved(tmp_path, {"tau": delta, "part": part})
+    ran = cli("monitor", *paths, "-o", tmp_path / "m", "--json")
+    share = np.linalg.norm(partly[FIRST]) / np.sqrt(sum((matrix**2).sum() for matrix in whole.values()))
+    assert ran.json["cosines"][0][1] == pytest.approx(share, abs=1e-12) == delta.cosine(part)
+    assert ran.json["cosines_shared"][0][1] == pytest.approx(1.0)
+    assert ran.json["floor"][0][1] == pytest.approx(share * ran.json["floor_shared"][0][1], rel=1e-12)
+    distances = [ran.json[cosine][0][1] / ran.json[floor][0][1] for cosine, floor in BOTH]
+    assert distances == [pytest.approx(ran.json["z"][0][1], rel=1e-12)] * 2
+    (line, *_) = [line for line in csv.DictReader((tmp_path / "m" / "similarity.csv").open()) if line["row"] == "part"]
+    assert (float(line["cosine"]), float(line["cosine_shared"])) == (pytest.approx(share), pytest.approx(1.0))
+    assert ">1.000<" not in (tmp_path / "m" / "similarity.svg").read_text().replace(">1.000<", "", 2)
+    assert (tmp_path / "m" / "similarity-shared.svg").read_text().count(">1.000<") == 4
+    text = [line.split() for line in cli("monitor", *paths, "-o", tmp_path / "n").out.splitlines()]
+    shown = f"{share:.3f}*"
+    assert text[:3] == [["cosine", "tau", "part"], ["tau", "1.000", shown], ["part", shown, "1.000"]]
+    assert text[4:7] == [["over", "shared", "tau", "part"], ["tau", "1.000*"], ["part", "1.000*"]]
+
+
+def test_a_pair_without_a_common_parameter_is_an_empty_cell(tmp_path: Path, cli: Cli) -> None:
+    names = ("r2", "dense", "bias")
+    paths = saved(tmp_path, {name: REPRESENTATIONS[name]()[0] for name in names})
+    ran = cli("monitor", *paths, "-o", tmp_path / "m", "--json")
+    for key in ("cosines", "cosines_shared", "floor", "z", "above"):
+        assert [ran.json[key][i][j] for i, j in ((0, 2), (1, 2), (2, 0))] == [None] * 3
+    wholes = [REPRESENTATIONS[name]()[1] for name in names]
+    assert ran.json["cosines"][0][1] == pytest.approx(cosine_of(*wholes[:2]), abs=1e-9)
+    lines = {(line["row"], line["column"]): line for line in csv.DictReader((tmp_path / "m" / "similarity.csv").open())}
+    assert lines["r2", "bias"]["cosine"] == lines["r2", "bias"]["z"] == ""
+    ran = cli("monitor", *paths, "-o", tmp_path / "n")
+    assert ran.out.splitlines()[3].split() == ["bias", "1.000"]
+    assert "r2 and bias (and 1 more) have no parameter in common that both change: their cell is empty" in ran.err
+
+
+def test_a_parameter_that_did_not_move_is_not_in_common(tmp_path: Path) -> None:
+    """As in a checkpoint whose other weights were frozen."""
+    moved, still = torch.ones(3), torch.zeros(3)
+    deltas = {"a": {"p": moved, "q": still}, "b": {"p": still, "q": moved}, "c": {"p": moved, "q": moved}}
+    paths = saved(tmp_path, {name: Delta.of_tensors(tensors) for name, tensors in deltas.items()})
+    table = monitor(paths, tmp_path / "m").similarity
+    assert table.cosines[0][1] is None
+    assert table.cosines[0][2] == pytest.approx(0.5**0.5)
+    assert table.cosines_shared[0][2] == pytest.approx(1.0)
+
+
+def test_gates_say_which_cosine_they_take(tmp_path: Path, cli: Cli) -> None:
+    paths = saved(tmp_path, {name: REPRESENTATIONS[name]()[0] for name in ("r2", "partly", "bias")})
+    command = ["monitor", paths[0], "--of", *paths[1:2], "-o", tmp_path / "m", "--force"]
+    assert cli(*command, "--fail-above", "r2=0.999").code == 0
+    ran = cli(*command, "--fail-above", "r2:shared=0.99")
+    assert ran.code == 3
+    assert "gate failed: partly: cosine over shared parameters with r2 is 1.0000, above 0.99" in ran.err
+    ran = cli("monitor", paths[0], "--of", *paths[1:], "-o", tmp_path / "n", "--fail-above", "r2=2")
+    assert (ran.code, ran.error) == (
+        1,
+        "the gate 'r2' cannot break: bias and r2 have no parameter in common that both change; leave one of them out",
+    )
+    centre = ["--centre", *saved(tmp_path, {"c": REPRESENTATIONS["dense"]()[0]})]
+    ran = cli(*command, *centre, "--fail-above", "r2:shared=0.99")
+    assert ran.error == "the gate 'r2:shared' bounds nothing that is measured; give r2"

@@ -32,8 +32,8 @@ from wsteer.cli.values import MOST, parse_batch_size, parse_bounds, parse_layers
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
-    from wsteer.monitoring.monitor import Settings
     from wsteer.monitoring.project import Projecting
+    from wsteer.monitoring.settings import Settings
 
 DAY = 86_400  # seconds
 
@@ -193,7 +193,7 @@ def monitor(
     check_early(output, force, folder=True)
     from wsteer.deltas.selection import Selection
     from wsteer.monitoring.items import is_data
-    from wsteer.monitoring.monitor import Settings
+    from wsteer.monitoring.settings import Settings
 
     settings = Settings(
         base=base,

@@ -21,7 +21,7 @@ SHOWN_STEPS = 12  # steps of a trajectory; a longer one is thinned, with its las
 
 def result_lines(report: "MonitorReport") -> list[str]:
     """The table with its floor, then trajectories, then the path."""
-    lines = [*cosine_table(report.similarity), *_floor_lines(report.similarity)]
+    lines = [*cosine_table(report.similarity), *_shared_table(report.similarity), *_floor_lines(report.similarity)]
     if report.controls:
         lines += ["", *_control_lines(report.controls, report.similarity)]
     for ceiling in report.ceilings:
@@ -39,13 +39,39 @@ def cosine_table(found: "Similarity") -> list[str]:
             [name, *(_starred(found, i, j) for j in range(len(found.columns)))] for i, name in enumerate(found.rows)
         ]
         return table(["cosine", *found.columns], rows)
-    pairs = sorted(found.pairs(), key=lambda pair: -abs(found.cosines[pair[0]][pair[1]]))[:LARGEST]
-    rows = [[f"{found.rows[i]} · {found.columns[j]}", _starred(found, i, j)] for i, j in pairs]
-    return table([f"largest of {len(found.pairs())} pairs", "cosine "], rows)
+    sizes = {pair: abs(cosine) for pair in found.pairs() if (cosine := found.cosines[pair[0]][pair[1]]) is not None}
+    pairs = sorted(sizes, key=lambda pair: -sizes[pair])[:LARGEST]
+    beside = ["over shared "] if found.partly() else []
+    rows = [
+        [
+            f"{found.rows[i]} · {found.columns[j]}",
+            _starred(found, i, j),
+            *(_starred(found, i, j, shared=True) for _ in beside),
+        ]
+        for i, j in pairs
+    ]
+    return table([f"largest of {len(found.pairs())} pairs", "cosine ", *beside], rows)
 
 
-def _starred(found: "Similarity", i: int, j: int) -> str:
-    return f"{found.cosines[i][j]:.3f}" + ("*" if found.above[i][j] else " ")
+def _shared_table(found: "Similarity") -> list[str]:
+    """Where they differ, the cosines over the parameters that both change; a wide table has them beside its own."""
+    partly = set(found.partly())
+    if not partly or len(found.columns) > WIDEST:
+        return []
+    same = {frozenset((found.row_items[i], found.column_items[j])) for i, j in partly}
+    rows = []
+    for i, name in enumerate(found.rows):
+        differs = [frozenset((found.row_items[i], column)) in same for column in found.column_items]
+        if any(differs):
+            cells = [_starred(found, i, j, shared=True) if differs[j] else "" for j in range(len(found.columns))]
+            rows.append([name, *cells])
+    header = ["over shared", *found.columns]
+    return ["", *table(header, rows), "over the parameters that both change, where they hold less than 99% of a norm"]
+
+
+def _starred(found: "Similarity", i: int, j: int, shared: bool = False) -> str:
+    value = (found.cosines_shared if shared else found.cosines)[i][j]
+    return "" if value is None else f"{value:.3f}" + ("*" if found.above[i][j] else " ")
 
 
 def _floor_lines(found: "Similarity") -> list[str]:
@@ -59,16 +85,15 @@ def _floor_lines(found: "Similarity") -> list[str]:
 
 def _control_lines(controls: "Controls", found: "Similarity") -> list[str]:
     rows = [
-        [name, *(f"{cosine:.3f}" for cosine in cosines)]
+        [name, *map(_number, cosines)]
         for names, matrix in ((found.rows, controls.rows), (found.columns, controls.columns))
         for name, cosines in zip(names, matrix, strict=True)
     ]
     seen = list(dict.fromkeys(map(tuple, rows)))
-    pairs = found.pairs()
-    beyond = sum(controls.beyond[i][j] for i, j in pairs)
+    beyond = [stands for i, j in found.pairs() if (stands := controls.beyond[i][j]) is not None]
     return [
         *table(["with controls", *controls.names], seen),
-        f"{beyond} of {len(pairs)} cosines are larger than all of their items' cosines with controls",
+        f"{sum(beyond)} of {len(beyond)} cosines are larger than all of their items' cosines with controls",
     ]
 
 
@@ -76,13 +101,17 @@ def trajectory_lines(each: "Trajectory") -> list[str]:
     """Cosines by step, and the first step at which each delta's cosine leaves the floor."""
     every = -(-len(each.steps) // SHOWN_STEPS)
     shown = list(zip(each.steps, each.cosines, strict=True))[::-1][::every][::-1]
-    rows = [[str(step), *(f"{cosine:.3f}" for cosine in cosines)] for step, cosines in shown]
+    rows = [[str(step), *map(_number, cosines)] for step, cosines in shown]
     left = [f"{delta} {'never' if step is None else f'at step {step}'}" for delta, step in each.leaves_floor.items()]
     return [
         f"{each.run}, by training step:",
         *table(["step", *each.deltas], rows),
         f"leaves the floor: {', '.join(left)}",
     ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def watch_lines(report: "WatchReport") -> list[str]:

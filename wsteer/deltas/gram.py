@@ -121,8 +121,7 @@ def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
     if dense:
         _add_dense(sums, [vectors[i] for i in dense], dense, spaces)
     own = sums.whole  # [n]
-    both = torch.zeros(len(vectors), dtype=torch.float64)  # [n]: 1 where the parameter is changed
-    both[present] = 1
+    both = (own > 0).double()  # [n]: 1 where the parameter is changed; a frozen one is in a checkpoint, but is not
     sums.squares.copy_((own * both)[:, None] * both[:columns])
     sums.column_squares.copy_(both[:, None] * own[:columns])
     sums.variances.copy_(own[:, None] * own[:columns] * inverse_size)

@@ -22,7 +22,7 @@ from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
 from wsteer.monitoring.items import check_named_once, listed, short_names
 from wsteer.monitoring.measuring import Measuring
-from wsteer.monitoring.similarity import similarity
+from wsteer.monitoring.similarity import nothing_shared, similarity
 
 RUNNING = "the running change of weights"
 
@@ -34,9 +34,11 @@ class SimilarityCallback(Measuring):
     between measurements; by default they are made at every log of the Trainer. `base`: the checkpoint that training
     started from. Plain LoRA does not need it. Full fine-tuning without it keeps a copy of the initial weights.
 
-    The cosines are those of `wsteer monitor`, over the parameters that both change. They are in the Trainer's
-    `log_history` and in `history` as (step, {name: cosine}). With `attach`, instead of `callbacks=[...]`, they are also
-    reported to TensorBoard and others. At step 0 nothing has changed, so nothing is logged.
+    The cosines are those of `wsteer monitor`, over the whole vectors. For a delta that does not change the same
+    parameters as the run, the one over those that both change is logged beside it, as `cosine_shared_<name>`. They are
+    in the Trainer's `log_history`, and in `history` and `history_shared` as (step, {name: cosine}). With `attach`,
+    instead of `callbacks=[...]`, they are also reported to TensorBoard and others. At step 0 nothing has changed, so
+    nothing is logged.
 
     Works on one process and under DDP, where the main process measures. Raises WsteerError if a delta shares no
     parameter with the run.
@@ -68,6 +70,7 @@ class SimilarityCallback(Measuring):
             for name, delta in self.deltas.items():
                 check_bases([(name, delta.base), trained], "track changes of the model trained")
         self.history: list[tuple[int, dict[str, float]]] = []
+        self.history_shared: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 
     def on_train_begin(
@@ -79,15 +82,18 @@ class SimilarityCallback(Measuring):
             self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
 
     def metrics(self, step: int, model: nn.Module) -> dict[str, float]:
-        """The cosines of this step, as the log gets them; `history` keeps them."""
-        cosines = self.measure(model)
+        """The cosines of this step, as the log gets them; `history` and `history_shared` keep them."""
+        cosines, shared = self.measure(model)
         if cosines:
             self.history.append((step, cosines))
-        return {f"cosine_{name}": cosine for name, cosine in cosines.items()}
+            self.history_shared.append((step, shared))
+        found = {f"cosine_shared_{name}": cosine for name, cosine in shared.items()}
+        return found | {f"cosine_{name}": cosine for name, cosine in cosines.items()}
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         """The cosine of the model's change of weights, now, with each delta; empty if it is zero or not finite.
 
+        The second is that over the parameters that both change, for deltas that do not change the same ones as the run.
         The first step of a warm-up changes nothing, and the Trainer reports a run that diverges.
         """
         names = [*self.deltas, RUNNING]
@@ -95,11 +101,19 @@ class SimilarityCallback(Measuring):
             sums = grouped_sums(
                 [*(delta.terms for delta in self.deltas.values()), change.terms], len(self.deltas), lambda name: ""
             )[""]
+            changed = change.terms.keys()
         if not 0 < float(sums.whole[-1]) < math.inf:
-            return {}
-        columns = range(len(self.deltas))
-        (row,) = similarity(sums, names, [len(self.deltas)], columns).cosines
-        return dict(zip(self.deltas, row, strict=True))
+            return {}, {}
+        table = similarity(sums, names, [len(self.deltas)], range(len(self.deltas)))
+        cosines, shared = {}, {}
+        for j, (name, delta) in enumerate(self.deltas.items()):
+            whole, part = table.cosines[0][j], table.cosines_shared[0][j]
+            if whole is None or part is None:
+                raise WsteerError(nothing_shared(RUNNING, name))
+            cosines[name] = whole
+            if delta.terms.keys() != changed:
+                shared[name] = part
+        return cosines, shared
 
 
 @contextlib.contextmanager

@@ -18,13 +18,14 @@ class Measured:
     """A value that gates may bound: the item's `measure` (a key of `PHRASES`) with the delta.
 
     `gate` is the name of the gate that bounds it: `w`, `w:shared` or, of a decoder block, `a:12`. A value that two
-    gates bound is given twice. `block`: the decoder block of a projection.
+    gates bound is given twice. `value` is None for a cosine of two changes that have no parameter in common. `block`:
+    the decoder block of a projection.
     """
 
     item: str
     delta: str
     measure: str
-    value: float
+    value: float | None
     gate: str
     block: int | None = None
 
@@ -64,15 +65,23 @@ class Gates:
             if gate in names or (colon and name in names and part in parts):
                 continue
             if colon and name in names:
-                raise WsteerError(f"the gate {gate!r} ends in neither of {', '.join(f':{each}' for each in parts)}")
+                known = " or ".join([name, *(f"{name}:{each}" for each in parts)])
+                raise WsteerError(f"the gate {gate!r} bounds nothing that is measured; give {known}")
             raise WsteerError(f"the gate {gate!r} names no DELTA; they are {', '.join(names)}")
 
     def failures(self, measured: Iterable[Measured]) -> tuple[Failure, ...]:
-        """The values that break a gate, in their order."""
+        """The values that break a gate, in their order. Raises WsteerError for a gate on a value that is None."""
         found = []
         for each in measured:
             for side, bounds, sign in (("above", self.above, 1), ("below", self.below, -1)):
                 bound = bounds.get(each.gate)
-                if bound is not None and sign * each.value > sign * bound:
+                if bound is None:
+                    continue
+                if each.value is None:
+                    raise WsteerError(
+                        f"the gate {each.gate!r} cannot break: {each.item} and {each.delta} have no parameter in "
+                        "common that both change; leave one of them out"
+                    )
+                if sign * each.value > sign * bound:
                     found.append(Failure(each.item, each.delta, each.measure, each.value, bound, side, each.block))
         return tuple(found)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsteer.files.pictures import label, own_style
-from wsteer.monitoring.similarity import Matrix, Similarity
+from wsteer.monitoring.similarity import Matrix, PartSimilarity, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
 
 LEAST_REACH = 0.05  # the least cosine with full colour, so that noise stays pale
@@ -20,21 +20,35 @@ PANELS = 3  # the most in one row
 
 
 @own_style
-def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]]) -> Figure:
-    """The table as a heat map: cosines within the noise floor are in brackets, names in the order of the groups."""
+def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]], shared: bool = False) -> Figure:
+    """The table as a heat map: cosines within the noise floor are in brackets, names in the order of the groups.
+
+    With `shared` it is the cosines over the parameters that both change.
+    """
+    cosines = table.cosines_shared if shared else table.cosines
     rows, columns = _ordered(table.rows, groups), _ordered(table.columns, groups)
-    values = tuple(tuple(table.cosines[i][j] for j in columns) for i in rows)
+    values = tuple(tuple(cosines[i][j] for j in columns) for i in rows)
     within = [[table.above[i][j] is False for j in columns] for i in rows]
-    others = [abs(table.cosines[i][j]) for i, j in table.pairs()]
+    others = [abs(value) for i, j in table.pairs() if (value := cosines[i][j]) is not None]
     names = [table.rows[i] for i in rows], [table.columns[j] for j in columns]
     figure = heat_map(*names, values, max(others, default=1.0), within, bar_pad=0.08 if groups else 0.02)
     axes = figure.axes[0]
     _separate(axes, names[0], groups, down=True)
     _separate(axes, names[1], groups, down=False)
+    what = "cosine over the parameters that both change" if shared else "cosine of weight changes"
     # leaves room for the groups' names
-    axes.set_title(
-        "cosine of weight changes (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6
-    )
+    axes.set_title(f"{what} (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6)
+    return figure
+
+
+@own_style
+def part_map(table: Similarity, parts: Mapping[str, PartSimilarity], by: str, most: int) -> Figure:
+    """The cosines of the first `most` pairs in each part of the model, as a heat map."""
+    pairs = table.pairs()[:most]
+    values = tuple(tuple(part.cosines[i][j] for part in parts.values()) for i, j in pairs)
+    reach = max((abs(value) for row in values for value in row if value is not None), default=1.0)
+    figure = heat_map([f"{table.rows[i]} · {table.columns[j]}" for i, j in pairs], list(parts), values, reach)
+    figure.axes[0].set_title(f"cosine of weight changes by {by}", fontsize=10)
     return figure
 
 
@@ -47,7 +61,7 @@ def heat_map(
     bracketed: Sequence[Sequence[bool]] | None = None,
     bar_pad: float = 0.02,
 ) -> Figure:
-    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is white.
+    """Values as a heat map with names and numbers; colours diverge from 0 and span ±`reach`. None is hatched.
 
     `bar_pad` is the space between the axes and the colour bar, as a share of the axes.
     """
@@ -56,6 +70,7 @@ def heat_map(
     height = min(cell, 0.5)
     figure = Figure(figsize=(2.2 + cell * len(columns), 1.4 + height * len(rows)))
     axes = figure.add_subplot()
+    axes.patch.set(facecolor="0.95", edgecolor="0.8", hatch="////")  # shows where there is no value
     reach = max(reach, LEAST_REACH)
     filled = [_with_gaps(row) for row in values]
     image = axes.imshow(filled, cmap=matplotlib.colormaps["RdBu_r"], vmin=-reach, vmax=reach, aspect="auto")

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from wsteer.files.text import write_csv
 from wsteer.monitoring.gates import Failure
-from wsteer.monitoring.similarity import Numbers, PartSimilarity, Similarity
+from wsteer.monitoring.similarity import Matrix, PartSimilarity, Similarity
 from wsteer.monitoring.trajectories import Trajectory
 
 MEANING = (
     "above the floor means more than chance, not the behaviour: topic, format and a shared start move cosines too; "
     "compare with --controls and --ceiling"
 )
-WHOLE = 0.99  # share of a norm below which a note says how little is compared
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,14 @@ class Controls:
     """Cosines of each row's item, and of each column's delta, with each control delta.
 
     `level` [rows][columns]: the pair's largest absolute cosine with a control; `beyond`: whether its own is larger.
+    None where nothing is compared.
     """
 
     names: tuple[str, ...]
-    rows: Numbers
-    columns: Numbers
-    level: Numbers
-    beyond: tuple[tuple[bool, ...], ...]
+    rows: Matrix
+    columns: Matrix
+    level: Matrix
+    beyond: tuple[tuple[bool | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MonitorReport:
     notes: tuple[str, ...]
 
     @property
-    def cosines(self) -> Numbers:
+    def cosines(self) -> Matrix:
         """The cosines [rows][columns]."""
         return self.similarity.cosines
 
@@ -95,13 +95,19 @@ def notes_on(table: Similarity, centred: bool) -> tuple[str, ...]:
             f"pairs differ in whether they started from the same A ({listed}): a shared start alone moves cosines "
             "severalfold, so compare like with like"
         )
-    shares = [
-        (min(table.shared_rows[i][j], table.shared_columns[i][j]), table.rows[i], table.columns[j]) for i, j in pairs
-    ]
-    if shares and min(shares)[0] < WHOLE:
-        share, row, column = min(shares)
+    if partly := table.partly():
+        i, j = min(partly, key=lambda pair: table.share(*pair))
         notes.append(
-            f"compared on the parameters that both change: of {row} and {column} that is {share:.0%} of a norm"
+            f"the parameters that both change hold {table.share(i, j):.0%} of a norm of {table.rows[i]} or "
+            f"{table.columns[j]}: their cosine over the whole vectors is {table.cosines[i][j]:.3f}, over those "
+            f"parameters {table.cosines_shared[i][j]:.3f}; compare either with its like"
+        )
+    if empty := [pair for pair in pairs if table.empty(*pair)]:
+        i, j = empty[0]
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        notes.append(
+            f"{table.rows[i]} and {table.columns[j]}{more} have no parameter in common that both change: their cell is "
+            "empty"
         )
     if centred:
         notes.append("the controls' mean is removed: what is left of noise has the cosine `expected`, not 0")
@@ -109,8 +115,13 @@ def notes_on(table: Similarity, centred: bool) -> tuple[str, ...]:
 
 
 COLUMNS = (
-    *("row", "column", "cosine", "dot", "norm_row", "norm_column", "shared_row", "shared_column"),
-    *("floor", "expected", "z", "above", "overlap", "initialisation", "control_level", "ceiling", "share_of_ceiling"),
+    *("row", "column", "cosine", "cosine_shared", "dot", "norm_row", "norm_column", "shared_row", "shared_column"),
+    *("floor", "floor_shared", "expected", "z", "above", "overlap", "initialisation", "control_level", "ceiling"),
+    "share_of_ceiling",
+)
+PART_COLUMNS = (
+    *("row", "column", "cosine", "cosine_shared", "dot", "share_of_dot", "norm_row", "norm_column"),
+    *("floor", "floor_shared", "z", "overlap"),
 )
 
 
@@ -124,7 +135,8 @@ def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
     ceilings = {each.delta: each.mean for each in report.ceilings}
     for i, row in enumerate(table.row_items):
         for j, column in enumerate(table.columns):
-            ceiling, other = ceilings.get(column), row != table.column_items[j]
+            ceiling, cosine = ceilings.get(column), table.cosines[i][j]
+            itself = row == table.column_items[j]
             yield {
                 **_measures(table, table, i, j),
                 "shared_row": table.shared_rows[i][j],
@@ -134,7 +146,7 @@ def _pairs(report: MonitorReport) -> Iterator[dict[str, object]]:
                 "initialisation": table.initialisations[i][j],
                 "control_level": report.controls.level[i][j] if report.controls else None,
                 "ceiling": ceiling,
-                "share_of_ceiling": table.cosines[i][j] / ceiling if ceiling and other else None,
+                "share_of_ceiling": cosine / ceiling if ceiling and cosine is not None and not itself else None,
             }
 
 
@@ -144,10 +156,12 @@ def _measures(table: Similarity, part: Similarity | PartSimilarity, i: int, j: i
         "row": table.rows[i],
         "column": table.columns[j],
         "cosine": part.cosines[i][j],
+        "cosine_shared": part.cosines_shared[i][j],
         "dot": part.dots[i][j],
         "norm_row": part.norms_rows[i],
         "norm_column": part.norms_columns[j],
         "floor": part.floor[i][j],
+        "floor_shared": part.floor_shared[i][j],
         "z": part.z[i][j],
         "overlap": part.overlaps[i][j],
     }
@@ -155,12 +169,12 @@ def _measures(table: Similarity, part: Similarity | PartSimilarity, i: int, j: i
 
 def write_per(path: Path, by: str, report: MonitorReport) -> None:
     """One line for each part of the model, row and column, if both change the part."""
-    columns = (by, "row", "column", "cosine", "dot", "norm_row", "norm_column", "floor", "z", "overlap")
+    columns = (by, *PART_COLUMNS)
     write_csv(
         path,
         columns,
         (
-            {by: name, **_measures(report.similarity, part, i, j)}
+            {by: name, **_measures(report.similarity, part, i, j), "share_of_dot": part.shares_of_dots[i][j]}
             for name, part in report.per.items()
             for i, row in enumerate(part.cosines)
             for j, cosine in enumerate(row)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
+from wsteer.monitoring.gates import SHARED as GATE_SHARED
 from wsteer.monitoring.gates import Measured
 from wsteer.statistics import holm, p_value
 
@@ -17,32 +18,41 @@ Numbers = tuple[tuple[float, ...], ...]
 Matrix = tuple[tuple[float | None, ...], ...]
 # bounds of (likeness of A's - chance) / (1 - chance)
 SHARED, INDEPENDENT = 0.5, 0.1
+LEAST_COSINE = 1e-9  # a dot product that is a smaller share of both norms is rounding
+WHOLE = 0.99  # share of a norm below which the cosine over shared parameters tells something else
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Cosines of each row's item with each column's delta, over the parameters that both change; [rows][columns].
+    """Cosines of each row's item with each column's delta; [rows][columns].
 
     `rows` and `columns` are labels; the numbers `row_items` and `column_items` tell which item each is.
-    `dots`: dot products. `shared_rows` and `shared_columns`: the share of the item's, and of the delta's, norm in those
-    parameters. `floor`: the standard deviation of the cosine of noise with these norms (see
-    `deltas.gram.parameter_sums`), `expected` its mean, `z` the cosine's distance from the mean in standard deviations.
+    `cosines`: ⟨i, j⟩/(‖i‖‖j‖) over all parameters, as in the paper; what one side leaves alone is 0 on it.
+    `cosines_shared`: the same over the parameters that both change. `dots`: dot products. `shared_rows` and
+    `shared_columns`: the share of the item's, and of the delta's, norm in the parameters that both change. `floor` and
+    `floor_shared`: the standard deviation of either cosine of noise with these norms (see
+    `deltas.gram.parameter_sums`). `expected`: the mean of the cosine of noise. `z`: the dot product's distance from its
+    mean under noise, in standard deviations; it is the distance of either cosine from its own, in its floors.
     `above`: whether the cosine is above the floor, by Holm's test at 5% over the whole table. `overlaps`: mean squared
-    cosines between the row spaces of the A's; `initialisations`: whether the A's started equal. A value that does not
-    apply is None: noise of an item with itself, row spaces of dense changes.
+    cosines between the row spaces of the A's; `initialisations`: whether the A's started equal.
+
+    A value that does not apply is None: noise of an item with itself, row spaces of dense changes, all cosines of a
+    pair without a parameter that both change, and `cosines_shared` after a mean was removed.
     """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     row_items: tuple[int, ...]
     column_items: tuple[int, ...]
-    cosines: Numbers
+    cosines: Matrix
+    cosines_shared: Matrix
     dots: Numbers
     norms_rows: tuple[float, ...]
     norms_columns: tuple[float, ...]
     shared_rows: Numbers
     shared_columns: Numbers
     floor: Matrix
+    floor_shared: Matrix
     expected: Matrix
     z: Matrix
     above: tuple[tuple[bool | None, ...], ...]
@@ -58,6 +68,18 @@ class Similarity:
                     found.setdefault(frozenset((row, column)), (i, j))
         return list(found.values())
 
+    def empty(self, i: int, j: int) -> bool:
+        """Whether the pair has no parameter that both change, so that nothing is compared."""
+        return self.cosines[i][j] is None
+
+    def share(self, i: int, j: int) -> float:
+        """The smaller of both shares of a norm that lie in the parameters that both change."""
+        return min(self.shared_rows[i][j], self.shared_columns[i][j])
+
+    def partly(self) -> list[tuple[int, int]]:
+        """The pairs that are compared and share less than `WHOLE` of a norm, so that their two cosines differ."""
+        return [(i, j) for i, j in self.pairs() if not self.empty(i, j) and self.share(i, j) < WHOLE]
+
     def measured(self) -> list[Measured]:
         """What gates may bound, in the table's order. An item's cosine with itself does not count."""
         found = []
@@ -65,19 +87,31 @@ class Similarity:
             pairs = [(self.columns[j], self.rows[i])]
             if self.row_items[i] in self.column_items:  # the row is itself one of the deltas
                 pairs.append((self.rows[i], self.columns[j]))
-            found += [Measured(item, delta, "cosine", self.cosines[i][j], delta) for delta, item in pairs]
+            for delta, item in pairs:
+                found += [
+                    Measured(item, delta, "cosine", self.cosines[i][j], delta),
+                    Measured(item, delta, "cosine_shared", self.cosines_shared[i][j], f"{delta}:{GATE_SHARED}"),
+                ]
         return found
 
 
 @dataclass(frozen=True)
 class PartSimilarity:
-    """A `Similarity`'s table for one part of the model; None where an item or a delta changes nothing in it."""
+    """A `Similarity`'s table for one part of the model; None where an item or a delta changes nothing in it.
+
+    `cosines` are over all parameters of the part. `shares_of_dots`: the part's share of the whole dot product; over all
+    parts they sum to 1, and one may be negative or above 1. None where the whole dot product is rounding, see
+    `LEAST_COSINE`.
+    """
 
     cosines: Matrix
+    cosines_shared: Matrix
     dots: Matrix
+    shares_of_dots: Matrix
     norms_rows: tuple[float, ...]
     norms_columns: tuple[float, ...]
     floor: Matrix
+    floor_shared: Matrix
     z: Matrix
     overlaps: Matrix
 
@@ -88,13 +122,12 @@ def similarity(
     """The table of the items at the indices `rows` with the deltas at the indices `columns` of `sums`.
 
     `columns` and `centre` must be among the sums' columns. With `centre`, the mean of the deltas at those indices is
-    first subtracted from both sides. Raises WsteerError for a norm that is zero or not finite, and for a pair without a
-    common parameter.
+    first subtracted from both sides. Raises WsteerError for a norm that is zero or not finite.
     """
     compared = _compared(sums, rows, columns, centre)
     check_norms(sums, names, [*rows, *columns])
     _check_removed(sums, compared, rows, columns)
-    _check_shared(compared, names, rows, columns)
+    _check_range(compared, names, rows, columns)
     both, z = compared.sums, compared.z
     likenesses, chances = both.likenesses / both.modules, both.chances / both.modules
     return Similarity(
@@ -102,13 +135,15 @@ def similarity(
         columns=tuple(names[j] for j in columns),
         row_items=tuple(rows),
         column_items=tuple(columns),
-        cosines=_numbers(compared.cosines),
+        cosines=_matrix(compared.cosines),
+        cosines_shared=_matrix(compared.cosines_shared),
         dots=_numbers(both.dots),
         norms_rows=tuple(both.whole.sqrt().tolist()),
         norms_columns=tuple(compared.whole_columns.sqrt().tolist()),
         shared_rows=_numbers((both.squares / both.whole[:, None]).sqrt()),
         shared_columns=_numbers((both.column_squares / compared.whole_columns).sqrt()),
         floor=_matrix(compared.floor),
+        floor_shared=_matrix(compared.floor_shared),
         expected=_matrix(compared.mean_noise),
         z=_matrix(z),
         above=_above(rows, columns, z.tolist()),
@@ -124,16 +159,22 @@ def similarity(
 
 
 def part_similarity(
-    sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int] = ()
+    sums: Sums, whole: Similarity, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int] = ()
 ) -> PartSimilarity:
-    """The same for the sums over one part of the model; where a norm is zero there is no cosine."""
+    """The same for the sums over one part of the model, beside the table `whole` of all parts."""
     compared = _compared(sums, rows, columns, centre)
+    dots = torch.tensor(whole.dots, dtype=torch.float64)
+    left, right = (torch.tensor(norms, dtype=torch.float64) for norms in (whole.norms_rows, whole.norms_columns))
+    shares = (compared.sums.dots / dots).masked_fill(dots.abs() < LEAST_COSINE * left[:, None] * right, math.nan)
     return PartSimilarity(
         cosines=_matrix(compared.cosines),
+        cosines_shared=_matrix(compared.cosines_shared),
         dots=_matrix(compared.sums.dots),
+        shares_of_dots=_matrix(shares),
         norms_rows=tuple(compared.sums.whole.sqrt().tolist()),
         norms_columns=tuple(compared.whole_columns.sqrt().tolist()),
         floor=_matrix(compared.floor),
+        floor_shared=_matrix(compared.floor_shared),
         z=_matrix(compared.z),
         overlaps=_matrix(compared.sums.overlaps / compared.sums.modules),
     )
@@ -144,7 +185,8 @@ class _Compared:
     """The sums of the rows with the columns, after centring; all [rows, columns] except `whole_columns` [columns].
 
     `expected` is the mean of the dot products of noise. `same`: the item is the delta itself. `no_noise`: noise does
-    not apply, as `same` holds or one of the two is among the deltas of the mean.
+    not apply, as `same` holds or one of the two is among the deltas of the mean. `centred`: a mean was removed, so that
+    only whole vectors are compared.
     """
 
     sums: Sums
@@ -152,21 +194,51 @@ class _Compared:
     expected: Tensor
     same: Tensor
     no_noise: Tensor
+    centred: bool = False
+
+    @cached_property
+    def empty(self) -> Tensor:
+        """Where one side's norm is 0 over the parameters that both change."""
+        return (self.sums.squares == 0) | (self.sums.column_squares == 0)
 
     @cached_property
     def norms(self) -> Tensor:
-        """The products of both norms, over the parameters that both change."""
-        return (self.sums.squares * self.sums.column_squares).sqrt()
+        """The products of both norms; NaN where nothing is compared."""
+        return (self.sums.whole[:, None] * self.whole_columns).sqrt().masked_fill(self.empty, math.nan)
+
+    @cached_property
+    def norms_shared(self) -> Tensor:
+        """The products of both norms over the parameters that both change."""
+        products = (self.sums.squares * self.sums.column_squares).sqrt()
+        return products.masked_fill(self.empty, math.nan) if not self.centred else torch.full_like(products, math.nan)
 
     @cached_property
     def cosines(self) -> Tensor:
-        """The cosines; NaN where a norm is zero."""
-        return (self.sums.dots / self.norms).clamp(-1, 1).masked_fill(self.same, 1.0)
+        """The cosines over the whole vectors."""
+        return self._of(self.norms)
+
+    @cached_property
+    def cosines_shared(self) -> Tensor:
+        """The cosines over the parameters that both change."""
+        return self._of(self.norms_shared)
+
+    def _of(self, norms: Tensor) -> Tensor:
+        return (self.sums.dots / norms).clamp(-1, 1).masked_fill(self.same & ~norms.isnan(), 1.0)
+
+    @cached_property
+    def deviations(self) -> Tensor:
+        """The standard deviations of the dot products of noise; NaN where that does not apply."""
+        return self.sums.variances.sqrt().masked_fill(self.no_noise | self.empty, math.nan)
 
     @cached_property
     def floor(self) -> Tensor:
-        """The standard deviation of the cosine of noise; NaN where that does not apply."""
-        return (self.sums.variances.sqrt() / self.norms).masked_fill(self.no_noise, math.nan)
+        """The standard deviations of the cosines of noise."""
+        return self.deviations / self.norms
+
+    @cached_property
+    def floor_shared(self) -> Tensor:
+        """The same over the parameters that both change."""
+        return self.deviations / self.norms_shared
 
     @cached_property
     def mean_noise(self) -> Tensor:
@@ -175,8 +247,8 @@ class _Compared:
 
     @cached_property
     def z(self) -> Tensor:
-        """The cosines' distance from the mean of noise, in its standard deviations."""
-        return (self.cosines - self.mean_noise) / self.floor
+        """The dot products' distance from the mean of noise, in its standard deviations; norms cancel in it."""
+        return (self.sums.dots - self.expected) / self.deviations
 
 
 def _compared(sums: Sums, rows: Sequence[int], columns: Sequence[int], centre: Sequence[int]) -> _Compared:
@@ -209,7 +281,8 @@ def _centred(
         variances=both.variances + noise / len(centre) ** 2,
         whole=row_squares,
     )
-    return replace(plain, sums=centred, whole_columns=column_squares, expected=torch.full_like(both.dots, float(mean)))
+    expected = torch.full_like(both.dots, float(mean))
+    return replace(plain, sums=centred, whole_columns=column_squares, expected=expected, centred=True)
 
 
 def check_norms(sums: Sums, names: Sequence[str], indices: Sequence[int]) -> None:
@@ -230,18 +303,21 @@ def _check_removed(sums: Sums, compared: _Compared, rows: Sequence[int], columns
             raise WsteerError("--centre removes an item whole; centre by other controls than the items compared")
 
 
-def _check_shared(compared: _Compared, names: Sequence[str], rows: Sequence[int], columns: Sequence[int]) -> None:
-    beyond = ~(compared.norms.isfinite() & (compared.norms > 0)) & ~compared.same
-    empty = ((compared.sums.squares == 0) | (compared.sums.column_squares == 0)) & ~compared.same
-    for i, j in empty.nonzero().tolist():
-        raise WsteerError(
-            f"{names[rows[i]]} and {names[columns[j]]} have no parameter in common that both change; "
-            "compare deltas of one model and one kind"
-        )
+def _check_range(compared: _Compared, names: Sequence[str], rows: Sequence[int], columns: Sequence[int]) -> None:
+    within = [
+        products.isfinite() & (products > 0)
+        for products in (compared.norms, *([] if compared.centred else [compared.norms_shared]))
+    ]
+    beyond = ~torch.stack(within).all(dim=0) & ~compared.empty & ~compared.same
     for i, j in beyond.nonzero().tolist():
         raise WsteerError(
             f"the norms of {names[rows[i]]} and {names[columns[j]]} are too small or too large to compare them"
         )
+
+
+def nothing_shared(item: str, delta: str) -> str:
+    """What to say of two changes that cannot be compared."""
+    return f"{item} and {delta} have no parameter in common that both change; compare deltas of one model and one kind"
 
 
 def _above(

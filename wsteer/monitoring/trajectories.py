@@ -9,15 +9,16 @@ from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_csv, write_csv
 from wsteer.monitoring.items import Item
-from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.monitoring.similarity import Matrix, Similarity, similarity
 from wsteer.statistics import holm, p_value
 
+COLUMNS = ("run", "step", "delta", "cosine", "cosine_shared", "floor", "floor_shared", "z")
 LATEST_STEP = 10**15  # pictures have no room for more
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run's cosines by step; `cosines`, `floor` and `z` have a row for each step and a column for each delta.
+    """A run's cosines by step, with a row for each step and a column for each delta; see `Similarity`.
 
     `leaves_floor`: for each delta the first step with a cosine above the noise floor, by Holm's test at 5% over the
     whole trajectory; None if there is none.
@@ -26,9 +27,11 @@ class Trajectory:
     run: str
     steps: tuple[int, ...]
     deltas: tuple[str, ...]
-    cosines: tuple[tuple[float, ...], ...]
-    floor: tuple[tuple[float | None, ...], ...]
-    z: tuple[tuple[float | None, ...], ...]
+    cosines: Matrix
+    cosines_shared: Matrix
+    floor: Matrix
+    floor_shared: Matrix
+    z: Matrix
     leaves_floor: dict[str, int | None]
 
 
@@ -46,11 +49,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Point:
-    """The cosines of one checkpoint with each delta."""
+    """The cosines of one checkpoint with each delta; see `Similarity`."""
 
     step: int
-    cosines: tuple[float, ...]
+    cosines: tuple[float | None, ...]
+    cosines_shared: tuple[float | None, ...]
     floor: tuple[float | None, ...]
+    floor_shared: tuple[float | None, ...]
     z: tuple[float | None, ...]
 
 
@@ -75,7 +80,8 @@ def trajectories(
 
 def points(steps: Sequence[int], table: Similarity) -> list[Point]:
     """A point for each row of the table."""
-    return [Point(*row) for row in zip(steps, table.cosines, table.floor, table.z, strict=True)]
+    columns = (table.cosines, table.cosines_shared, table.floor, table.floor_shared, table.z)
+    return [Point(*row) for row in zip(steps, *columns, strict=True)]
 
 
 def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Trajectory:
@@ -92,7 +98,9 @@ def trajectory(run: str, deltas: Sequence[str], found: Sequence[Point]) -> Traje
         steps=tuple(point.step for point in found),
         deltas=tuple(deltas),
         cosines=tuple(point.cosines for point in found),
+        cosines_shared=tuple(point.cosines_shared for point in found),
         floor=tuple(point.floor for point in found),
+        floor_shared=tuple(point.floor_shared for point in found),
         z=tuple(point.z for point in found),
         leaves_floor=leaves,
     )
@@ -136,11 +144,13 @@ def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:
     """One line for each run, step and delta."""
     write_csv(
         path,
-        ("run", "step", "delta", "cosine", "floor", "z"),
+        COLUMNS,
         (
-            {"run": each.run, "step": step, "delta": delta, "cosine": cosine, "floor": floor, "z": z}
+            dict(zip(COLUMNS, (each.run, step, *values), strict=True))
             for each in found
-            for step, *values in zip(each.steps, each.cosines, each.floor, each.z, strict=True)
-            for delta, cosine, floor, z in zip(each.deltas, *values, strict=True)
+            for step, *rows in zip(
+                each.steps, each.cosines, each.cosines_shared, each.floor, each.floor_shared, each.z, strict=True
+            )
+            for values in zip(each.deltas, *rows, strict=True)
         ),
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -30,9 +30,9 @@ from wsteer.monitoring.items import (
     place_of,
     short_names,
 )
-from wsteer.monitoring.monitor import Settings
 from wsteer.monitoring.pictures import trajectory_picture
-from wsteer.monitoring.similarity import Similarity, similarity
+from wsteer.monitoring.settings import Settings
+from wsteer.monitoring.similarity import WHOLE, Similarity, nothing_shared, similarity
 from wsteer.monitoring.trajectories import (
     Point,
     Trajectory,
@@ -130,19 +130,27 @@ class _Seen:
         if float(sums.whole[count]) == 0:
             raise Incomplete(f"{item.name} changes nothing")
         table = similarity(sums, [each.name for each in items], [count], range(count))
+        if all(table.empty(0, j) for j in range(count)):
+            raise WsteerError(nothing_shared(table.rows[0], table.columns[0]))
         self.points += points([step], table)
         return table
 
 
 def _line(step: int, table: Similarity) -> str:
-    """`step 40: w_evil 0.0312 (floor 0.0005)`."""
-    values = zip(table.columns, table.cosines[0], table.floor[0], strict=True)
-    return f"step {step}: " + ", ".join(
-        f"{name} {cosine:.4f}" + ("" if floor is None else f" (floor {floor:.4f})") for name, cosine, floor in values
-    )
+    """`step 40: w_evil 0.0312 (floor 0.0005)`, with the cosine over shared parameters where it differs."""
+    parts = []
+    for j, name in enumerate(table.columns):
+        cosine, shared, floor = (values[0][j] for values in (table.cosines, table.cosines_shared, table.floor))
+        beside = [] if floor is None else [f"floor {floor:.4f}"]
+        if shared is not None and table.share(0, j) < WHOLE:
+            beside.append(f"over shared parameters {shared:.4f}")
+        value = "shares no parameter" if cosine is None else f"{cosine:.4f}"
+        parts.append(f"{name} {value}" + (f" ({'; '.join(beside)})" if beside else ""))
+    return f"step {step}: {', '.join(parts)}"
 
 
 def _append(output: Path, point: Point, table: Similarity) -> None:
-    values = {key: dict(zip(table.columns, getattr(point, key), strict=True)) for key in ("cosines", "floor", "z")}
+    keys = [each.name for each in fields(Point) if each.name != "step"]
+    values = {key: dict(zip(table.columns, getattr(point, key), strict=True)) for key in keys}
     with open(output / LINES, "a", encoding="utf-8") as file:
         file.write(json.dumps({"step": point.step, **values}, allow_nan=False, ensure_ascii=False) + "\n")
