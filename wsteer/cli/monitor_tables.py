@@ -176,16 +176,19 @@ def _beyond_controls(found: "Sequence[Projection]") -> list[str]:
 
 
 def _step_lines(found: "Sequence[Projection]") -> list[str]:
-    """A table of each run and data set: mean shifts by training step, of a few blocks; a long one is thinned."""
+    """A table of each run and data set: mean shifts by training step, of a few blocks, without those on controls.
+
+    One of many steps is thinned.
+    """
     from wsteer.monitoring.projections import ROWS_OF, by_step, shown_blocks
 
     lines: list[str] = []
-    steps = by_step(found)
+    steps = [each for each in by_step(found) if not each.control]
     shown = shown_blocks(steps)
     for run, data in dict.fromkeys((each.run, each.data) for each in steps):
         own = [each for each in steps if (each.run, each.data) == (run, data) and each.block in shown]
-        values = {(each.step, (_vector(each), each.block)): f"{each.mean:.3g}" for each in own}
-        columns = list(dict.fromkeys((_vector(each), each.block) for each in own))
+        values = {(each.step, (each.delta, each.block)): f"{each.mean:.3g}" for each in own}
+        columns = list(dict.fromkeys((each.delta, each.block) for each in own))
         measured = list(dict.fromkeys(each.step for each in own))
         every = -(-len(measured) // SHOWN_STEPS)
         rows = [[str(step), *(values[step, column] for column in columns)] for step in measured[::-1][::every][::-1]]

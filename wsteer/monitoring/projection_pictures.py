@@ -31,14 +31,13 @@ def projection_picture(found: Sequence[Projection]) -> Figure:
         axes.set_xlabel("decoder block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"projection on {delta}")
-        axes.set_title(f"{_title(model, points_positions(found, model))} (bands: 95%)", fontsize=10)
+        axes.set_title(f"{_title(model, _positions(found, model))} (bands: 95%)", fontsize=10)
         axes.grid(alpha=0.25)
         small_legend(axes)
     return figure
 
 
-def points_positions(found: Sequence[Projection], model: str | None) -> str:
-    """Where the projections of a model were measured."""
+def _positions(found: Sequence[Projection], model: str | None) -> str:
     return next(each.positions for each in found if each.model == model)
 
 
@@ -66,8 +65,8 @@ def _panel(found: Sequence[Projection], count: int) -> RunPanel:
     by_delta: dict[str, list[Projection]] = {}
     for each in found:
         by_delta.setdefault(f"{each.delta} (control)" if each.control else each.delta, []).append(each)
-    longest = max(by_delta.values(), key=len)
-    steps = [each.step or 0 for each in longest]
+    of_one = next(iter(by_delta.values()))  # all have the same steps, and at each the same noise
+    steps = [each.step or 0 for each in of_one]
     start = [] if 0 in steps else [0]
     zeros = [0.0 for _ in start]
 

@@ -59,8 +59,8 @@ def gated(found: Iterable[Projection]) -> Iterator[Measured]:
 
 
 def shown_blocks(found: Iterable[Projection]) -> list[int]:
-    """A few of the measured blocks, spread over the depth."""
-    blocks = sorted({each.block for each in found})
+    """A few of the blocks at which the deltas were measured, spread over the depth."""
+    blocks = sorted({each.block for each in found if not each.control})
     every = max(1, -(-len(blocks) // SHOWN_BLOCKS))
     return blocks[every // 2 :: every]
 
