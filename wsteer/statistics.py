@@ -1,4 +1,4 @@
-"""Intervals and tests: shares, means, paired differences, rows in groups, many hypotheses at once.
+"""Intervals and tests: shares, means, paired differences, ranks, rows in groups, many hypotheses.
 
 The coverage of each interval is simulated in tests/test_statistics.py.
 """
@@ -245,6 +245,17 @@ def holm(p_values: Sequence[float]) -> list[bool]:
     [False, True, False]
     """
     return [p <= ALPHA for p in holm_adjusted(p_values)]
+
+
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ranks of values [n], from 1; equal ones share the mean of theirs.
+
+    >>> ranks(np.array([0.5, 0.1, 0.5])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    from scipy.stats import rankdata  # noqa: PLC0415  most of a second, which few commands need
+
+    return np.asarray(rankdata(values), dtype=np.float64)
 
 
 def interval(values: Tensor) -> float | None:

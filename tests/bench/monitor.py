@@ -152,7 +152,7 @@ def drop_from_cache(path: Path) -> None:
         os.close(descriptor)
 
 
-def measure(folder: Path, blocks: int, rounds: int, parts: str) -> list[dict]:
+def measure(folder: Path, blocks: int, rounds: int, parts: str, device: str) -> list[dict]:
     """The rows of the table."""
     logs, rows = folder / "logs", []
     pairs = COUNT * (COUNT - 1) // 2
@@ -160,7 +160,7 @@ def measure(folder: Path, blocks: int, rounds: int, parts: str) -> list[dict]:
         low_rank = made(folder / f"7b-{blocks}", "low-rank", blocks)
         scale = ALL_BLOCKS / blocks
         reading = measured("(a) read 64 files", step("read", *low_rank), low_rank, logs / "read-a", rounds)
-        ours = measured("(a) wsteer monitor", monitor(low_rank, folder), low_rank, logs / "ours-a", rounds)
+        ours = measured("(a) wsteer monitor", monitor(low_rank, folder, device), low_rank, logs / "ours-a", rounds)
         pair = measured("(c) one pair, reconstructed", step("state-dicts", *low_rank[:2]), low_rank[:2], logs / "c", 1)
         inside = json.loads((logs / "c.out").read_text())["seconds"]
         rows += [
@@ -171,7 +171,7 @@ def measure(folder: Path, blocks: int, rounds: int, parts: str) -> list[dict]:
     if "b" in parts:
         dense = made(folder / "1.5b", "dense")
         reading = measured("(b) read 2 files", step("read", *dense), dense, logs / "read-b", rounds)
-        ours = measured("(b) wsteer monitor", monitor(dense, folder), dense, logs / "ours-b", rounds)
+        ours = measured("(b) wsteer monitor", monitor(dense, folder, device), dense, logs / "ours-b", rounds)
         whole_dicts = measured("(c) state dicts", step("state-dicts", *dense), dense, logs / "c-b", 1)
         rows += [
             {**reading, "whole": reading["seconds"]},
@@ -181,9 +181,21 @@ def measure(folder: Path, blocks: int, rounds: int, parts: str) -> list[dict]:
     return rows
 
 
-def monitor(paths: list[Path], folder: Path) -> list:
+def monitor(paths: list[Path], folder: Path, device: str) -> list:
     """All pairs by wsteer's command."""
-    return [sys.executable, "-m", "wsteer", "monitor", *paths, "-o", folder / "out", "--force", "-q"]
+    return [
+        sys.executable,
+        "-m",
+        "wsteer",
+        "monitor",
+        *paths,
+        "-o",
+        folder / "out",
+        "--device",
+        device,
+        "--force",
+        "-q",
+    ]
 
 
 def lines_of(written: dict) -> list[str]:
@@ -197,6 +209,7 @@ def lines_of(written: dict) -> list[str]:
         )
     lines += [
         "",
+        f"wsteer's products on: {written['device']}",
         f"(a): {written['blocks']} of 28 decoder blocks were measured; the rest, and all pairs of (c), extrapolated.",
         ", ".join(f"{name} {value}" for name, value in written["machine"].items()),
         ", ".join(f"{name} {value}" for name, value in written["versions"].items()),
@@ -214,17 +227,19 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1, help="decoder blocks of (a) to measure [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="of reading and wsteer [%(default)s]")
     parser.add_argument("--only", default="ab", metavar="PARTS", help="a, b or ab [%(default)s]")
+    parser.add_argument("--device", default="cpu", help="where wsteer takes the products: cpu or cuda [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        rows = measure(folder, arguments.blocks, arguments.rounds, arguments.only)
+        rows = measure(folder, arguments.blocks, arguments.rounds, arguments.only, arguments.device)
     except CommandFailed as error:
         sys.exit(f"a run failed: {error}")
     written = {
         "rows": rows,
         "blocks": arguments.blocks,
+        "device": arguments.device,
         "machine": machine(),
         "versions": versions(sys.executable, ("wsteer", "torch", "safetensors")),
     }

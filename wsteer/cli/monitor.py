@@ -28,7 +28,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import GATE_FAILED, Printer
-from wsteer.cli.values import MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
+from wsteer.cli.values import LARGEST_SEED, MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
@@ -70,6 +70,13 @@ Group = Annotated[
 ]
 ScoresOption = Annotated[
     Path | None, option("--scores", help="CSV of step and score, drawn with trajectories.", metavar="FILE")
+]
+Correlate = Annotated[
+    Path | None,
+    option("--correlate", help="CSV of numbers by pairs of items: Spearman's rho with the cosines.", metavar="FILE"),
+]
+SeedOption = Annotated[
+    int | None, option("--seed", help="Seed of --correlate's permutations. [0]", min=0, max=LARGEST_SEED)
 ]
 FailAbove = Annotated[
     list[str] | None,
@@ -137,9 +144,16 @@ Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
   and a line that names the item, at any step.
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
-  block; with --shift also how far tuning moved the last token of the
-  prompts. --template, --template-args and --date are those of wsteer eval;
-  rows and --columns are those of wsteer finetune.
+  block. With --shift also how far tuning moved the prompts' last token or,
+  with --positions response, the answers (tuned minus base, row by row);
+  rows may then be prompts alone. Checkpoints of a training folder are
+  steps, from the base at step 0, in trajectory.csv and .png; --scores is
+  drawn beside them, and --watch follows one folder, --shift RUN. What is
+  usual: --controls, other activation vectors, and the grey band of random
+  directions. Gates bound the mean, not the interval's end, of the shifts
+  or, without --shift, of the answers: a=0.5 at every measured block,
+  a:12=0.5 at block 12. --template, --template-args and --date are those of
+  wsteer eval; rows and --columns are those of wsteer finetune.
 Files: similarity.json and similarity.csv hold cosines, dots, norms, shared
   fractions, floor, z and overlap.
 """
@@ -159,6 +173,8 @@ def monitor(
     exclude: Exclude = None,
     group: Group = None,
     scores: ScoresOption = None,
+    correlate: Correlate = None,
+    seed: SeedOption = None,
     fail_above: FailAbove = None,
     fail_below: FailBelow = None,
     watch: Watch = False,
@@ -204,6 +220,9 @@ def monitor(
         per=per,
         groups=groups,
         scores=scores,
+        correlate=correlate,
+        seed=seed or 0,
+        device=device,
         fail_above=above,
         fail_below=below,
     )
@@ -212,7 +231,9 @@ def monitor(
     running: dict[str, Any] = {"batch_size": rows_at_once, "device": device, "dtype": dtype, "positions": positions}
     running |= {"columns": columns, "template": template, "template_args": template_args, "date": date}
     if not projecting:
-        _unused({name: value not in (None, "auto") for name, value in running.items()}, "cosines of weights")
+        ignored = {name: value not in (None, "auto") for name, value in running.items() if name != "device"}
+        _unused(ignored, "cosines of weights")
+    _unused({"seed": seed is not None and correlate is None}, "anything but --correlate")
     if not watch:
         _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
     if projecting:
@@ -246,7 +267,7 @@ def _watch(
     interval: float,
     force: bool,
 ) -> None:
-    _refuse(settings, ("controls", "ceiling", "centre", "per", "groups"), "--watch")
+    _refuse(settings, ("controls", "ceiling", "centre", "per", "groups", "correlate"), "--watch")
     if len(of) != 1:
         raise typer.BadParameter("one training folder is needed: --of RUN", param_hint="--watch")
     from wsteer.monitoring.watch import watch as program
@@ -280,7 +301,7 @@ def _project(
         raise typer.BadParameter(f"{what}; give JSONL files or org/name[/config]:split", param_hint="--of")
     if settings.base is None:
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
-    _refuse(settings, ("ceiling", "centre", "per", "groups"), "projections of data sets")
+    _refuse(settings, ("ceiling", "centre", "per", "groups", "correlate"), "projections of data sets")
     for name in ("include", "exclude"):
         if getattr(settings.selection, name) is not None:
             raise typer.BadParameter("projections choose by --layers alone; leave it out", param_hint=f"--{name}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from wsteer.cli.output import table
 
 if TYPE_CHECKING:
+    from wsteer.monitoring.correlation import Correlation
     from wsteer.monitoring.project import ProjectionReport
     from wsteer.monitoring.projections import Projection
     from wsteer.monitoring.report import Controls, MonitorReport
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDEST = 10  # columns of a table on the terminal; of a wider one only the largest cosines are shown
 LARGEST = 20  # how many of them
+MOST_SHARED = 4  # pairs whose shares by part are shown
 SHOWN_STEPS = 12  # steps of a trajectory; a longer one is thinned, with its last step kept
 
 
@@ -27,6 +29,9 @@ def result_lines(report: "MonitorReport") -> list[str]:
     for ceiling in report.ceilings:
         again = ", ".join(f"{name} {c:.3f}" for name, c in zip(ceiling.items, ceiling.cosines, strict=True))
         lines.append(f"ceiling of {ceiling.delta}: {ceiling.mean:.3f} ({again})")
+    if report.correlation:
+        lines.append(_correlation_line(report.correlation, bool(report.similarity.partly())))
+    lines += _share_lines(report)
     for each in report.trajectories:
         lines += ["", *trajectory_lines(each)]
     return [*lines, "", report.output]
@@ -94,6 +99,35 @@ def _control_lines(controls: "Controls", found: "Similarity") -> list[str]:
     return [
         *table(["with controls", *controls.names], seen),
         f"{sum(beyond)} of {len(beyond)} cosines are larger than all of their items' cosines with controls",
+    ]
+
+
+def _correlation_line(found: "Correlation", partly: bool) -> str:
+    told = [("", found.rho, found.p), (", over shared parameters ", found.rho_shared, found.p_shared)][: 1 + partly]
+    values = "".join(
+        f"{name}rho undefined" if rho is None else f"{name}rho {rho:.3f} (p {p:.2g})" for name, rho, p in told
+    )
+    orders = f"all {found.orders} orders" if found.exact else f"{found.orders} orders"
+    return f"rank correlation of {found.pairs} cosines with --correlate: {values}, {orders} of the items"
+
+
+def _share_lines(report: "MonitorReport") -> list[str]:
+    """Each part's share of a pair's dot product, for few pairs; the largest of many parts."""
+    found, pairs = report.similarity, report.similarity.pairs()
+    if not report.per or not pairs or len(pairs) > MOST_SHARED:
+        return []
+    shares = {name: [part.shares_of_dots[i][j] for i, j in pairs] for name, part in report.per.items()}
+    largest = sorted(shares, key=lambda name: -max(abs(share or 0.0) for share in shares[name]))[:LARGEST]
+    rows = [
+        [name, *("" if share is None else f"{share:.1%}" for share in values)]
+        for name, values in shares.items()
+        if name in largest
+    ]
+    left = f"; the {LARGEST} largest of {len(shares)}" if len(shares) > LARGEST else ""
+    return [
+        "",
+        *table(["share of dot product", *(f"{found.rows[i]} · {found.columns[j]}" for i, j in pairs)], rows),
+        f"a pair's shares sum to 100%; what works against it is negative, so that others may be above{left}",
     ]
 
 

@@ -64,14 +64,19 @@ def gram(deltas: Sequence[Mapping[str, Terms]]) -> list[list[float]]:
 
 
 def grouped_sums(
-    deltas: Sequence[Mapping[str, Terms]], columns: int, group: Callable[[str], str], progress: Progress = silent
+    deltas: Sequence[Mapping[str, Terms]],
+    columns: int,
+    group: Callable[[str], str],
+    progress: Progress = silent,
+    device: str = "cpu",
 ) -> dict[str, Sums]:
     """The sums for every delta with each of the first `columns`, for each group that `group` gives a parameter's name.
 
     Each delta is a mapping from the parameters that it changes to their terms.
 
     Low-rank changes are compared in rank space; no dense matrix is formed for them. Dense ones are streamed in row
-    blocks. Each file is read once for all pairs. Raises WsteerError if shapes differ.
+    blocks. Each file is read once for all pairs. `device` is where the products are taken, one that has float64; the
+    sums are on the CPU. Raises WsteerError if shapes differ.
     """
     names = sorted({name for delta in deltas for name in delta})
     for name in names:
@@ -81,7 +86,9 @@ def grouped_sums(
                 f"{name} has different shapes in the deltas compared: {shapes}; compare deltas of one model"
             )
     totals = {group(name): Sums.zeros(len(deltas), columns) for name in names or [""]}
-    parts = in_order(lambda name: parameter_sums(name, [delta.get(name, ()) for delta in deltas], columns), names)
+    parts = in_order(
+        lambda name: parameter_sums(name, [delta.get(name, ()) for delta in deltas], columns, device), names
+    )
     for name, part in zip(progress(names, "compare"), parts, strict=True):
         totals[group(name)].add(part)
     for total in totals.values():
@@ -99,8 +106,8 @@ def cosine_from_gram(dots: Sequence[Sequence[float]], i: int, j: int) -> float:
     return max(-1.0, min(1.0, dots[i][j] / (dots[i][i] * dots[j][j]) ** 0.5))
 
 
-def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
-    """The sums over one parameter; each change is a sum of terms (no terms: no change).
+def parameter_sums(name: str, vectors: Sequence[Terms], columns: int, device: str = "cpu") -> Sums:
+    """The sums over one parameter; each change is a sum of terms (no terms: no change). Products are on `device`.
 
     The noise floor. Noise is a random change with the same norm: of a low-rank change B is random and A is kept; of a
     dense one all entries are random. Its rows are independent, with the covariance C = AᵀA·‖i‖²/(rows·‖A‖²); for a
@@ -112,14 +119,14 @@ def parameter_sums(name: str, vectors: Sequence[Terms], columns: int) -> Sums:
     present = [i for i, vector in enumerate(vectors) if vector]
     low_rank = {i: vector for i, vector in enumerate(vectors) if vector and is_low_rank(vector)}
     dense = [i for i in present if i not in low_rank]
-    spaces = dict(zip(low_rank, rank_spaces(name, list(low_rank.values())), strict=True)) if low_rank else {}
+    spaces = dict(zip(low_rank, rank_spaces(name, list(low_rank.values()), device), strict=True)) if low_rank else {}
     sums = Sums.zeros(len(vectors), columns)
     size = max(1, math.prod(vectors[present[0]][0][1].shape))
     inverse_size = torch.full_like(sums.dots, 1 / size)  # [n, columns]: the variance over ‖i‖²‖j‖²
     if low_rank:
         _add_low_rank(sums, spaces, columns, inverse_size)
     if dense:
-        _add_dense(sums, [vectors[i] for i in dense], dense, spaces)
+        _add_dense(sums, [vectors[i] for i in dense], dense, spaces, device)
     own = sums.whole  # [n]
     both = (own > 0).double()  # [n]: 1 where the parameter is changed; a frozen one is in a checkpoint, but is not
     sums.squares.copy_((own * both)[:, None] * both[:columns])
@@ -135,25 +142,28 @@ def _add_low_rank(sums: Sums, spaces: dict[int, RankSpace], columns: int, invers
     pairs = pair_sums(list(spaces.values()), len(across))  # each [low-rank, low-rank columns]
     into, at = torch.tensor(down), torch.tensor(across, dtype=torch.int64)
     where = (into[:, None], at)
-    sums.dots[where] = pairs.dots
-    sums.overlaps[where] = pairs.overlaps
+    sums.dots[where] = pairs.dots.cpu()
+    sums.overlaps[where] = pairs.overlaps.cpu()
     sums.modules[where] = 1.0
-    sums.likenesses[where] = pairs.likenesses
-    sums.chances[where] = pairs.chances
-    inverse_size[where] = pairs.alignments / spaces[down[0]].B.shape[0]
-    sums.whole[into] = torch.stack([space.square for space in spaces.values()])
+    sums.likenesses[where] = pairs.likenesses.cpu()
+    sums.chances[where] = pairs.chances.cpu()
+    inverse_size[where] = pairs.alignments.cpu() / spaces[down[0]].B.shape[0]
+    sums.whole[into] = torch.stack([space.square for space in spaces.values()]).cpu()
 
 
-def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace]) -> None:
+def _add_dense(
+    sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: dict[int, RankSpace], device: str
+) -> None:
     """Stream the dense changes, whose indices are `at`, once: against each other and against the low-rank ones."""
     terms, coefficients = distinct(vectors)  # [dense, terms]
     plain = torch.equal(coefficients, torch.eye(len(terms), dtype=torch.float64))
-    sources = TermRows(terms, torch.float64)
-    dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64)
+    sources = TermRows(terms, torch.float64, device)
+    coefficients = coefficients.to(device)
+    dots = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device=device)
+    mixed = torch.zeros(len(vectors), len(spaces), dtype=torch.float64, device=device)
     blocks = list(row_blocks(terms[0].shape))
     width = math.prod(terms[0].shape[1:])
-    buffer = torch.empty(len(terms), blocks[0][1] * width if blocks else 0, dtype=torch.float64)
+    buffer = torch.empty(len(terms), blocks[0][1] * width if blocks else 0, dtype=torch.float64, device=device)
     for start, stop in blocks:
         block = buffer[:, : (stop - start) * width]  # a term's rows flattened, [terms, rows · width]
         for flat, rows in zip(block, sources.rows(start, stop), strict=True):
@@ -162,6 +172,7 @@ def _add_dense(sums: Sums, vectors: Sequence[Terms], at: Sequence[int], spaces: 
         dots += block @ block.T
         for j, space in enumerate(spaces.values()):
             mixed[:, j] += _with_low_rank(block.view(len(vectors), stop - start, -1), space, start, stop)
+    dots, mixed = dots.cpu(), mixed.cpu()
     sums.whole[torch.tensor(at)] = dots.diagonal()
     low_rank = list(spaces)
     for down, across, values in ((at, at, dots), (at, low_rank, mixed), (low_rank, at, mixed.T)):
@@ -209,12 +220,12 @@ def distinct(vectors: Sequence[Terms]) -> tuple[list[Term], Tensor]:
 
 
 class TermRows:
-    """The rows of several terms, block by block; factors are held in memory, and products computed in `dtype`."""
+    """The rows of several terms, block by block; factors are held on `device`, and products computed in `dtype`."""
 
-    def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, terms: Sequence[Term], dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         self.shape = terms[0].shape
         self._sources: list[tuple[Tensor, Tensor] | Dense] = [
-            (read_factor(term.lora_B).to(dtype), read_factor(term.lora_A).to(dtype))
+            (read_factor(term.lora_B).to(device, dtype), read_factor(term.lora_A).to(device, dtype))
             if isinstance(term, LowRank)
             else term
             for term in terms

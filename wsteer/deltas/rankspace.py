@@ -26,7 +26,7 @@ class RankSpace:
 
     `scales` [r] are A's singular values along these columns. B is float32 as stored, the rest float64. Large columns of
     B that nearly cancel already cancel in Y, so small differences of large products keep their digits. `transposed`:
-    the parameter is the transpose, [in, out].
+    the parameter is the transpose, [in, out]. All are on one device.
     """
 
     B: Tensor
@@ -36,15 +36,19 @@ class RankSpace:
     transposed: bool = False
 
     @staticmethod
-    def of(lora_B: Tensor, lora_A: Tensor, weights: Tensor, transposed: bool = False) -> "RankSpace":
-        """The change Σ wᵢ·B[:, i] A[i, :], with one weight for each row of A."""
+    def of(
+        lora_B: Tensor, lora_A: Tensor, weights: Tensor, transposed: bool = False, device: str = "cpu"
+    ) -> "RankSpace":
+        """The change Σ wᵢ·B[:, i] A[i, :], with one weight for each row of A, on `device`."""
         if not lora_A.isfinite().all():
             raise WsteerError("a factor holds NaN or infinity; the training run diverged")
-        q, r = torch.linalg.qr(lora_A.double().T)  # A = rᵀqᵀ: q [in, s], r [s, rows of A], s the smaller of the two
-        u, scales, v = torch.linalg.svd(r, full_matrices=False)  # r = u diag(scales) v
+        # A = rᵀqᵀ: q [in, s], r [s, rows of A], s the smaller of the two
+        q, r = torch.linalg.qr(lora_A.to(device).double().T)
+        u, scales, v = torch.linalg.svd(r.cpu(), full_matrices=False)  # r = u diag(scales) v; small, so on the CPU
         kept = scales > NEGLIGIBLE * scales[0]  # as many as A's rank
         P = weights[:, None] * (v.T * scales)[:, kept]  # [rows of A, r]: B diag(w) A = (B P) Qᵀ
-        return RankSpace(lora_B, P, q @ u[:, kept], scales[kept], transposed)
+        span = q @ u[:, kept].to(device)
+        return RankSpace(lora_B.to(device), P.to(device), span, scales[kept].to(device), transposed)
 
     def rows(self, rows: slice) -> Tensor:
         """Rows of Y: float64 [rows, r]."""
@@ -74,7 +78,7 @@ class PairSums:
     chances: Tensor
 
 
-def rank_spaces(name: str, vectors: Sequence[LowRankTerms]) -> list[RankSpace]:
+def rank_spaces(name: str, vectors: Sequence[LowRankTerms], device: str = "cpu") -> list[RankSpace]:
     """The changes of parameter `name`, each a sum of products; factors that several changes share are read once."""
     swapped = starts_from_columns(name, vectors)
     read = _factor_reader(vectors)
@@ -87,7 +91,7 @@ def rank_spaces(name: str, vectors: Sequence[LowRankTerms]) -> list[RankSpace]:
             scale for (scale, _), (_, a) in zip(vector, factors, strict=True) for _ in a
         ]  # one for each row of A
         lora_B, lora_A = torch.cat([b for b, _ in factors], dim=1), torch.cat([a for _, a in factors])
-        spaces.append(RankSpace.of(lora_B, lora_A, torch.tensor(weights, dtype=torch.float64), swapped))
+        spaces.append(RankSpace.of(lora_B, lora_A, torch.tensor(weights, dtype=torch.float64), swapped, device))
     return spaces
 
 
@@ -121,21 +125,23 @@ def _factor_reader(vectors: Sequence[LowRankTerms]) -> Callable[[LowRank], tuple
 
 
 def pair_sums(spaces: Sequence[RankSpace], columns: int) -> PairSums:
-    """The sums for all pairs, from one Gram matrix of all Q and one of all Y.
+    """The sums for all pairs, on the device of the changes, from one Gram matrix of all Q and one of all Y.
 
     ⟨Yᵢ Qᵢᵀ, Yⱼ Qⱼᵀ⟩ = Σ (Yᵢᵀ Yⱼ) ∘ (Qᵢᵀ Qⱼ), the blocks of two Gram matrices multiplied entry by entry. Likewise the
     squared cosines of the principal angles of row spaces sum up to ‖Qᵢᵀ Qⱼ‖² (Björck and Golub 1973), and Aᵢ Aⱼᵀ has
     the norm of diag(sᵢ) Qᵢᵀ Qⱼ diag(sⱼ).
     """
-    ranks = [len(space.scales) for space in spaces]
+    ranks, device = [len(space.scales) for space in spaces], spaces[0].Q.device
     width = sum(ranks[:columns])
     total = sum(ranks)
     # both [total, width]: the block of changes i and j is Qᵢᵀ Qⱼ in q, Yᵢᵀ Yⱼ in y
-    q = cross((torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q)), total, width)
-    y = cross((torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B)), total, width)
+    stacked_q = (torch.cat([space.Q[rows] for space in spaces], dim=1) for rows in _slices(spaces[0].Q))
+    stacked_y = (torch.cat([space.rows(rows) for space in spaces], dim=1) for rows in _slices(spaces[0].B))
+    q, y = (cross(blocks, total, width, device) for blocks in (stacked_q, stacked_y))
     dots = block_sums(y.mul_(q), ranks, columns)  # [n, columns], like all that follow
     q.square_()
-    smaller = torch.minimum(torch.tensor(ranks)[:, None], torch.tensor(ranks[:columns]))
+    heights = torch.tensor(ranks, device=device)
+    smaller = torch.minimum(heights[:, None], heights[:columns])
     overlaps = block_sums(q, ranks, columns) / smaller.clamp(min=1)
     squares = torch.cat([space.scales for space in spaces]) ** 2  # [total]
     q.mul_(squares[:, None]).mul_(squares[:width])  # its blocks now sum up to ‖Aᵢ Aⱼᵀ‖²
@@ -154,9 +160,9 @@ def _slices(matrix: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + ROWS, matrix.shape[0]))
 
 
-def cross(blocks: Iterable[Tensor], n: int, width: int) -> Tensor:
+def cross(blocks: Iterable[Tensor], n: int, width: int, device: torch.device) -> Tensor:
     """Σ Xᵀ X[:, :width] over blocks X [rows, n]: [n, width]. Only the lower half of the symmetric part is computed."""
-    total = torch.zeros(n, width, dtype=torch.float64)
+    total = torch.zeros(n, width, dtype=torch.float64, device=device)
     chunks = [(start, min(start + COLUMNS, width)) for start in range(0, width, COLUMNS)]
     for block in blocks:
         for start, stop in chunks:
@@ -169,6 +175,7 @@ def cross(blocks: Iterable[Tensor], n: int, width: int) -> Tensor:
 def block_sums(matrix: Tensor, ranks: Sequence[int], columns: int) -> Tensor:
     """The sum of each block of a matrix; `ranks` are the blocks' heights, the first `columns` of them the widths."""
     n = len(ranks)
-    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks))  # [Σ ranks]: the block of each row or column
-    by_row = torch.zeros(n, matrix.shape[1], dtype=torch.float64).index_add_(0, owner, matrix)
-    return torch.zeros(n, columns, dtype=torch.float64).index_add_(1, owner[: matrix.shape[1]], by_row)
+    # [Σ ranks]: the block of each row or column
+    owner = torch.repeat_interleave(torch.arange(n), torch.tensor(ranks)).to(matrix.device)
+    by_row = matrix.new_zeros(n, matrix.shape[1]).index_add_(0, owner, matrix)
+    return matrix.new_zeros(n, columns).index_add_(1, owner[: matrix.shape[1]], by_row)

@@ -3,9 +3,8 @@
 import math
 
 from wsteer.errors import WsteerError
+from wsteer.models.devices import DEVICES
 from wsteer.models.loading import DTYPE_NAMES
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def check_count(name: str, value: object) -> None:

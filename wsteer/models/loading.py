@@ -23,6 +23,7 @@ from wsteer.checkpoints.conversion import decoder_path
 from wsteer.deltas.inputs import ChangeInput
 from wsteer.errors import WsteerError, one_error, out_of_memory, reason
 from wsteer.models.chat import Chat, ChatFormat, folder_template, formatted
+from wsteer.models.devices import resolve_device
 from wsteer.models.tokenizer import load_tokenizer
 
 GENERATION = "generation_config.json"
@@ -218,17 +219,6 @@ def check_rows(loaded: LoadedModel, rows: Iterable[Sequence[int] | Tensor], more
 def embedded_tokens(model: PreTrainedModel) -> int:
     """How many token ids the model has embeddings of."""
     return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
-
-
-def resolve_device(device: str) -> str:
-    """The device that --device names; auto is CUDA, else Apple's MPS, else the CPU."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise WsteerError("--device cuda: this machine has no CUDA device that torch can use; use --device cpu")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise WsteerError("--device mps: this machine has no MPS device that torch can use; use --device cpu")
-    return device
 
 
 def _reset_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

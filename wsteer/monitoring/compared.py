@@ -11,6 +11,8 @@ from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.names import layer_name, likely_path, module_name
 from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.errors import WsteerError
+from wsteer.models.devices import float64_device
+from wsteer.monitoring.correlation import correlation, read_matrix
 from wsteer.monitoring.gates import SHARED
 from wsteer.monitoring.items import (
     Item,
@@ -44,6 +46,7 @@ class Compared:
     controls: tuple[int, ...]
     ceilings: Mapping[str, tuple[int, ...]]
     centre: tuple[int, ...]
+    device: str
 
     @staticmethod
     def open(deltas: Sequence[str | Path], of: Sequence[str | Path], settings: Settings) -> "Compared":
@@ -93,6 +96,7 @@ class Compared:
             indices(controls),
             {name: indices(items) for name, items in ceilings.items()},
             indices(centre),
+            float64_device(settings.device),
         )
 
     @property
@@ -108,7 +112,7 @@ class Compared:
 
     def sums(self, group: Callable[[str], str], progress: Progress) -> dict[str, Sums]:
         """The sums from which all tables are computed, for each group of parameters."""
-        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress)
+        return grouped_sums([item.delta.terms for item in self.items], self.columns, group, progress, self.device)
 
     def _part(self, per: str | None) -> Callable[[str], str]:
         """Which part of the model a parameter belongs to: one for all, or `per` layer, module or parameter."""
@@ -121,6 +125,8 @@ class Compared:
 
     def report(self, output: Path, settings: Settings, progress: Progress) -> MonitorReport:
         """Compute everything; the items' files are read once."""
+        rows, columns = ([self.names[index] for index in indices] for indices in (self.rows, self.deltas))
+        values = read_matrix(settings.correlate, rows, columns) if settings.correlate else None
         by_part = self.sums(self._part(settings.per), progress)
         sums = Sums.zeros(len(self.items), self.columns)
         for part in by_part.values():
@@ -142,6 +148,7 @@ class Compared:
                 name: part_similarity(part, table, self.rows, self.deltas, self.centre) for name, part in parts.items()
             },
             groups=_members(settings.groups, [*table.rows, *table.columns]),
+            correlation=None if values is None else correlation(table, values, settings.seed),
             failures=settings.gates.failures(everything.measured()),
             notes=(*notes_on(table, bool(self.centre)), *apart(self.items, self.base)),
         )

@@ -17,8 +17,12 @@ from wsteer.progress import Note
 
 T = TypeVar("T")
 LINES = "trajectory.jsonl"
-ENDS = (".png", ".svg", ".csv")
-PICTURES = tuple(f"{name}{end}" for name in ("trajectory", "drawing") for end in ENDS)
+ENDS = (".png", ".svg")
+
+
+def written(*names: str) -> list[str]:
+    """The files that following a run may leave: of pictures of these names, and of what is being drawn."""
+    return [LINES, "trajectory.csv", "drawing.csv", *(f"{name}{end}" for name in (*names, "drawing") for end in ENDS)]
 
 
 class Incomplete(Exception):
@@ -95,9 +99,14 @@ def follow(
     return failures, False
 
 
-def redraw(output: Path, figure: Figure, write_table: Callable[[Path], None]) -> None:
+def replace_picture(output: Path, figure: Figure, name: str = "trajectory") -> None:
     """Draw to another file, then replace the old picture, so a reader always sees a complete one."""
     save(figure, output / "drawing.png", svg=True)
-    write_table(output / "drawing.csv")
     for end in ENDS:
-        os.replace(output / f"drawing{end}", output / f"trajectory{end}")
+        os.replace(output / f"drawing{end}", output / f"{name}{end}")
+
+
+def replace_table(output: Path, write: Callable[[Path], None]) -> None:
+    """Write to another file, then replace the old trajectory.csv."""
+    write(output / "drawing.csv")
+    os.replace(output / "drawing.csv", output / "trajectory.csv")

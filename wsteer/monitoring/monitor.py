@@ -6,12 +6,12 @@ from pathlib import Path
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_unchanged
 from wsteer.files.pictures import save
-from wsteer.files.provenance import RECORD, record
+from wsteer.files.provenance import RECORD, record, source_entry
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import write_json
 from wsteer.monitoring.compared import Compared
 from wsteer.monitoring.items import listed
-from wsteer.monitoring.pictures import part_map, similarity_map, trajectory_picture
+from wsteer.monitoring.pictures import correlation_picture, part_map, similarity_map, trajectory_picture
 from wsteer.monitoring.report import MonitorReport, write_pairs, write_per
 from wsteer.monitoring.settings import Settings
 from wsteer.monitoring.trajectories import Scores, read_scores, write_trajectories
@@ -57,7 +57,10 @@ def monitor(
         report = compared.report(output, settings, progress)
         check_unchanged(file for item in compared.items for file in item.input.files)
         _write(partial, report, settings.per, scores)
-        write_json(partial / RECORD, record("monitor", settings.options, sources()))
+        inputs = sources()
+        if settings.correlate:
+            inputs.append(source_entry("correlate", settings.correlate))
+        write_json(partial / RECORD, record("monitor", settings.options, inputs))
     return report
 
 
@@ -72,6 +75,10 @@ def _write(folder: Path, report: MonitorReport, by: str | None, scores: Scores |
     if report.trajectories:
         write_trajectories(folder / "trajectory.csv", report.trajectories)
         save(trajectory_picture(report.trajectories, scores), folder / "trajectory.png", svg=True)
+        if partly := [each for each in report.trajectories if each.partly]:
+            save(trajectory_picture(partly, scores, shared=True), folder / "trajectory-shared.png", svg=True)
+    if report.correlation:
+        save(correlation_picture(report.similarity, report.correlation), folder / "correlation.png", svg=True)
     if by is not None:
         write_per(folder / f"similarity-per-{by}.csv", by, report)
         if len(report.per) <= MOST_DRAWN and report.similarity.pairs():

@@ -9,8 +9,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import FillStyleType
 
 from wsteer.files.pictures import label, own_style
+from wsteer.monitoring.correlation import Correlation
 from wsteer.monitoring.similarity import Matrix, PartSimilarity, Similarity
 from wsteer.monitoring.trajectories import Scores, Trajectory
 
@@ -49,6 +51,30 @@ def part_map(table: Similarity, parts: Mapping[str, PartSimilarity], by: str, mo
     reach = max((abs(value) for row in values for value in row if value is not None), default=1.0)
     figure = heat_map([f"{table.rows[i]} · {table.columns[j]}" for i, j in pairs], list(parts), values, reach)
     figure.axes[0].set_title(f"cosine of weight changes by {by}", fontsize=10)
+    return figure
+
+
+@own_style
+def correlation_picture(table: Similarity, found: Correlation) -> Figure:
+    """A point for each pair: its cosine against the user's value; where the two cosines differ, hollow ones, too."""
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    drawn: list[tuple[str, Matrix, float | None, float | None, FillStyleType]] = [
+        ("cosine", table.cosines, found.rho, found.p, "full")
+    ]
+    if table.partly():
+        drawn.append(("over shared parameters", table.cosines_shared, found.rho_shared, found.p_shared, "none"))
+    for name, cosines, rho, p, fill in drawn:
+        pairs = [(found.values[i][j], cosines[i][j]) for i, j in table.pairs()]
+        points = [(x, y) for x, y in pairs if x is not None and y is not None]
+        told = "" if rho is None else f": rho {rho:.2f}, p {p:.2g}"
+        axes.plot(*zip(*points, strict=True), "o", markersize=5, fillstyle=fill, label=f"{name}{told}")
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set_xlabel("value of --correlate")
+    axes.set_ylabel("cosine")
+    axes.set_title(f"{found.pairs} pairs; p by permutations of the items", fontsize=10)
+    axes.grid(alpha=0.25)
+    small_legend(axes)
     return figure
 
 
@@ -153,16 +179,20 @@ class RunPanel:
     noise: Sequence[float] = ()
 
 
-def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None) -> Figure:
-    """Cosines by step: a panel for each run, a line for each delta over a band of two floors."""
-    return steps_picture([_cosines(each) for each in found], "cosine", scores)
+def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None, shared: bool = False) -> Figure:
+    """Cosines by step, or those over `shared` parameters: a panel for each run, a line for each delta.
+
+    Each line is over a band of two floors.
+    """
+    name = "cosine over shared parameters" if shared else "cosine"
+    return steps_picture([_cosines(each, shared) for each in found], name, scores)
 
 
-def _cosines(each: Trajectory) -> RunPanel:
+def _cosines(each: Trajectory, shared: bool) -> RunPanel:
     series = []
     for j, delta in enumerate(each.deltas):
-        floors = [2 * (row[j] or 0.0) for row in each.floor]
-        values = [row[j] for row in each.cosines]
+        floors = [2 * (row[j] or 0.0) for row in (each.floor_shared if shared else each.floor)]
+        values = [row[j] for row in (each.cosines_shared if shared else each.cosines)]
         series.append(Series(delta, values, [-floor for floor in floors], floors, each.leaves_floor[delta]))
     return RunPanel(each.run, each.steps, series)
 

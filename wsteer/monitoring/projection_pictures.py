@@ -80,5 +80,5 @@ def _panel(found: Sequence[Projection], count: int) -> RunPanel:
         [*start, *steps],
         [series(label, points) for label, points in by_delta.items()],
         title=f"{first.run}, {ROWS_OF[first.positions].format(first.data)}\n{block_text(first.block, count)}",
-        noise=[*zeros, *(2 * (each.noise or 0.0) for each in longest)],
+        noise=[*zeros, *(2 * (each.noise or 0.0) for each in of_one)],
     )

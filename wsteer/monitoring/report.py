@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsteer.files.text import write_csv
+from wsteer.monitoring.correlation import Correlation
 from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.similarity import Matrix, PartSimilarity, Similarity
 from wsteer.monitoring.trajectories import Trajectory
@@ -55,6 +56,7 @@ class MonitorReport:
     trajectories: tuple[Trajectory, ...]
     per: dict[str, PartSimilarity]
     groups: dict[str, list[str]]
+    correlation: Correlation | None
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
 
@@ -75,6 +77,7 @@ class MonitorReport:
             "trajectories": [asdict(each) for each in self.trajectories],
             "per": {part: asdict(table) for part, table in self.per.items()},
             "groups": self.groups,
+            "correlation": asdict(self.correlation) if self.correlation else None,
             "failures": [asdict(each) for each in self.failures],
             "notes": list(self.notes),
         }
@@ -100,7 +103,7 @@ def notes_on(table: Similarity, centred: bool) -> tuple[str, ...]:
         notes.append(
             f"the parameters that both change hold {table.share(i, j):.0%} of a norm of {table.rows[i]} or "
             f"{table.columns[j]}: their cosine over the whole vectors is {table.cosines[i][j]:.3f}, over those "
-            f"parameters {table.cosines_shared[i][j]:.3f}; compare either with its like"
+            f"parameters {table.cosines_shared[i][j]:.3f}; do not compare the one kind with the other"
         )
     if empty := [pair for pair in pairs if table.empty(*pair)]:
         i, j = empty[0]

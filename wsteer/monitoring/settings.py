@@ -18,7 +18,8 @@ class Settings:
     `controls`: deltas of no interest, whose cosines show what is usual. `ceiling`: by a delta's name, deltas of the
     same training, repeated. `centre`: deltas whose mean is removed first. `per`: layer, module or parameter. `groups`:
     globs of names that are drawn together in pictures. `fail_above` and `fail_below`: bounds by a delta's name. A path
-    alone counts as a list of one.
+    alone counts as a list of one. `correlate`: a CSV file of numbers by pairs of items, whose rank correlation with the
+    cosines is tested by permutations of `seed`. `device`: where products are taken, auto is CUDA, else the CPU.
     """
 
     base: str | Path | None = None
@@ -29,6 +30,9 @@ class Settings:
     per: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     scores: Path | None = None
+    correlate: Path | None = None
+    seed: int = 0
+    device: str = "auto"
     fail_above: Mapping[str, float] = field(default_factory=dict)
     fail_below: Mapping[str, float] = field(default_factory=dict)
 
@@ -49,7 +53,7 @@ class Settings:
     @property
     def read(self) -> list[str | Path]:
         """All files and folders that the settings name."""
-        return [*self.references, *(path for path in (self.base, self.scores) if path is not None)]
+        return [*self.references, *(path for path in (self.base, self.scores, self.correlate) if path is not None)]
 
     @property
     def gates(self) -> Gates:
@@ -60,4 +64,5 @@ class Settings:
     def options(self) -> dict[str, object]:
         """The options besides inputs, as records list them."""
         own = {"per": self.per, "groups": self.groups, "fail_above": self.fail_above, "fail_below": self.fail_below}
-        return {**{name: value for name, value in own.items() if value}, **self.selection.options}
+        seed = {"seed": self.seed} if self.correlate else {}
+        return {**{name: value for name, value in own.items() if value}, **seed, **self.selection.options}

@@ -9,7 +9,7 @@ from wsteer.deltas.gram import Sums
 from wsteer.errors import WsteerError
 from wsteer.files.text import read_csv, write_csv
 from wsteer.monitoring.items import Item
-from wsteer.monitoring.similarity import Matrix, Similarity, similarity
+from wsteer.monitoring.similarity import WHOLE, Matrix, Similarity, similarity
 from wsteer.statistics import holm, p_value
 
 COLUMNS = ("run", "step", "delta", "cosine", "cosine_shared", "floor", "floor_shared", "z")
@@ -33,6 +33,15 @@ class Trajectory:
     floor_shared: Matrix
     z: Matrix
     leaves_floor: dict[str, int | None]
+
+    @property
+    def partly(self) -> bool:
+        """Whether the two cosines differ somewhere: the whole one is the other times both sides' shares of the norm."""
+        return any(
+            whole is not None and shared is not None and abs(whole) < WHOLE * abs(shared)
+            for rows in zip(self.cosines, self.cosines_shared, strict=True)
+            for whole, shared in zip(*rows, strict=True)
+        )
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from wsteer.deltas.gram import grouped_sums
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import RECORD, record
 from wsteer.files.saving import check_output, growing_folder
+from wsteer.models.devices import float64_device
 from wsteer.monitoring.following import (
     LINES,
-    PICTURES,
     Following,
     Incomplete,
     check_followed,
     follow,
-    redraw,
+    replace_picture,
+    replace_table,
+    written,
 )
 from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import (
@@ -43,7 +45,7 @@ from wsteer.monitoring.trajectories import (
 )
 from wsteer.progress import Note, unsaid
 
-FILES = (RECORD, LINES, *PICTURES)
+FILES = (RECORD, *written("trajectory", "trajectory-shared"))
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ def watch(
 
         def draw() -> None:
             found = seen.trajectory
-            redraw(output, trajectory_picture([found], scores), lambda path: write_trajectories(path, [found]))
+            for shared in (False, True) if found.partly else (False,):
+                name = f"trajectory{'-shared' * shared}"
+                replace_picture(output, trajectory_picture([found], scores, shared), name)
+            replace_table(output, lambda path: write_trajectories(path, [found]))
 
         failures, interrupted = follow(Following(Path(run), seen.measure, note), until_step, interval, add, draw)
     return WatchReport(str(output), seen.trajectory if seen.points else None, failures, interrupted)
@@ -108,6 +113,7 @@ class _Seen:
     def __init__(self, run: Path, columns: Sequence[Item], base: Checkpoint | None, settings: Settings) -> None:
         self.columns, self.base, self.settings = columns, base, settings
         self.name = short_names([str(run)])[0]
+        self.device = float64_device(settings.device)
         self.points: list[Point] = []
 
     @property
@@ -124,7 +130,8 @@ class _Seen:
             raise Incomplete(str(error)) from None
         items = comparable([*self.columns, item], self.base, self.settings.selection)
         try:
-            sums = grouped_sums([each.delta.terms for each in items], count, lambda name: "")[""]
+            deltas = [each.delta.terms for each in items]
+            sums = grouped_sums(deltas, count, lambda name: "", device=self.device)[""]
         except (WsteerError, OSError) as error:
             raise Incomplete(str(error)) from None
         if float(sums.whole[count]) == 0:

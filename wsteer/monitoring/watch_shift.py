@@ -11,12 +11,13 @@ from wsteer.files.provenance import RECORD, record, recordable
 from wsteer.files.saving import check_output, growing_folder
 from wsteer.monitoring.following import (
     LINES,
-    PICTURES,
     Following,
     Incomplete,
     check_followed,
     follow,
-    redraw,
+    replace_picture,
+    replace_table,
+    written,
 )
 from wsteer.monitoring.gates import Failure
 from wsteer.monitoring.items import listed, short_names
@@ -28,7 +29,7 @@ from wsteer.monitoring.trajectories import read_scores
 from wsteer.monitoring.tuned import OfAnotherBase, open_step, running
 from wsteer.progress import Note, Progress, silent, unsaid
 
-FILES = (RECORD, LINES, *PICTURES)
+FILES = (RECORD, *written("trajectory"))
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,8 @@ def watch_shift(
             return settings.gates.failures(gated(found))
 
         def draw() -> None:
-            redraw(
-                output,
-                projections_by_step(seen.projections, count, scores),
-                lambda path: write_steps(path, seen.projections),
-            )
+            replace_picture(output, projections_by_step(seen.projections, count, scores))
+            replace_table(output, lambda path: write_steps(path, seen.projections))
 
         failures, interrupted = follow(Following(Path(run), seen.measure, note), until_step, interval, add, draw)
     return ShiftReport(str(output), tuple(seen.projections), failures, interrupted, opened.notes)

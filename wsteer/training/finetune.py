@@ -18,7 +18,8 @@ from wsteer.files.saving import check_output
 from wsteer.files.shapes import Shape
 from wsteer.files.text import write_json, write_jsonl
 from wsteer.models.chat import TEMPLATE, Chat, ChatFormat
-from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions, resolve_device
+from wsteer.models.devices import resolve_device
+from wsteer.models.loading import LoadedModel, check_rows, dtype_name, load, max_positions
 from wsteer.models.rendering import marked_text
 from wsteer.monitoring.items import listed
 from wsteer.progress import Note, Progress, silent, unsaid
