@@ -112,11 +112,11 @@ class _Seen:
 
 
 def _line(found: Sequence[Projection]) -> str:
-    """`step 40: a at block 12 0.31 (0.22 to 0.40)`, of a few blocks; with several data sets each one's name."""
+    """`step 40: a at block 12 0.31 (0.22 to 0.40)`, of a few blocks and no control; of several data sets with names."""
     shown, several = shown_blocks(found), len({each.data for each in found}) > 1
     parts = []
     for each in found:
-        if each.block in shown:
+        if each.block in shown and not each.control:
             reach = "" if each.low is None else f" ({each.low:.3g} to {each.high:.3g})"
             of = f" of {each.data}" if several else ""
             parts.append(f"{each.delta} at block {each.block}{of} {each.mean:.3g}{reach}")
