@@ -9,7 +9,7 @@ first be reconstructed from the factors, pair by pair.
 The cost of (a) is that of one decoder block times their number: `--blocks 1` measures one of the 28, over all 64 deltas
 and 2016 pairs. The table extrapolates linearly in blocks, and from one reconstructed pair linearly in pairs. Inputs are
 made once in the work folder (1.5 GB and 12.4 GB). Every measured run is a process of its own that reads them from the
-disk: they are dropped from the page cache before it.
+disk: they are dropped from the page cache before it. `--device cuda` has wsteer take its products on a GPU.
 """
 
 import argparse

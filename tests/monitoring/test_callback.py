@@ -119,7 +119,9 @@ def test_cosines_of_every_adapter_are_those_of_its_merged_weights(
         # peft merges in float32
         assert cosines[path.stem] == pytest.approx(dense_cosine(change, load_file(path)), abs=2e-6)
         shared = callback.history_shared[-1][1]
-        if shared or method != "lora":  # which alone changes what the deltas do
+        if method == "lora":  # changes what the deltas do, so that both are one
+            assert shared == {}
+        else:
             expected = dense_cosine(change, load_file(path), shared=True)
             assert shared[path.stem] == pytest.approx(expected, abs=2e-6)
     assert abs(cosines["w_evil"]) > 1e-3

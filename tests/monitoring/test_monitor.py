@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import wsteer
 from tests.helpers.command import Cli
-from tests.helpers.dense_changes import OF_MATRICES, cosine_of, saved, whole_of
+from tests.helpers.dense_changes import OF_MATRICES, REPRESENTATIONS, cosine_of, saved, whole_of
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import save_adapter
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.monitoring.callback import SimilarityCallback
 from wsteer.monitoring.monitor import Settings, monitor
@@ -33,6 +35,55 @@ def test_parts_of_the_model(tmp_path: Path, adapters: tuple[Path, Path]) -> None
         lines = list(csv.DictReader((tmp_path / by / f"similarity-per-{by}.csv").open()))
         assert {line[by] for line in lines} == set(report.per)
         assert (tmp_path / by / f"similarity-per-{by}.png").exists()
+
+
+def test_shares_of_a_dot_product_sum_to_one(tmp_path: Path, cli: Cli) -> None:
+    """Also where parts work against each other, and after a mean was removed."""
+    built = {name: OF_MATRICES[name]() for name in ("r2", "r3", "dense")}
+    paths = saved(tmp_path, {name: delta for name, (delta, _) in built.items()})
+    one, other, mean = (whole for _, whole in built.values())
+    for extra, (a, b) in (
+        ((), (one, other)),
+        (("--centre", paths[2]), ({n: one[n] - mean[n] for n in one}, {n: other[n] - mean[n] for n in one})),
+    ):
+        command = ["monitor", paths[1], "--of", paths[0], "--per", "layer", *extra, "--force", "-o", tmp_path / "m"]
+        dots = {str(layer): float((a[name] * b[name]).sum()) for layer, name in enumerate(a)}
+        shares = {layer: dot / sum(dots.values()) for layer, dot in dots.items()}
+        per = cli(*command, "--json").json["per"]
+        assert {layer: part["shares_of_dots"][0][0] for layer, part in per.items()} == pytest.approx(shares, rel=1e-9)
+        lines = csv.DictReader((tmp_path / "m" / "similarity-per-layer.csv").open())
+        assert {line["layer"]: float(line["share_of_dot"]) for line in lines} == pytest.approx(shares, rel=1e-9)
+        text = [line.split() for line in cli(*command).out.splitlines()]
+        assert ["share", "of", "dot", "product", "r2", "·", "r3"] in text
+        assert ["0", f"{shares['0']:.1%}"] in text
+
+
+def test_orthogonal_changes_have_no_shares(tmp_path: Path) -> None:
+    deltas = {
+        "a": {"p": torch.tensor([1.0, 1.0]), "q": torch.ones(1)},
+        "b": {"p": torch.tensor([1.0, 0.0]), "q": -torch.ones(1)},
+    }
+    paths = saved(tmp_path, {name: Delta.of_tensors(tensors) for name, tensors in deltas.items()})
+    report = monitor(paths[:1], tmp_path / "m", paths[1:], Settings(per="parameter"))
+    assert report.cosines == ((0.0,),)
+    assert [part.shares_of_dots for part in report.per.values()] == [((None,),)] * 2
+    assert [part.dots[0][0] for part in report.per.values()] == [1, -1]
+
+
+def test_controls_without_a_common_parameter_tell_nothing(tmp_path: Path, cli: Cli) -> None:
+    paths = saved(tmp_path, {name: REPRESENTATIONS[name]()[0] for name in ("r2", "r3", "bias", "dense")})
+    r2, r3, bias, dense = paths
+    ran = cli("monitor", r2, "--of", r3, "--controls", bias, "-o", tmp_path / "m", "--json")
+    assert [ran.json["controls"][key] for key in ("rows", "level", "beyond")] == [[[None]]] * 3
+    assert "no control can be compared" in cli("monitor", r2, "--of", r3, "--controls", bias, "-o", tmp_path / "p").out
+    ran = cli("monitor", r2, "--of", r3, "--controls", bias, dense, "-o", tmp_path / "n")
+    own, control, other = (
+        abs(cosine_of(REPRESENTATIONS[one]()[1], REPRESENTATIONS[two]()[1]))
+        for one, two in (("r2", "r3"), ("r2", "dense"), ("r3", "dense"))
+    )
+    assert f"{int(own > max(control, other))} of 1 cosines are larger" in ran.out
+    ran = cli("monitor", r2, "--of", r3, "--ceiling", f"r2={bias}", "-o", tmp_path / "o")
+    assert ran.error.startswith("--ceiling: r2 and bias have no parameter in common")
 
 
 @pytest.mark.slow

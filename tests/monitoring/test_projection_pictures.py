@@ -18,7 +18,7 @@ def test_lines_start_at_the_base_and_the_band_is_two_deviations_of_noise() -> No
     found = [shift(step, delta, control=delta == "b") for step in STEPS for delta in ("a", "b")]
     figure = projections_by_step([*found, shift(None)], 3, Scores("harm", ((None, 2, 0.5), (None, 10, 0.7))))
     axes = figure.axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["random (95%)", "a", "b (control)", "harm"]
     line = axes.lines[0]
     assert list(line.get_xdata()) == [0, *STEPS]

@@ -1,13 +1,18 @@
 """Trajectories of training folders."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import wsteer
 from tests.helpers.command import Cli
+from tests.helpers.dense_changes import saved
 from tests.helpers.drifting_run import STEPS, expected
+from tests.helpers.exact_fold import adapter_factors
+from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.monitoring.monitor import Settings, monitor
 from wsteer.monitoring.trajectories import read_scores
@@ -35,6 +40,36 @@ def test_a_training_folder_is_one_row_and_one_trajectory(tmp_path: Path, run: Pa
     assert (tmp_path / "m" / "trajectory.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = cli(*arguments, "--force").out
     assert "leaves the floor: w at step 4" in text
+
+
+@pytest.mark.slow
+def test_both_cosines_of_a_run_that_shares_a_part_with_the_delta(tmp_path: Path, run: Path, w: Path, cli: Cli) -> None:
+    delta = Delta.load(w)
+    up = delta.part([name for name in delta.terms if "up_proj" in name])
+    bias = Delta.of_tensors({"model.layers.0.mlp.down_proj.bias": torch.ones(3)})
+    paths = saved(tmp_path, {"up": up, "bias": bias})
+    ran = cli("monitor", *paths, "--of", run, "-o", tmp_path / "m", "--json")
+    (found,) = ran.json["trajectories"]
+    tau = [Delta.of_factors(adapter_factors(run / f"checkpoint-{step}")) for step in STEPS]
+    assert [row[0] for row in found["cosines"]] == pytest.approx([each.cosine(up) for each in tau], abs=1e-9)
+    parts = [each.part(list(up.terms)).cosine(up) for each in tau]
+    assert [row[0] for row in found["cosines_shared"]] == pytest.approx(parts, abs=1e-9)
+    assert [row[1] for row in found["cosines"]] == [None] * 3
+    assert found["leaves_floor"]["bias"] is None
+    lines = list(csv.DictReader((tmp_path / "m" / "trajectory.csv").open()))
+    assert [line["cosine_shared"] == "" for line in lines] == [False, True] * 3
+    assert ">cosine over shared parameters<" in (tmp_path / "m" / "trajectory-shared.svg").read_text()
+    watched = cli("monitor", *paths, "--of", run, "--watch", "--until-step", 10, "-o", tmp_path / "n")
+    cosine, shared, floor = (found[key][2][0] for key in ("cosines", "cosines_shared", "floor"))
+    line = (
+        f"step 10: up {cosine:.4f} (floor {floor:.4f}; over shared parameters {shared:.4f}), bias shares no parameter"
+    )
+    assert f"wsteer: {line}\n" in watched.err
+    last = json.loads((tmp_path / "n" / "trajectory.jsonl").read_text().splitlines()[-1])
+    assert last["cosines_shared"] == {"up": pytest.approx(shared), "bias": None}
+    names = {path.name for path in (tmp_path / "n").iterdir()}
+    assert {"trajectory.png", "trajectory-shared.png", "trajectory-shared.svg"} < names
+    assert "drawing.png" not in names
 
 
 @pytest.mark.slow

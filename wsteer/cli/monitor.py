@@ -83,7 +83,7 @@ FailAbove = Annotated[
     option(
         "--fail-above",
         help="Exit with 3 if a cosine with DELTA, or projection on it, is larger; repeat.",
-        metavar="DELTA=X",
+        metavar="DELTA[:PART]=X",
     ),
 ]
 FailBelow = Annotated[
@@ -91,7 +91,7 @@ FailBelow = Annotated[
     option(
         "--fail-below",
         help="Exit with 3 if a cosine with DELTA, or projection on it, is smaller; repeat.",
-        metavar="DELTA=X",
+        metavar="DELTA[:PART]=X",
     ),
 ]
 Watch = Annotated[bool, option("--watch", help="Follow one training folder, --of or --shift, as checkpoints appear.")]
@@ -115,9 +115,14 @@ Where = Annotated[
 EPILOG = """
 Items: delta files, PEFT adapters, Hub ids, checkpoints (with --base) and
   training folders, whose checkpoint-<step> folders form a trajectory. Kinds
-  may be mixed: cosines are taken over the parameters that both sides
-  change, in float64, and a note says where that is less than the whole
-  norm.
+  may be mixed. --device cuda takes the products on a GPU (auto: if there is
+  one), in float64 as well.
+Cosines: the cosine is that of the whole vectors, as in the paper: what only
+  one side changes is 0 on the other, and makes it smaller. Where the
+  parameters that both change hold less than 99% of a norm, the cosine over
+  those alone stands beside it (cosine_shared, similarity-shared.png). z and
+  stars are the same for both. A pair without such a parameter is an empty
+  cell.
 Floor: each cosine has a noise floor, one standard deviation of the cosine
   of noise: random B on the actual A's, a random direction for dense
   changes, each parameter with its own norm. A star marks cosines above the
@@ -127,21 +132,31 @@ Floor: each cosine has a noise floor, one standard deviation of the cosine
 Controls: --controls are deltas of no interest; a cosine means something
   only if it is larger than theirs. --ceiling w=FILE is the same training
   with another seed or half of the data: do not expect larger cosines than
-  that. --centre first removes the mean of its deltas. Compare runs of one
-  seed with runs of one seed: the same start alone makes cosines several
-  times larger.
+  that. --centre first removes the mean of its deltas, from whole vectors
+  only. Compare runs of one seed with runs of one seed: the same start
+  alone makes cosines several times larger.
+Parts: --per layer, module or parameter adds a table and a picture by part:
+  the cosine over each part, and its share of a pair's dot product. Shares
+  sum to 1; one may be negative, so that others are above 1.
+Correlation: --correlate FILE.csv is a matrix of your own, as ratings of how
+  alike items are: header and first column are the items' names, in any
+  order, also with others. It gives Spearman's rho with the cosines of
+  different items, and p by permutations of the items (two-sided; all
+  orders up to 5040, else 9999 by --seed). A table of all pairs needs a
+  symmetric matrix, or one half of it.
 Pictures: similarity.png and .svg are heat maps; --group puts items together
-  in them, --per adds a table and a picture by part. trajectory.png has
-  cosines by step over a band of two floors, with a ring at the first step
-  above the floor; --scores FILE.csv (columns step and a score, as
-  the scores.csv that eval writes for checkpoints) adds an evaluation's
-  scores.
+  in them. trajectory.png has cosines by step over a band of two floors,
+  with a ring at the first step above the floor; --scores FILE.csv (columns
+  step and a score, as the scores.csv that eval writes for checkpoints) adds
+  an evaluation's scores.
 Watching: --watch follows one training folder: each new checkpoint is a
   printed line, a line of trajectory.jsonl, and a point of the picture.
   Half-written ones are tried again. It ends at --until-step, at a broken
   gate, or on Ctrl-C.
 Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
-  and a line that names the item, at any step.
+  and a line that names the item, at any step; w:shared=0.02 bounds the
+  cosine over shared parameters. A gate on a pair that has no parameter in
+  common is an error, since it cannot break.
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
   block. With --shift also how far tuning moved the prompts' last token or,
@@ -154,8 +169,8 @@ Projections: with an activation DELTA, data sets as ITEMs and --base: the
   or, without --shift, of the answers: a=0.5 at every measured block,
   a:12=0.5 at block 12. --template, --template-args and --date are those of
   wsteer eval; rows and --columns are those of wsteer finetune.
-Files: similarity.json and similarity.csv hold cosines, dots, norms, shared
-  fractions, floor, z and overlap.
+Files: similarity.json and similarity.csv hold both cosines, dots, norms,
+  shared fractions, floors, z and overlap.
 """
 
 

@@ -96,6 +96,8 @@ def _control_lines(controls: "Controls", found: "Similarity") -> list[str]:
     ]
     seen = list(dict.fromkeys(map(tuple, rows)))
     beyond = [stands for i, j in found.pairs() if (stands := controls.beyond[i][j]) is not None]
+    if not beyond:
+        return ["no control can be compared: none, besides the pairs' own items, shares a parameter with them"]
     return [
         *table(["with controls", *controls.names], seen),
         f"{sum(beyond)} of {len(beyond)} cosines are larger than all of their items' cosines with controls",

@@ -131,7 +131,8 @@ CASES = [
     Case("the mean of two", lambda i: monitor(i, i.adapters[0], "--centre", i.delta(), i.adapters[0]), "opposite"),
     Case("--until-step alone", lambda i: monitor(i, "--until-step", 1), "anything but --watch", code=2),
     Case("--interval alone", lambda i: monitor(i, "--interval", 10), "anything but --watch", code=2),
-    Case("--device of cosines", lambda i: monitor(i, "--device", "cpu"), "not used with cosines", code=2),
+    Case("--dtype of cosines", lambda i: monitor(i, "--dtype", "float32"), "not used with cosines", code=2),
+    Case("a device without float64", lambda i: monitor(i, "--device", "mps"), "--device mps: it has no float64"),
     Case("a k with _", lambda i: ["steer", i.tiny, i.delta(), "--k", "1_5", "-o", "out"], "not a number", code=2),
     Case("a rank with _", lambda i: finetune(i, "--rank", "1_0"), "is no number", code=2),
     Case(
