@@ -50,6 +50,12 @@ LIBRARIES = {
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
     "peft": ("training/methods.py", "training/tuners.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
+        *("steering/positions.py", "monitoring/measuring.py", "monitoring/projection_callback.py"),
+    "peft": (
+        "training/methods.py",
+        "monitoring/callback.py",
+        "monitoring/projection_callback.py",
+        "deltas/adapters/tuners.py",
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),

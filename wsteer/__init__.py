@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Added",
     "Delta",
+    "ProjectionCallback",
     "Recipe",
     "Selection",
     "Settings",
@@ -41,6 +42,7 @@ __all__ = [
 _HOMES = {
     "Added": "wsteer.evaluation.compared",
     "Delta": "wsteer.deltas.delta",
+    "ProjectionCallback": "wsteer.monitoring.projection_callback",
     "Recipe": "wsteer.training.recipe",
     "Selection": "wsteer.deltas.selection",
     "Settings": "wsteer.monitoring.settings",

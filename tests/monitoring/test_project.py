@@ -18,7 +18,8 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.files.rows import read_chats
 from wsteer.models.rendering import render
-from wsteer.monitoring.project import Projection, project
+from wsteer.monitoring.project import Projecting, project
+from wsteer.monitoring.projections import Projection
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def check(found: list[Projection], values: np.ndarray) -> None:
 
 
 def test_answers_are_projected_row_by_row(tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path]) -> None:
-    report = project([vector], chats, tiny, tmp_path / "m", batch_size=3)
+    report = project([vector], chats, tiny, tmp_path / "m", settings=Projecting(batch_size=3))
     assert {(each.data, each.block) for each in report.projections} == {
         (d, b) for d in ("pos", "neg") for b in range(3)
     }
@@ -125,13 +126,17 @@ def test_an_adapter_as_base_is_read_as_its_steered_checkpoint(
     tuned, shifted = (save_adapter(tmp_path / name, tiny, seed, std=0.2) for seed, name in enumerate(("pos", "neg")))
     wsteer.steer(tiny, tuned, k=1, output=tmp_path / "whole")
     found = [
-        project([vector], [chats[0]], base, tmp_path / f"m-{base.name}", [shifted], device="cpu").projections
+        project(
+            [vector], [chats[0]], base, tmp_path / f"m-{base.name}", [shifted], Projecting(device="cpu")
+        ).projections
         for base in (tuned, tmp_path / "whole")
     ]
     for one, other in zip(*found, strict=True):
         assert (one.model, one.block) == (other.model, other.block)
         assert one.mean == pytest.approx(other.mean, rel=1e-4, abs=1e-6)
-    assert found[0] != project([vector], [chats[0]], tiny, tmp_path / "m", [shifted], device="cpu").projections
+    assert (
+        found[0] != project([vector], [chats[0]], tiny, tmp_path / "m", [shifted], Projecting(device="cpu")).projections
+    )
     roles = [entry["role"] for entry in json.loads((tmp_path / "m-pos" / "wsteer.json").read_text())["inputs"]]
     assert roles == ["delta", "data", "base", "adapter", "shift"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_lines
+from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_lines, watch_shift_lines
 from wsteer.cli.options import (
     Batch,
     Columns,
@@ -32,6 +32,7 @@ from wsteer.cli.values import LARGEST_SEED, MOST, parse_batch_size, parse_bounds
 
 if TYPE_CHECKING:
     from wsteer.monitoring.gates import Failure
+    from wsteer.monitoring.project import Projecting
     from wsteer.monitoring.settings import Settings
 
 DAY = 86_400  # seconds
@@ -79,13 +80,21 @@ SeedOption = Annotated[
 ]
 FailAbove = Annotated[
     list[str] | None,
-    option("--fail-above", help="Exit with 3 if a cosine with DELTA is larger; repeat.", metavar="DELTA[:shared]=X"),
+    option(
+        "--fail-above",
+        help="Exit with 3 if a cosine with DELTA, or projection on it, is larger; repeat.",
+        metavar="DELTA[:PART]=X",
+    ),
 ]
 FailBelow = Annotated[
     list[str] | None,
-    option("--fail-below", help="Exit with 3 if a cosine with DELTA is smaller; repeat.", metavar="DELTA[:shared]=X"),
+    option(
+        "--fail-below",
+        help="Exit with 3 if a cosine with DELTA, or projection on it, is smaller; repeat.",
+        metavar="DELTA[:PART]=X",
+    ),
 ]
-Watch = Annotated[bool, option("--watch", help="Follow the training folder --of as checkpoints appear.")]
+Watch = Annotated[bool, option("--watch", help="Follow one training folder, --of or --shift, as checkpoints appear.")]
 UntilStep = Annotated[
     int | None, option("--until-step", help="End --watch at this step.", min=1, max=MOST, metavar="N")
 ]
@@ -94,7 +103,12 @@ Interval = Annotated[
     option("--interval", help="Seconds between looks of --watch. [10]", min=0.1, max=DAY, metavar="SECONDS"),
 ]
 Shift = Annotated[
-    list[str] | None, option("--shift", help="Models tuned from BASE: project what tuning shifts.", metavar="MODEL...")
+    list[str] | None,
+    option("--shift", help="Models, training folders tuned from BASE: project what tuning shifts.", metavar="MODEL..."),
+]
+Where = Annotated[
+    Literal["prompt-last", "response"] | None,
+    option("--positions", help="Tokens at which --shift is measured. [prompt-last]"),
 ]
 
 
@@ -145,9 +159,16 @@ Gates: --fail-above w=0.02 and --fail-below w=-0.02 end with exit code 3,
   common is an error, since it cannot break.
 Projections: with an activation DELTA, data sets as ITEMs and --base: the
   mean projection of the answers on the vector, with a 95% interval, by
-  block; with --shift also how far tuning moved the last token of the
-  prompts. --template, --template-args and --date are those of wsteer eval;
-  rows and --columns are those of wsteer finetune.
+  block. With --shift also how far tuning moved the prompts' last token or,
+  with --positions response, the answers (tuned minus base, row by row);
+  rows may then be prompts alone. Checkpoints of a training folder are
+  steps, from the base at step 0, in trajectory.csv and .png; --scores is
+  drawn beside them, and --watch follows one folder, --shift RUN. What is
+  usual: --controls, other activation vectors, and the grey band of random
+  directions. Gates bound the mean, not the interval's end, of the shifts
+  or, without --shift, of the answers: a=0.5 at every measured block,
+  a:12=0.5 at block 12. --template, --template-args and --date are those of
+  wsteer eval; rows and --columns are those of wsteer finetune.
 Files: similarity.json and similarity.csv hold both cosines, dots, norms,
   shared fractions, floors, z and overlap.
 """
@@ -175,6 +196,7 @@ def monitor(
     until_step: UntilStep = None,
     interval: Interval = None,
     shift: Shift = None,
+    positions: Where = None,
     columns: Columns = None,
     template: Template = None,
     template_args: TemplateArgs = None,
@@ -221,18 +243,17 @@ def monitor(
     )
     printer = Printer(json, quiet)
     projecting = bool(shift) or any(map(is_data, of or ()))
-    running: dict[str, Any] = {"batch_size": rows_at_once, "device": device, "dtype": dtype}
+    running: dict[str, Any] = {"batch_size": rows_at_once, "device": device, "dtype": dtype, "positions": positions}
     running |= {"columns": columns, "template": template, "template_args": template_args, "date": date}
-    if projecting:
-        _unused({"watch": watch}, "projections of data sets")
-    else:
+    if not projecting:
         ignored = {name: value not in (None, "auto") for name, value in running.items() if name != "device"}
         _unused(ignored, "cosines of weights")
     _unused({"seed": seed is not None and correlate is None}, "anything but --correlate")
     if not watch:
         _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
     if projecting:
-        _project(printer, deltas, of or [], output, settings, shift or [], force, running)
+        watching = {"until_step": until_step, "interval": interval or 10.0} if watch else None
+        _project(printer, deltas, of or [], output, settings, shift or [], force, running, watching)
     elif watch:
         _watch(printer, deltas, of or [], output, settings, until_step, interval or 10.0, force)
     else:
@@ -284,9 +305,10 @@ def _project(
     shift: list[str],
     force: bool,
     running: dict[str, Any],
+    watching: dict[str, Any] | None,
 ) -> None:
     from wsteer.monitoring.items import is_data
-    from wsteer.monitoring.project import BATCH_SIZE, project
+    from wsteer.monitoring.project import Projecting, project
 
     others = [item for item in of if not is_data(item)]
     if others or not of:
@@ -294,23 +316,63 @@ def _project(
         raise typer.BadParameter(f"{what}; give JSONL files or org/name[/config]:split", param_hint="--of")
     if settings.base is None:
         raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
-    unused = ("controls", "ceiling", "centre", "per", "groups", "scores", "correlate", "fail_above", "fail_below")
-    _refuse(settings, unused, "projections of data sets")
+    _refuse(settings, ("ceiling", "centre", "per", "groups", "correlate"), "projections of data sets")
     for name in ("include", "exclude"):
         if getattr(settings.selection, name) is not None:
             raise typer.BadParameter("projections choose by --layers alone; leave it out", param_hint=f"--{name}")
-    report = project(
+    if not shift:
+        _unused({"positions": running["positions"], "scores": settings.scores}, "projections without --shift")
+    own = Projecting(
+        controls=settings.controls,
+        layers=settings.selection.layers,
+        scores=settings.scores,
+        fail_above=settings.fail_above,
+        fail_below=settings.fail_below,
+        **{name: value for name, value in running.items() if value is not None},
+    )
+    if watching is not None:
+        _watch_shift(printer, deltas, of, output, settings.base, own, shift, force, watching)
+        return
+    report = project(deltas, of, settings.base, output, shift, own, force=force, progress=printer.progress)
+    for note in report.notes:
+        printer.note(note)
+    printer.result(report, projection_lines(report))
+    _fail(printer, report.failures)
+
+
+def _watch_shift(
+    printer: Printer,
+    deltas: list[str],
+    of: list[str],
+    output: Path,
+    base: str | Path,
+    settings: "Projecting",
+    shift: list[str],
+    force: bool,
+    watching: dict[str, Any],
+) -> None:
+    if len(shift) != 1:
+        raise typer.BadParameter("one training folder is needed: --shift RUN", param_hint="--watch")
+    from wsteer.monitoring.watch_shift import watch_shift
+
+    report = watch_shift(
         deltas,
         of,
-        settings.base,
+        base,
+        shift[0],
         output,
-        shift,
-        layers=settings.selection.layers,
-        **{**running, "batch_size": running["batch_size"] or BATCH_SIZE},
+        settings,
+        **watching,
         force=force,
+        note=printer.note,
         progress=printer.progress,
     )
-    printer.result(report, projection_lines(report))
+    for note in report.notes:
+        printer.note(note)
+    printer.result(report, watch_shift_lines(report))
+    _fail(printer, report.failures)
+    if report.interrupted:
+        raise typer.Exit(130)
 
 
 def _refuse(settings: "Settings", names: Sequence[str], where: str) -> None:

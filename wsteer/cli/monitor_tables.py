@@ -1,21 +1,23 @@
 """What wsteer monitor found, as lines for the terminal."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wsteer.cli.output import table
 
 if TYPE_CHECKING:
     from wsteer.monitoring.correlation import Correlation
-    from wsteer.monitoring.project import Projection, ProjectionReport
+    from wsteer.monitoring.project import ProjectionReport
+    from wsteer.monitoring.projections import Projection
     from wsteer.monitoring.report import Controls, MonitorReport
     from wsteer.monitoring.similarity import Similarity
     from wsteer.monitoring.trajectories import Trajectory
     from wsteer.monitoring.watch import WatchReport
+    from wsteer.monitoring.watch_shift import ShiftReport
 
 WIDEST = 10  # columns of a table on the terminal; of a wider one only the largest cosines are shown
 LARGEST = 20  # how many of them
 MOST_SHARED = 4  # pairs whose shares by part are shown
-SHOWN_BLOCKS = 4
 SHOWN_STEPS = 12  # steps of a trajectory; a longer one is thinned, with its last step kept
 
 
@@ -155,27 +157,81 @@ def watch_lines(report: "WatchReport") -> list[str]:
 
 
 def projection_lines(report: "ProjectionReport") -> list[str]:
-    """Mean projections with their intervals, of a few blocks spread over the depth, and the path."""
-    blocks = sorted({each.block for each in report.projections})
-    step = max(1, -(-len(blocks) // SHOWN_BLOCKS))
-    shown = blocks[step // 2 :: step]
-    header = ["projection", "delta", *(f"block {block}" for block in shown)]
-    keys = dict.fromkeys((each.model, each.data, each.delta) for each in report.projections)
-    values = {(each.model, each.data, each.delta, each.block): each for each in report.projections}
-    rows = [
-        [
-            f"{data}" if model is None else f"{model} minus base, prompts of {data}",
-            delta,
-            *(_mean(values.get((model, data, delta, block))) for block in shown),
-        ]
-        for model, data, delta in keys
-    ]
-    return [
-        *table(header, rows),
-        "",
-        f"means with 95% intervals; all {len(blocks)} blocks are in the files",
-        report.output,
-    ]
+    """Mean projections with their intervals, of a few blocks spread over the depth; trajectories; and the path."""
+    from wsteer.monitoring.projections import ends
+
+    found = report.projections
+    lines = [*_projection_table(ends(found)), "", f"means with 95% intervals; all {_blocks(found)} are in the files"]
+    lines += _beyond_controls(found)
+    return [*lines, *_step_lines(found), report.output]
+
+
+def watch_shift_lines(report: "ShiftReport") -> list[str]:
+    """The projections by step as far as they were measured, and the path."""
+    return [*(_step_lines(report.projections) or ["no checkpoint was seen"]), report.output]
+
+
+def _projection_table(found: "Sequence[Projection]") -> list[str]:
+    from wsteer.monitoring.projections import ROWS_OF, shown_blocks
+
+    shown = shown_blocks(found)
+    keys = dict.fromkeys((each.model, each.data, each.delta) for each in found)
+    values = {(each.model, each.data, each.delta, each.block): each for each in found}
+    first = {(each.model, each.data, each.delta): each for each in found[::-1]}
+    rows = []
+    for model, data, delta in keys:
+        each = first[model, data, delta]
+        of = data if model is None else f"{model} minus base, {ROWS_OF[each.positions].format(data)}"
+        cells = (_mean(values.get((model, data, delta, block))) for block in shown)
+        rows.append([of, _vector(each), *cells])
+    return table(["projection", "delta", *(f"block {block}" for block in shown)], rows)
+
+
+def _vector(each: "Projection") -> str:
+    return f"{each.delta} (control)" if each.control else each.delta
+
+
+def _blocks(found: "Sequence[Projection]") -> str:
+    count = len({each.block for each in found})
+    return f"{count} block" + ("s" if count > 1 else "")
+
+
+def _beyond_controls(found: "Sequence[Projection]") -> list[str]:
+    """How many shifts are larger, at their block, than those on all controls."""
+    shifts = [each for each in found if each.model is not None]
+    controls: dict[tuple[object, ...], float] = {}
+    for each in shifts:
+        if each.control:
+            key = (each.model, each.data, each.block)
+            controls[key] = max(controls.get(key, 0.0), abs(each.mean))
+    if not controls:
+        return []
+    compared = [each for each in shifts if not each.control and (each.model, each.data, each.block) in controls]
+    beyond = sum(abs(each.mean) > controls[each.model, each.data, each.block] for each in compared)
+    return [f"{beyond} of {len(compared)} shifts are larger than those on all controls at their block"]
+
+
+def _step_lines(found: "Sequence[Projection]") -> list[str]:
+    """A table of each run and data set: mean shifts by training step, of a few blocks, without those on controls.
+
+    One of many steps is thinned.
+    """
+    from wsteer.monitoring.projections import ROWS_OF, by_step, shown_blocks
+
+    lines: list[str] = []
+    steps = [each for each in by_step(found) if not each.control]
+    shown = shown_blocks(steps)
+    for run, data in dict.fromkeys((each.run, each.data) for each in steps):
+        own = [each for each in steps if (each.run, each.data) == (run, data) and each.block in shown]
+        values = {(each.step, (each.delta, each.block)): f"{each.mean:.3g}" for each in own}
+        columns = list(dict.fromkeys((each.delta, each.block) for each in own))
+        measured = list(dict.fromkeys(each.step for each in own))
+        every = -(-len(measured) // SHOWN_STEPS)
+        rows = [[str(step), *(values[step, column] for column in columns)] for step in measured[::-1][::every][::-1]]
+        header = ["step", *(f"{delta}, block {block}" for delta, block in columns)]
+        of = ROWS_OF[own[0].positions].format(data)
+        lines += ["", f"{run} minus base, {of}, by training step:", *table(header, rows)]
+    return [*lines, ""] if lines else []
 
 
 def _mean(each: "Projection | None") -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -68,13 +68,56 @@ def load(
     """
     checkpoint, chat_format = checkpoint or open_checkpoint(reference), chat_format or ChatFormat()
     device = resolve_device(device)
-    chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
     quantised = _quantised(load_in, device) if load_in else {}
-    config = read_config(checkpoint)
-    kind: Any = model_classes(checkpoint, config)[0]
-    skeleton(checkpoint, config, kind)  # refused here if transformers cannot build it in bounded time and memory
+    config, kind = _buildable(checkpoint)
     with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
         tokenizer = load_tokenizer(checkpoint, config, chat_format, adapter_folder)
+    model = _loaded_weights(checkpoint, config, kind, device, dtype, reference, quantised)
+    _reset_generation(model, tokenizer, checkpoint.name)
+    folders = [adapter_folder or checkpoint.folder, checkpoint.folder]
+    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, folders)
+    loaded = LoadedModel(model, tokenizer, checkpoint, chat)
+    _check_direction(loaded)
+    return loaded
+
+
+def load_weights(checkpoint: Checkpoint, device: str, dtype: str) -> PreTrainedModel:
+    """The checkpoint's model without its tokenizer, as `load` loads it."""
+    config, kind = _buildable(checkpoint)
+    return _loaded_weights(checkpoint, config, kind, resolve_device(device), dtype, checkpoint.name, {})
+
+
+def with_tokenizer(model: PreTrainedModel, checkpoint: Checkpoint, chat_format: ChatFormat) -> LoadedModel:
+    """A model in memory, as one that a Trainer trains, with the tokenizer of the checkpoint that it began as."""
+    config = read_config(checkpoint)
+    with one_error(f"the tokenizer of {checkpoint.name} cannot be loaded"), own_code_refused(checkpoint):
+        tokenizer = load_tokenizer(checkpoint, config, chat_format)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= embedded_tokens(model):
+        tokenizer.pad_token_id = 0  # padding is masked, so that any token does
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ends = [ends] if isinstance(ends, int) else ends or []
+    return LoadedModel(model, tokenizer, checkpoint, formatted(tokenizer, ends, chat_format, [checkpoint.folder]))
+
+
+def _buildable(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, Any]:
+    """The checkpoint's config and class, refused if transformers cannot build it in bounded time and memory."""
+    config = read_config(checkpoint)
+    kind: Any = model_classes(checkpoint, config)[0]
+    skeleton(checkpoint, config, kind)
+    return config, kind
+
+
+def _loaded_weights(
+    checkpoint: Checkpoint,
+    config: PreTrainedConfig,
+    kind: Any,
+    device: str,
+    dtype: str,
+    reference: str | Path,
+    quantised: Mapping[str, object],
+) -> PreTrainedModel:
+    chosen = {"auto": torch.float32 if device == "cpu" else "auto", **DTYPE_NAMES}[dtype]
+    with one_error(f"transformers cannot load {reference}"), own_code_refused(checkpoint):
         found: Any = kind.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -91,12 +134,7 @@ def load(
     missing = sorted(loading["missing_keys"]) + sorted(key for key, *_ in loading["mismatched_keys"])
     if missing:
         raise WsteerError(f"{reference} lacks {missing[0]!r}, or has it in another shape than config.json says")
-    _reset_generation(model, tokenizer, checkpoint.name)
-    folders = [adapter_folder or checkpoint.folder, checkpoint.folder]
-    chat = formatted(tokenizer, model.generation_config.eos_token_id or (), chat_format, folders)
-    loaded = LoadedModel((model if quantised else model.to(device)).eval(), tokenizer, checkpoint, chat)
-    _check_direction(loaded)
-    return loaded
+    return (model if quantised else model.to(device)).eval()
 
 
 def with_template_of(folder: Path, loaded: LoadedModel, chat_format: ChatFormat) -> LoadedModel:

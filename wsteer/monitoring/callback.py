@@ -9,7 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import Place, places
@@ -21,12 +21,13 @@ from wsteer.deltas.inputs import adapter_delta, open_change
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
 from wsteer.monitoring.items import check_named_once, listed, short_names
+from wsteer.monitoring.measuring import Measuring
 from wsteer.monitoring.similarity import nothing_shared, similarity
 
 RUNNING = "the running change of weights"
 
 
-class SimilarityCallback(TrainerCallback):
+class SimilarityCallback(Measuring):
     """Logs the cosine of the current change of weights with each delta, as `cosine_<name>`, while a Trainer trains.
 
     `deltas`: delta files, adapters or (with `base`) checkpoints, one or several; or deltas by name. `every`: steps
@@ -51,8 +52,7 @@ class SimilarityCallback(TrainerCallback):
     ) -> None:
         if not deltas:
             raise WsteerError("SimilarityCallback needs one delta or more to compare with")
-        if every is not None and every < 1:
-            raise WsteerError(f"every={every}: a number of steps from 1 up is needed")
+        super().__init__(every)
         base = open_checkpoint(base) if isinstance(base, str | Path) else base
         if not isinstance(deltas, Mapping):
             deltas = listed(deltas)
@@ -64,7 +64,6 @@ class SimilarityCallback(TrainerCallback):
             if delta.kind == "activation":
                 raise WsteerError(f"{name} is an activation vector, no change of weights; track one that diff wrote")
         self.deltas = dict(deltas)
-        self.every = every
         self.base = base
         if self.base is not None:
             trained = (self.base.name, self.base.identity)
@@ -74,11 +73,6 @@ class SimilarityCallback(TrainerCallback):
         self.history_shared: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 
-    def attach(self, trainer: Trainer) -> "SimilarityCallback":
-        """Add the callback to a Trainer before its reporting callbacks, so that they report the cosines too."""
-        trainer.callback_handler.callbacks.insert(0, self)
-        return self
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -87,28 +81,14 @@ class SimilarityCallback(TrainerCallback):
         if state.is_world_process_zero:
             self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a log at the steps where cosines are due."""
-        if self.every is not None and state.global_step % self.every == 0:
-            control.should_log = True
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add the cosines to the log of this step, once."""
-        step = state.global_step
-        due = step > 0 and (self.every is None or step % self.every == 0)
-        measured = bool(self.history) and self.history[-1][0] == step
-        if not due or measured or not state.is_world_process_zero:
-            return
-        cosines, shared = self.measure(kwargs["model"])
-        if not cosines:
-            return
-        self.history.append((step, cosines))
-        self.history_shared.append((step, shared))
-        metrics = {f"cosine_shared_{name}": cosine for name, cosine in shared.items()}
-        metrics |= {f"cosine_{name}": cosine for name, cosine in cosines.items()}
-        state.log_history[-1].update(metrics)
-        if kwargs.get("logs") is not None:
-            kwargs["logs"].update(metrics)
+    def metrics(self, step: int, model: nn.Module) -> dict[str, float]:
+        """The cosines of this step, as the log gets them; `history` and `history_shared` keep them."""
+        cosines, shared = self.measure(model)
+        if cosines:
+            self.history.append((step, cosines))
+            self.history_shared.append((step, shared))
+        found = {f"cosine_shared_{name}": cosine for name, cosine in shared.items()}
+        return found | {f"cosine_{name}": cosine for name, cosine in cosines.items()}
 
     def measure(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         """The cosine of the model's change of weights, now, with each delta; empty if it is zero or not finite.

@@ -166,11 +166,17 @@ class Series:
 
 @dataclass(frozen=True)
 class RunPanel:
-    """A panel of a picture by step: a run, and the series measured at its steps."""
+    """A panel of a picture by step: a run, and the series measured at its steps.
+
+    `title` is the run's name where none is given. `noise`: where not empty, the reach of random directions at each
+    step, a grey band.
+    """
 
     run: str
     steps: Sequence[int]
     series: Sequence[Series]
+    title: str = ""
+    noise: Sequence[float] = ()
 
 
 def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None, shared: bool = False) -> Figure:
@@ -192,11 +198,25 @@ def _cosines(each: Trajectory, shared: bool) -> RunPanel:
 
 
 @own_style
-def steps_picture(runs: Sequence[RunPanel], ylabel: str, scores: Scores | None = None) -> Figure:
-    """A panel for each run: its series against the step, and scores in grey on an axis of their own."""
+def steps_picture(
+    runs: Sequence[RunPanel], ylabel: str, scores: Scores | None = None, one_legend: bool = False
+) -> Figure:
+    """A panel for each run: its series against the step, and scores in grey on an axis of their own.
+
+    `one_legend`: the panels have the same series, so that one legend stands below all of them.
+    """
     figure, axes = panels(len(runs), width=4.6, height=3.2, margin=1.2)
+    drawn: dict[str, Any] = {}
     for panel, each in zip(axes, runs, strict=True):
-        _draw_run(panel, each, ylabel, scores)
+        handles, labels = _draw_run(panel, each, ylabel, scores)
+        drawn |= zip(labels, handles, strict=True)
+        if not one_legend:
+            small_legend(panel, handles, labels)
+    if one_legend:
+        across = 2 * min(PANELS, len(runs))
+        figure.legend(
+            list(drawn.values()), list(drawn), loc="outside lower center", ncols=across, fontsize=9, frameon=False
+        )
     return figure
 
 
@@ -216,7 +236,11 @@ def small_legend(axes: Axes, *handles_and_labels: Sequence) -> None:
     axes.legend(*handles_and_labels, fontsize=8, framealpha=0.8, edgecolor="none")
 
 
-def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) -> None:
+def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) -> tuple[Sequence[Any], Sequence[str]]:
+    """Draw a panel; the handles and labels of its legend."""
+    if each.noise:
+        below = [-reach for reach in each.noise]
+        axes.fill_between(each.steps, below, each.noise, color="0.5", alpha=0.25, linewidth=0, label="random (95%)")
     for series in each.series:
         values, low, high = (_with_gaps(found) for found in (series.values, series.low, series.high))
         (line,) = axes.plot(each.steps, values, marker="o", markersize=3.5, linewidth=1.5, label=series.label)
@@ -228,7 +252,7 @@ def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) ->
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(ylabel)
-    axes.set_title(each.run, fontsize=10)
+    axes.set_title(each.title or each.run, fontsize=9 if each.title else 10)
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
     if scores is not None and (points := scores.of(each.run)):
@@ -237,7 +261,7 @@ def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) ->
         beside.set_ylabel(scores.label, color="0.4")
         beside.tick_params(colors="0.4")
         handles, labels = [*handles, line], [*labels, scores.label]
-    small_legend(axes, handles, labels)
+    return handles, labels
 
 
 def _with_gaps(values: Sequence[float | None]) -> list[float]:

@@ -1,57 +1,93 @@
 """Projections on activation vectors, with intervals: of data sets' answers, and of shifts by fine-tuning."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from torch import Tensor
-
-from wsteer.activations.recording import Span, span_means
-from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import WeightsInput, open_change, open_input
+from wsteer.deltas.inputs import checkpoints_in
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
-from wsteer.files.pictures import own_style, save
+from wsteer.files.pictures import save
 from wsteer.files.provenance import RECORD, record, recordable, source_entry
-from wsteer.files.rows import read_chats
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.shapes import Shape
-from wsteer.files.text import write_csv, write_json
+from wsteer.files.text import write_json
+from wsteer.models.arguments import check_run
 from wsteer.models.chat import ChatFormat
-from wsteer.models.loading import LoadedModel, check_rows, dtype_name
-from wsteer.models.rendering import Example, examples
+from wsteer.models.loading import LoadedModel, dtype_name
+from wsteer.monitoring.gates import Failure, Gates
 from wsteer.monitoring.items import check_named_once, listed, short_names
-from wsteer.monitoring.pictures import panels, small_legend
-from wsteer.progress import Progress, labelled, silent
-from wsteer.statistics import interval
-from wsteer.steering.loading import changed, load
-from wsteer.steering.memory import activation_vectors
+from wsteer.monitoring.probe import Chats, Probe, directions, read_rows, spans, vector_of
+from wsteer.monitoring.projection_pictures import projection_picture, projections_by_step
+from wsteer.monitoring.projections import (
+    PROMPT_END,
+    ROWS_OF,
+    Projection,
+    by_step,
+    ends,
+    gated,
+    write_projections,
+    write_steps,
+)
+from wsteer.monitoring.trajectories import Scores, read_scores
+from wsteer.monitoring.tuned import open_tuned, running
+from wsteer.progress import Progress, silent
+from wsteer.steering.loading import load
 
 BATCH_SIZE = 16  # rows that run at once by default
 
 
 @dataclass(frozen=True)
-class Projection:
-    """The mean projection of a data set's rows on one vector at one decoder block.
+class Projecting:
+    """How data sets are projected: the options of `wsteer monitor` with data sets, besides its inputs.
 
-    `model` is None for answers, read by the base, else the tuned model whose shift from the base, at the last token of
-    each prompt, was projected. `low` and `high` bound Student's 95% interval of the mean, None for one row.
+    `controls`: activation deltas of no interest, whose projections show what is usual. `positions`: where the shift by
+    tuning is measured, prompt-last (the prompts' last token) or response (the mean over the answers' tokens).
+    `fail_above` and `fail_below`: bounds of mean projections by `DELTA` (at every measured block) or `DELTA:BLOCK`.
+    `columns` name where rows have a chat; `template` (a jinja file), `template_args` and `date` say how chats become
+    text.
     """
 
-    model: str | None
-    data: str
-    delta: str
-    block: int
-    mean: float
-    low: float | None
-    high: float | None
-    rows: int
+    controls: Sequence[str | Path] = ()
+    layers: Sequence[int] | None = None
+    positions: str = PROMPT_END
+    scores: Path | None = None
+    fail_above: Mapping[str, float] = field(default_factory=dict)
+    fail_below: Mapping[str, float] = field(default_factory=dict)
+    columns: Shape | None = None
+    template: str | Path | None = None
+    template_args: Mapping[str, object] | None = None
+    date: str | None = None
+    batch_size: int = BATCH_SIZE
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "controls", listed(self.controls))
+        check_run(self.batch_size, self.device, self.dtype)
+        if self.positions not in ROWS_OF:
+            raise WsteerError(f"positions={self.positions!r}: give one of {', '.join(ROWS_OF)}")
+        for option, bounds in (("fail_above", self.fail_above), ("fail_below", self.fail_below)):
+            for name, bound in bounds.items():
+                if math.isnan(bound):
+                    raise WsteerError(f"{option}: the bound of {name} is NaN, which no projection breaks")
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How chats become text."""
+        return ChatFormat(self.template, self.template_args, self.date)
+
+    @property
+    def gates(self) -> Gates:
+        """The bounds that projections must keep."""
+        return Gates(self.fail_above, self.fail_below)
+
+    @property
+    def read(self) -> list[str | Path]:
+        """All files that the settings name."""
+        return [*self.controls, *([self.scores] if self.scores else ()), *self.chat_format.files]
 
 
 @dataclass(frozen=True)
@@ -60,15 +96,19 @@ class ProjectionReport:
 
     output: str
     projections: tuple[Projection, ...]
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Direction:
-    """The unit vector of one delta at one decoder block."""
+class Opened:
+    """The base, loaded, and what is measured of it and of the models tuned from it; `inputs` are those of a record."""
 
-    delta: str
-    block: int
-    unit: Tensor
+    loaded: LoadedModel
+    probe: Probe
+    inputs: list[dict[str, object]]
+    options: dict[str, object]
+    notes: tuple[str, ...]
 
 
 def project(
@@ -77,183 +117,119 @@ def project(
     base: str | Path,
     output: str | Path,
     shift: str | Path | Sequence[str | Path] = (),
+    settings: Projecting | None = None,
     *,
-    layers: Sequence[int] | None = None,
-    columns: Shape | None = None,
-    template: str | Path | None = None,
-    template_args: Mapping[str, object] | None = None,
-    date: str | None = None,
-    batch_size: int = BATCH_SIZE,
-    device: str = "auto",
-    dtype: str = "auto",
     force: bool = False,
     progress: Progress = silent,
 ) -> ProjectionReport:
     """Project the data sets' answers, read by `base`, on activation deltas: ⟨mean over the answer's tokens, v⟩/‖v‖.
 
-    With `shift`, models tuned from `base` (checkpoints, adapters, delta files): also the mean over the data sets'
-    prompts of ⟨tuned - base, v⟩/‖v‖ at the prompt's last token. (Persona vectors' projection and finetuning shift,
-    arXiv 2507.21509; notes/activations.md A5.) `columns` name where rows have a chat. `template` (a jinja file),
-    `template_args` and `date` say how chats become text.
+    With `shift`, models tuned from `base` (checkpoints, adapters, delta files, and training folders, each of whose
+    checkpoints is a step): also the mean over the data sets' prompts of ⟨tuned - base, v⟩/‖v‖ at the prompt's last
+    token; the rows may then be prompts alone. (Persona vectors' projection and finetuning shift, arXiv 2507.21509;
+    notes/activations.md A5.)
+
+    Raises WsteerError for vectors or models that are not of the base, and for gates that bound nothing.
     """
+    settings = settings or Projecting()
     deltas, data, shift, output = listed(deltas), listed(data), listed(shift), Path(output)
-    if not deltas or not data or batch_size < 1:
-        raise WsteerError("project needs one delta and one data set or more, and a batch_size from 1 up")
-    chat_format = ChatFormat(template, template_args, date)
-    check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift, *chat_format.files])
-    for references, role in ((deltas, "DELTA"), (data, "--of"), (shift, "--shift")):
-        check_named_once(references, role)
-    names = short_names([str(path) for path in deltas])
-    loaded_deltas = {name: _activation(path, layers) for name, path in zip(names, deltas, strict=True)}
-    check_streams(map(str, data))
-    sets = zip(short_names([str(path) for path in data]), data, strict=True)
-    chats = {name: read_chats(path, columns) for name, path in sets}
-    loaded = load(base, device, dtype, chat_format=chat_format)
-    directions = _directions(loaded_deltas, loaded)
-    rendered = {name: examples(loaded.chat, rows) for name, rows in chats.items()}
-    for rows in rendered.values():
-        check_rows(loaded, (example.tokens[: example.answer.stop] for example in rows))
-    tuned = {name: _tuned(path, loaded) for name, path in zip(short_names([str(s) for s in shift]), shift, strict=True)}
-    inputs = [source_entry("delta", path) for path in deltas]
-    inputs += [source_entry("data", path) for path in data]
-    inputs += loaded.entries("base")
+    check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift, *settings.read])
+    check_named_once(shift, "--shift")
+    scores = read_scores(settings.scores) if settings.scores else None
+    if scores and not any(map(checkpoints_in, shift)):
+        raise WsteerError(
+            "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --shift"
+        )
+    opened = opened_probe(deltas, data, base, settings, answers_needed=not shift)
+    loaded, probe = opened.loaded, opened.probe
+    models = open_tuned(shift, loaded)
+    inputs = list(opened.inputs)
     inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
-    inputs += chat_format.inputs
     with new_folder(output, force) as partial:
-        found: list[Projection] = []
-        for name, rows in rendered.items():
-            spans = [Span.of_answer(row) for row in rows]
-            answers = projected(loaded, spans, directions, batch_size, labelled(progress, name))
-            found += _summed(None, name, directions, answers)
-        found += _shifts(loaded, tuned, rendered, directions, batch_size, progress)
-        report = ProjectionReport(str(output), tuple(found))
-        write_json(partial / "projections.json", {"projections": [asdict(each) for each in found]})
-        fields = list(Projection.__dataclass_fields__)
-        write_csv(partial / "projections.csv", fields, (asdict(each) for each in found))
-        save(projection_picture(found), partial / "projections.png", svg=True)
-        given = {"layers": layers, "columns": columns, "batch_size": batch_size, "dtype": dtype_name(loaded)}
-        write_json(partial / RECORD, record("monitor", {**given, **loaded.chat.recorded}, inputs))
+        probe = probe.started(loaded, progress) if models else probe
+        found = probe.answers(loaded, progress)
+        for each in models:
+            with running(each, loaded) as model:
+                found += probe.shifts(model, each.name, each.run, each.step, progress)
+        failures = settings.gates.failures(gated(found))
+        report = ProjectionReport(str(output), tuple(found), failures, opened.notes)
+        _write(partial, report, scores, loaded)
+        write_json(partial / RECORD, record("monitor", opened.options, inputs))
     return report
 
 
-def _activation(path: str | Path, layers: Sequence[int] | None) -> Delta:
-    delta = Delta.load(path)
-    if delta.kind != "activation":
-        raise WsteerError(
-            f"{path} is a change of weights; data sets are projected on activation vectors (wsteer actvec)"
-        )
-    return delta.select_layers(layers)
+def opened_probe(
+    deltas: Sequence[str | Path],
+    data: Sequence[str | Path],
+    base: str | Path,
+    settings: Projecting,
+    answers_needed: bool,
+) -> Opened:
+    """Read vectors and rows, then load the base and check that they fit it. The base's readings are still to be made.
 
-
-def _directions(deltas: dict[str, Delta], loaded: LoadedModel) -> list[Direction]:
-    text = loaded.model.config.get_text_config()
-    found = []
-    for delta, parts in deltas.items():
-        base = loaded.checkpoint
-        check_bases([(delta, parts.base), (f"--base {base.name}", base.identity)], "name the --base it was made on")
-        vectors = activation_vectors(parts, text.num_hidden_layers, text.hidden_size)
-        for block, vector in sorted(vectors.items()):
-            norm = float(vector.double().norm())
-            if not 0 < norm < math.inf:
-                raise WsteerError(
-                    f"{delta}: the vector blocks.{block} is zero or not finite, so that it has no direction"
-                )
-            found.append(Direction(delta, block, vector.double() / norm))
-    return found
-
-
-def projected(
-    loaded: LoadedModel,
-    spans: Sequence[Span],
-    directions: Sequence[Direction],
-    batch_size: int,
-    progress: Progress,
-) -> Tensor:
-    """The mean of the block outputs over each span, along each direction: float64 [spans, directions]."""
-    values = torch.empty(len(spans), len(directions), dtype=torch.float64)
-    for indices, means in span_means(loaded, spans, batch_size, progress):
-        for j, direction in enumerate(directions):
-            values[torch.tensor(indices), j] = means[direction.block] @ direction.unit
-    return values
-
-
-def _shifts(
-    loaded: LoadedModel,
-    tuned: dict[str, str | Delta],
-    rendered: dict[str, list[Example]],
-    directions: Sequence[Direction],
-    batch_size: int,
-    progress: Progress,
-) -> list[Projection]:
-    def at_prompts(model: LoadedModel, label: str) -> dict[str, Tensor]:
-        spans = {name: [Span.of_prompt_end(row) for row in rows] for name, rows in rendered.items()}
-        return {
-            name: projected(model, each, directions, batch_size, labelled(progress, f"{label} {name}"))
-            for name, each in spans.items()
-        }
-
-    found: list[Projection] = []
-    before = at_prompts(loaded, "base") if tuned else {}
-    for name, model in tuned.items():
-        with _running(model, loaded) as changed:
-            after = at_prompts(changed, name)
-        for data in rendered:
-            found += _summed(name, data, directions, after[data] - before[data])
-    return found
-
-
-def _tuned(reference: str | Path, base: LoadedModel) -> str | Delta:
-    """A model tuned from the base: a checkpoint's reference, to be loaded later, or the change of weights."""
-    given = open_input(reference, "shift", base.checkpoint)
-    if isinstance(given, WeightsInput):
-        return str(reference)
-    if given.delta.kind == "activation":
-        raise WsteerError(f"{reference} is an activation vector, no tuned model; give --shift checkpoints or changes")
-    own = base.checkpoint
-    check_bases(
-        [(str(reference), given.base), (f"--base {own.name}", own.identity)], "name the --base it was tuned from"
+    If answers are not needed, they still are for a shift at the answers.
+    """
+    if not deltas or not data:
+        raise WsteerError("projections need one activation delta and one data set or more")
+    check_named_once([*deltas, *settings.controls], "DELTA and --controls")
+    check_named_once(data, "--of")
+    names = short_names([str(path) for path in [*deltas, *settings.controls]])
+    vectors = {
+        name: vector_of(path, Delta.load(path), settings.layers)
+        for name, path in zip(names, [*deltas, *settings.controls], strict=True)
+    }
+    own = names[: len(deltas)]
+    _check_gates(settings.gates, {name: vectors[name] for name in own})
+    check_streams(map(str, data))
+    answers_needed = answers_needed or settings.positions != PROMPT_END
+    chats = {
+        name: read_rows(path, settings.columns, answers_needed)
+        for name, path in zip(short_names([str(path) for path in data]), data, strict=True)
+    }
+    loaded = load(base, settings.device, settings.dtype, chat_format=settings.chat_format)
+    along = [
+        each for name, vector in vectors.items() for each in directions(name, vector, loaded, control=name not in own)
+    ]
+    rendered = {name: spans(loaded, rows) for name, rows in chats.items()}
+    inputs = [source_entry("delta", path) for path in deltas]
+    inputs += [source_entry("control", path) for path in settings.controls]
+    inputs += [source_entry("data", path) for path in data]
+    inputs += [*loaded.entries("base"), *settings.chat_format.inputs]
+    options = {
+        **{name: getattr(settings, name) for name in ("layers", "columns", "batch_size", "positions")},
+        **{name: dict(bounds) for name in ("fail_above", "fail_below") if (bounds := getattr(settings, name))},
+        "dtype": dtype_name(loaded),
+        **loaded.chat.recorded,
+    }
+    return Opened(
+        loaded, Probe(along, rendered, settings.positions, settings.batch_size), inputs, options, _notes(chats)
     )
-    return open_change(reference, "shift", own).delta
 
 
-@contextlib.contextmanager
-def _running(tuned: str | Delta, base: LoadedModel) -> Iterator[LoadedModel]:
-    """The tuned model, on the base's device and in its dtype; a change is applied to the base itself."""
-    if isinstance(tuned, Delta):
-        with changed(base, tuned, 1.0):
-            yield base
-    else:
-        yield load(tuned, base.model.device.type, dtype_name(base))
+def _check_gates(gates: Gates, vectors: Mapping[str, Delta]) -> None:
+    """Refuse a gate on a vector, or on a block of it, that is not measured."""
+    blocks = {name: [part.rpartition(".")[2] for part in vector.terms] for name, vector in vectors.items()}
+    gates.check_names(list(vectors), {block for each in blocks.values() for block in each})
+    for gate in (*gates.above, *gates.below):
+        name, _, block = gate.rpartition(":")
+        if gate not in vectors and block not in blocks[name]:
+            raise WsteerError(f"the gate {gate!r}: {name} has no vector of block {block} that is measured")
 
 
-def _summed(model: str | None, data: str, directions: Sequence[Direction], values: Tensor) -> list[Projection]:
-    found = []
-    for direction, column in zip(directions, values.T, strict=True):
-        mean, reach = float(column.mean()), interval(column)
-        low, high = (None, None) if reach is None else (mean - reach, mean + reach)
-        found.append(Projection(model, data, direction.delta, direction.block, mean, low, high, len(column)))
-    return found
+def _notes(chats: Mapping[str, Chats]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} has rows without answers, so that only what tuning shifts at its prompts' ends is measured"
+        for name, each in chats.items()
+        if not each.answered
+    )
 
 
-@own_style
-def projection_picture(found: Sequence[Projection]) -> Figure:
-    """Mean projections by decoder block with intervals: a panel for each delta, and for each delta and tuned model."""
-    drawn = list(dict.fromkeys((each.model, each.delta) for each in found))
-    figure, panel_axes = panels(len(drawn), width=4.4, height=3.4, margin=0.8)
-    for axes, (model, delta) in zip(panel_axes, drawn, strict=True):
-        for data in dict.fromkeys(each.data for each in found):
-            points = [each for each in found if (each.model, each.delta, each.data) == (model, delta, data)]
-            blocks, means = [each.block for each in points], [each.mean for each in points]
-            (line,) = axes.plot(blocks, means, marker="o", markersize=3, label=data)
-            lows = [each.mean if each.low is None else each.low for each in points]
-            highs = [each.mean if each.high is None else each.high for each in points]
-            axes.fill_between(blocks, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.axhline(0, color="0.4", linewidth=0.8)
-        axes.set_xlabel("decoder block")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"projection on {delta}")
-        title = "answers" if model is None else f"shift of {model} at the prompts' ends"
-        axes.set_title(f"{title} (bands: 95%)", fontsize=10)
-        axes.grid(alpha=0.25)
-        small_legend(axes)
-    return figure
+def _write(folder: Path, report: ProjectionReport, scores: Scores | None, loaded: LoadedModel) -> None:
+    fields = {name: value for name, value in asdict(report).items() if name != "output"}
+    write_json(folder / "projections.json", fields)
+    write_projections(folder / "projections.csv", report.projections)
+    save(projection_picture(ends(report.projections)), folder / "projections.png", svg=True)
+    if steps := by_step(report.projections):
+        write_steps(folder / "trajectory.csv", steps)
+        count = loaded.model.config.get_text_config().num_hidden_layers
+        save(projections_by_step(steps, count, scores), folder / "trajectory.png", svg=True)

@@ -40,17 +40,25 @@ def load(
 
 @contextlib.contextmanager
 def changed(
-    loaded: LoadedModel, delta: Delta, k: float, rounding: str = "auto", seed: int = 0, positions: str = "all"
+    loaded: LoadedModel,
+    delta: Delta,
+    k: float,
+    rounding: str = "auto",
+    seed: int = 0,
+    positions: str = "all",
+    in_memory: bool = False,
 ) -> Iterator[None]:
     """`applied` to a loaded model, for the `with` body.
 
     A model with an adapter's change gets the sum of the two, folded into its checkpoint at once, as `steer` does.
+    `in_memory` adds to the model's own weights instead, without the checkpoint's rounding where it has 16 bits and the
+    model 32.
     """
-    if k and loaded.change is not None and delta.kind != "activation":
+    if not in_memory and k and loaded.change is not None and delta.kind != "activation":
         own = loaded.change.delta
         # where the two cancel, the adapter's change is in the model all the same: it is taken out by 0 times it
         cancelled = {name: tuple((0.0, term) for _, term in terms) for name, terms in own.terms.items()}
         delta = own + k * delta
         delta, k = replace(delta, terms={**cancelled, **delta.terms}), 1.0
-    with added(loaded.model, delta, k, loaded.checkpoint, rounding, seed, positions):
+    with added(loaded.model, delta, k, loaded.checkpoint, rounding, seed, positions, in_memory):
         yield

@@ -78,8 +78,12 @@ def added(
     rounding: str,
     seed: int,
     positions: str = "all",
+    in_memory: bool = False,
 ) -> Iterator[None]:
-    """`applied` without its guard: with `base`, the weights in the `with` body are those of base + k·delta."""
+    """`applied` without its guard: with `base`, the weights in the `with` body are those of base + k·delta.
+
+    `in_memory`: they are those in the model plus k·delta, in the model's own dtype; `base` tells only where each is.
+    """
     if base is not None:
         check_bases([("the delta", delta.base), (base.name, base.identity)], "use the model it was made on")
     if k == 0:
@@ -90,7 +94,7 @@ def added(
     else:
         biases = missing_biases(model, delta)
         weights = replace(delta, terms={name: terms for name, terms in delta.terms.items() if name not in biases})
-        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, Rounding(rounding, seed)):
+        with _biased(model, delta, k, biases), _folded_in(model, weights, k, base, Rounding(rounding, seed), in_memory):
             yield
 
 
@@ -112,18 +116,23 @@ def fold_in(model: PreTrainedModel, delta: Delta, base: Checkpoint) -> None:
 
 @contextlib.contextmanager
 def _folded_in(
-    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding
+    model: PreTrainedModel, delta: Delta, k: float, base: Checkpoint | None, rounding: Rounding, in_memory: bool
 ) -> Iterator[None]:
     with _untied(model, delta):
         weights = _weights(model, delta, base)
+        stored = None if in_memory else base
         # of a base all that the delta changes counts for the rounding, as on disk: a tower that is not loaded too
-        sources = {name: base_entry(name, base) if base else weights[name].view() for name in delta.terms}
+        sources = (
+            {name: base_entry(name, stored) for name in delta.terms}
+            if stored
+            else {name: place.view() for name, place in weights.items()}
+        )
         chosen = _chosen_rounding(delta, sources, k, rounding)
         originals: dict[str, Tensor] = {}
         try:
             for name, place in weights.items():
                 originals[name] = place.view().to("cpu", copy=True)
-                source = sources[name] if base else originals[name]
+                source = sources[name] if stored else originals[name]
                 place.write(steered_tensor(name, source, delta.change(name), k, chosen))
             yield
         finally:
