@@ -1,4 +1,4 @@
-"""Time wsteer's diff and steer beside `cp -r`, PEFT with mergekit, and float32 state dicts, on one random checkpoint.
+"""Time wsteer's diff and steer beside `cp -r`, plain writes, PEFT with mergekit, and float32 state dicts.
 
     python tests/bench/steer.py --size 1.5b
 
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-GROUPS = ("cp", "diff", "steer", "stochastic", "sweep", "peft", "mergekit", "paper")
+GROUPS = ("cp", "floor", "diff", "steer", "stochastic", "sweep", "peft", "mergekit", "paper")
 SWEEP = "-2,-1,1,2"
 RANK, ALPHA = 32, 16
 CHANGE_STD = 1e-4
@@ -35,6 +35,7 @@ MERGEKIT = ("torch==2.13.0", "mergekit==0.1.5")
 # lazy and in small shards for memory, written asynchronously for time
 MERGEKIT_OPTIONS = ("--copy-tokenizer", "--lazy-unpickle", "--async-write", "--out-shard-size", "1B")
 READ_BYTES = 1 << 20
+WRITE_BYTES = 4 << 20  # of one write of the floor
 # three state dicts, and room for the temporaries of loading and adding
 FLOAT32_COPIES = 3.5
 COMPLETE = "complete.json"
@@ -75,10 +76,11 @@ class Task:
 
 @dataclass
 class Result:
-    """A row of the table: seconds and peak memory by round, and why it has none."""
+    """A row of the table: seconds, of the clock and of the cores, and peak memory by round, and why it has none."""
 
     label: str
     seconds: dict[int, float] = field(default_factory=dict)
+    cpu_seconds: dict[int, float] = field(default_factory=dict)
     peak_mb: dict[int, float] = field(default_factory=dict)
     note: str = ""
 
@@ -248,7 +250,23 @@ def add_state_dicts(base: str, pos: str, neg: str, output: str) -> None:
     model.to(torch.bfloat16).save_pretrained(output)
 
 
-STEPS = {"build": build, "merge": merge, "add-state-dicts": add_state_dicts}
+def write_floor(base: str, output: str, flushed: str) -> None:
+    """Write files of the base's sizes from one buffer, and wait for the disk if `flushed` is yes, as steer does.
+
+    cp does not wait: a program that gives a file its name only when a power cut can no longer take it has this floor.
+    """
+    buffer = os.urandom(WRITE_BYTES)
+    Path(output).mkdir()
+    for file in sorted(Path(base).iterdir()):
+        descriptor, size = os.open(Path(output) / file.name, os.O_WRONLY | os.O_CREAT), file.stat().st_size
+        for offset in range(0, size, WRITE_BYTES):
+            os.pwrite(descriptor, buffer[: size - offset], offset)
+        if flushed == "yes":
+            os.fsync(descriptor)
+        os.close(descriptor)
+
+
+STEPS = {"build": build, "merge": merge, "add-state-dicts": add_state_dicts, "write-floor": write_floor}
 
 
 def step(name: str, *arguments: str | Path) -> list[str | Path]:
@@ -264,8 +282,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def run(command: Sequence[str | Path], log: Path) -> tuple[float, float]:
-    """Run a command with its output in files beside `log`; its seconds and its peak memory in MB."""
+def run(command: Sequence[str | Path], log: Path) -> tuple[float, float, float]:
+    """Run a command with its output in files beside `log`; its seconds, the cores' seconds, its peak memory in MB."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log.with_suffix(".out"), "w") as out, open(log.with_suffix(".err"), "w") as err:
         start = time.perf_counter()
@@ -280,7 +298,7 @@ def run(command: Sequence[str | Path], log: Path) -> tuple[float, float]:
         lines = log.with_suffix(".err").read_text(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
         raise CommandFailed(f"exit code {process.returncode}: {last}")
-    return seconds, peak_mb(usage.ru_maxrss)
+    return seconds, usage.ru_utime + usage.ru_stime, peak_mb(usage.ru_maxrss)
 
 
 def peak_mb(maximum: int) -> float:
@@ -321,7 +339,7 @@ def measure(task: Task, name: str, number: int, results: dict[str, Result], logs
         read_through(path)
     log = logs / f"{name.replace(' ', '-')}-{number + 1}"
     try:
-        result.seconds[number], result.peak_mb[number] = run(task.command, log)
+        result.seconds[number], result.cpu_seconds[number], result.peak_mb[number] = run(task.command, log)
     except CommandFailed as error:
         result.note = f"failed: {error}"
         return say(f"{task.label} {result.note}")
@@ -380,7 +398,7 @@ def make_mergekit(folder: Path) -> str:
 
 
 def wsteer_tasks(root: Path) -> dict[str, Task]:
-    """cp and wsteer: what every round measures."""
+    """cp, the writes alone, and wsteer: what every round measures."""
     base, delta, out = root / "base", root / "w.safetensors", root / "out"
     sides = [root / "pos", root / "neg"]
     wsteer = [sys.executable, "-m", "wsteer"]
@@ -389,6 +407,8 @@ def wsteer_tasks(root: Path) -> dict[str, Task]:
     copied = root / "w-copy.safetensors"
     return {
         "cp": Task("cp", "cp -r", ["cp", "-r", base, out], [base], out),
+        "floor": Task("floor", "pwrite of 4 MB blocks", step("write-floor", base, out, "no"), [base], out),
+        "flushed floor": Task("floor", "the same, then fsync", step("write-floor", base, out, "yes"), [base], out),
         "diff": Task("diff", "wsteer diff", [*wsteer, "diff", *sides, "-o", copied], sides, copied),
         "steer": Task("steer", "wsteer steer, nearest", [*steer, *nearest], [base, delta], out),
         "stochastic": Task("stochastic", "wsteer steer, stochastic", [*steer, *stochastic], [base, delta], out),
@@ -538,6 +558,7 @@ def derived_ratios(results: dict[str, Result]) -> dict[str, float]:
         "peak memory of PEFT and mergekit, over that of wsteer diff and steer": divided(
             largest_peak(results, *merges, "mergekit"), peak
         ),
+        "steer: its streaming part over pwrite and fsync": paired_ratio(results, "steer streaming", "flushed floor"),
         "steer: stochastic over nearest": paired_ratio(results, "stochastic", "steer"),
         "steer: sweep of 4 over one": paired_ratio(results, "sweep", "steer"),
         "steer: sweep of 4 over cp -r of one": paired_ratio(results, "sweep", "cp"),
@@ -595,7 +616,7 @@ def lines_of(written: dict) -> list[str]:
     """The report as text: the table, the derived ratios, the machine and the versions."""
     count, gigabytes = written["parameters"] / 1e6, written["gigabytes"]
     lines = [f"{written['size']}: {count:.1f} M parameters, {gigabytes} GB in bf16", ""]
-    lines.append(f"{'':26}{'runs':>5}{'seconds':>10}{'min - max':>18}{'x cp -r':>9}{'peak MB':>9}")
+    lines.append(f"{'':26}{'runs':>5}{'seconds':>10}{'min - max':>18}{'x cp -r':>9}{'CPU s':>8}{'peak MB':>9}")
     lines += [line_of(row) for row in written["rows"].values()]
     lines += ["", *(f"{ratio:8.2f}  {label}" for label, ratio in written["derived"].items())]
     lines += [""] if written["derived"] else []
@@ -609,11 +630,12 @@ def lines_of(written: dict) -> list[str]:
 
 def line_of(row: dict) -> str:
     """One line of the table; a row that was not measured in full ends in its note."""
-    seconds, peaks = list(row["seconds"].values()), list(row["peak_mb"].values())
+    seconds, cores, peaks = (list(row[key].values()) for key in ("seconds", "cpu_seconds", "peak_mb"))
     line = f"{row['label']:26}{len(seconds):5}"
     if seconds:
         line += f"{row['median_seconds']:10.2f}{f'{min(seconds):.2f} - {max(seconds):.2f}':>18}"
         line += f"{row['ratio_to_cp']:9.2f}" if row["ratio_to_cp"] is not None else f"{'-':>9}"
+        line += f"{statistics.median(cores):8.2f}" if cores else f"{'-':>8}"
         line += f"{max(peaks):9.0f}" if peaks else f"{'-':>9}"
     return f"{line}  {row['note']}".rstrip()
 

@@ -55,15 +55,15 @@ def test_diff_and_steer_load_neither_transformers_nor_peft(
 ) -> None:
     loaded = loaded_by(RUN, "diff", *adapters, "-o", tmp_path / "w.safetensors")
     assert "torch" in loaded
-    assert not loaded & {"transformers", "peft", "datasets", "matplotlib"}
+    assert not loaded & {"transformers", "peft", "datasets", "matplotlib", "httpx", "httpx2"}
     loaded = loaded_by(RUN, "steer", tiny, tmp_path / "w.safetensors", "--k", "1", cwd=tmp_path)
-    assert not loaded & {"transformers", "peft", "datasets", "matplotlib"}
+    assert not loaded & {"transformers", "peft", "datasets", "matplotlib", "httpx", "httpx2"}
     assert (tmp_path / "tiny-llama-w-k1").is_dir()
     loaded = loaded_by(RUN, "steer", adapters[0], adapters[1], tiny, "--k", "1,1", cwd=tmp_path)
     assert not loaded & {"transformers", "peft", "datasets", "matplotlib"}
     assert (tmp_path / "pos-neg-tiny-llama-k1").is_dir()
     loaded = loaded_by(RUN, "monitor", tmp_path / "w.safetensors", "-o", tmp_path / "m")
-    assert not loaded & {"transformers", "peft", "datasets", "scipy"}
+    assert not loaded & {"transformers", "peft", "datasets", "scipy", "httpx", "httpx2"}
 
 
 @pytest.mark.slow

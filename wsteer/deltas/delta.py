@@ -128,7 +128,8 @@ class Delta:
         change = self.change(name)
         if change.factors is None or change.dense:
             raise AssertionError(f"the change of {name} is not low-rank")
-        return change.factors
+        lora_B, lora_A = change.factors
+        return lora_B, lora_A.contiguous()
 
     def change(self, name: str) -> Change:
         """The change of parameter `name` with its factors in memory (float32, concatenated along the rank)."""

@@ -6,6 +6,7 @@ it is bound to the base, so it cancels if both sides of a difference hold it.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 import torch
@@ -155,6 +156,18 @@ class Change:
     factors: tuple[Tensor, Tensor] | None
     dense: tuple[tuple[float, Dense], ...]
 
+    @property
+    def lora_A(self) -> Tensor:
+        """The right factor, of a change that has factors."""
+        if self.factors is None:
+            raise AssertionError("the change has no factors")
+        return self.factors[1]
+
+    @cached_property
+    def packed(self) -> Tensor:
+        """lora_A as oneDNN's products use it, which would else bring it into this layout for every block of rows."""
+        return torch.ops.mkldnn._reorder_linear_weight(self.lora_A.T)
+
     @staticmethod
     def of(terms: Terms) -> "Change":
         """The sum of `terms`, its factors read and concatenated along the rank (float32)."""
@@ -164,7 +177,8 @@ class Change:
         factors = None
         if low_rank:
             lora_B = torch.cat([scale * read_factor(term.lora_B) for scale, term in low_rank], dim=1)
-            lora_A = torch.cat([read_factor(term.lora_A) for _, term in low_rank], dim=0)
+            # transposed in memory: oneDNN then multiplies twice as fast, and packs it quicker
+            lora_A = torch.cat([read_factor(term.lora_A).T for _, term in low_rank], dim=1).T
             factors = (lora_B, lora_A)
         return Change(terms[0][1].shape, factors, dense)
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub.errors import RevisionNotFoundError
-from huggingface_hub.utils import tqdm
+import huggingface_hub  # whose names load on first use: an HTTP client takes a tenth of a second
+from huggingface_hub import constants
 
 from wsteer.errors import WsteerError, reason
 from wsteer.files.limits import bounded
@@ -25,16 +24,21 @@ SILENCE = 15  # seconds in which nothing is heard, before it may ask no more; it
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
-class _Bar(tqdm):
+@functools.cache
+def _bar() -> type:
     """The library's progress bar, on a terminal alone.
 
     It moves the cursor, and names no file of the repository: it writes past what escapes the text of inputs.
     """
+    library: Any = importlib.import_module("huggingface_hub.utils").tqdm
 
-    def __init__(self, *given: Any, **settings: Any) -> None:
-        terminal = sys.__stderr__ if sys.__stderr__ is not None and sys.__stderr__.isatty() else None
-        settings.update({"file": terminal} if terminal is not None else {"disable": True})
-        super().__init__(*given, **settings)
+    class Bar(library):
+        def __init__(self, *given: Any, **settings: Any) -> None:
+            terminal = sys.__stderr__ if sys.__stderr__ is not None and sys.__stderr__.isatty() else None
+            settings.update({"file": terminal} if terminal is not None else {"disable": True})
+            super().__init__(*given, **settings)
+
+    return Bar
 
 
 def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], local_only: bool) -> Path:
@@ -46,7 +50,7 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
     def snapshot(of: str | None, local: bool) -> Path:
         with no_long_silence(), _plain_errors():
             found = huggingface_hub.snapshot_download(
-                name, revision=of, allow_patterns=list(patterns), local_files_only=local, tqdm_class=_Bar
+                name, revision=of, allow_patterns=list(patterns), local_files_only=local, tqdm_class=_bar()
             )
         return Path(found)
 
@@ -58,9 +62,9 @@ def fetch_repository(name: str, revision: str | None, patterns: Sequence[str], l
     try:
         _ask(name, "model", revision)
         return snapshot(revision, False)  # by the name that was given, which the cache remembers
-    except RevisionNotFoundError:
-        raise
     except (OSError, ValueError) as error:
+        if type(error).__name__ == "RevisionNotFoundError":
+            raise
         with contextlib.suppress(OSError, ValueError):
             return snapshot(revision, True)
         raise error
@@ -119,7 +123,7 @@ def no_long_silence() -> Iterator[None]:
     """
     huggingface_hub.logging.set_verbosity_error()  # it tells of each retry
     given = os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT")
-    stall = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT if given else STALL
+    stall = constants.HF_HUB_DOWNLOAD_TIMEOUT if given else STALL
     silence = max(SILENCE, 3 * stall) if given else SILENCE
     heard = time.monotonic()
 
@@ -161,7 +165,7 @@ def no_long_silence() -> Iterator[None]:
 def _offline(datasets: Any) -> Iterator[None]:
     """Neither library asks the network in the `with` body."""
     with (
-        _set(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+        _set(constants, "HF_HUB_OFFLINE", True),
         _set(datasets.config, "HF_HUB_OFFLINE", True),
     ):
         yield

@@ -33,8 +33,7 @@ def fold(
     rows, target = base.shape[0], dtype or base.dtype
     wide = scratch.tensor("wide", base.shape, torch.promote_types(base.dtype, torch.float32)).copy_(base)
     if change.factors is not None:
-        lora_B, lora_A = change.factors
-        wide = _plus_product(wide, lora_B[start : start + rows], lora_A, k)
+        wide = _plus_product(wide, change.factors[0][start : start + rows], change, k)
     for scale, term in change.dense:
         added = term.rows(start, start + rows)
         wide = wide.to(torch.promote_types(wide.dtype, added.dtype)).add_(added, alpha=k * scale)
@@ -46,15 +45,15 @@ def fold(
     return written
 
 
-def _plus_product(wide: Tensor, left: Tensor, right: Tensor, k: float) -> Tensor:
-    """wide + k·left @ right, in the dtype of `wide`, perhaps in its memory.
+def _plus_product(wide: Tensor, left: Tensor, change: Change, k: float) -> Tensor:
+    """wide + k·left @ lora_A of the change, in the dtype of `wide`, perhaps in its memory.
 
     float32 uses oneDNN if torch has it. On AMD's processors its products are as exact as MKL's and up to twice as fast,
     since MKL uses no more than AVX2 there.
     """
-    if ONEDNN and wide.dtype == right.dtype == torch.float32 and wide.device.type == "cpu" and wide.numel():
-        return torch.ops.mkldnn._linear_pointwise.binary(k * left, wide, right.T, None, "add")
-    return wide.addmm_(left.to(wide.dtype), right.to(wide.dtype), alpha=k)
+    if ONEDNN and wide.dtype == left.dtype == torch.float32 and wide.device.type == "cpu" and wide.numel():
+        return torch.ops.mkldnn._linear_pointwise.binary(k * left, wide, change.packed, None, "add")
+    return wide.addmm_(left.to(wide.dtype), change.lora_A.to(wide.dtype), alpha=k)
 
 
 def _check_finite(name: str, written: Tensor) -> None:

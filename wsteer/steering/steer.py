@@ -22,11 +22,12 @@ from wsteer.files.tensors import DTYPE_CODES, DTYPES
 from wsteer.files.text import write_json
 from wsteer.progress import Progress, silent
 from wsteer.steering.baking import baked
-from wsteer.steering.combination import Combination, Total, numbered
+from wsteer.steering.combination import Combination, numbered
 from wsteer.steering.gains import Choice, Target, choose_rounding
 from wsteer.steering.layout import NEVER_COPIED, OutputFile, OutputTensor, changed_json, output_files, with_setting
 from wsteer.steering.rounding import Rounding
 from wsteer.steering.streaming import Output, is_written, write_files
+from wsteer.workers import beside
 
 LOW_GAIN = 0.95
 WRITTEN = ("auto", "float32", "bfloat16", "float16")
@@ -162,7 +163,8 @@ def steer(
     total = combination.total(model, selection)
     plan = _plan(checkpoint, total.delta, dtype, changed=any(ks))
     check_free_space(folder, plan.size * len(ks))
-    choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
+    with beside(lambda: [] if dry_run else total.sources) as sources:  # the digests are computed in parallel
+        choices = choose_rounding(plan.delta, plan.targets, ks, wanted)
     places = [f"k{numbered(each)}" if combination.swept else "" for each in ks]  # where the outputs are in the folder
     steered = tuple(
         _steered(folder / place, combination.each_k(each), choices[each])
@@ -170,7 +172,8 @@ def steer(
     )
     seconds = None
     if not dry_run:
-        records = _records(plan, total, {**selection.options, "dtype": dtype, "seed": seed}, steered)
+        options = {**selection.options, "dtype": dtype, "seed": seed}
+        records = _records([checkpoint.input_entry("base"), *sources()], options, steered)
         with new_folder(folder, force, _key(plan, records), resume) as unfinished:
             written = [
                 Output(unfinished / place, each, choices[each].rounding) for place, each in zip(places, ks, strict=True)
@@ -259,8 +262,9 @@ def _other_files(checkpoint: Checkpoint) -> tuple[list[Path], list[str]]:
     return copied, left_out
 
 
-def _records(plan: _Plan, total: Total, options: Mapping[str, object], steered: Sequence[Steered]) -> list[dict]:
-    inputs = [plan.checkpoint.input_entry("base"), *total.sources]
+def _records(
+    inputs: Sequence[Mapping[str, object]], options: Mapping[str, object], steered: Sequence[Steered]
+) -> list[dict]:
     return [record("steer", {**options, "k": list(each.k), "rounding": each.rounding}, inputs) for each in steered]
 
 
