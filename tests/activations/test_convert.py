@@ -115,6 +115,14 @@ def test_a_file_of_llama_cpps_generator_is_pointed_out(tmp_path: Path) -> None:
     assert ["llama.cpp's own generator" in each for each in said] == [True, False]
 
 
+def test_a_gguf_of_123_directions_is_one(tmp_path: Path) -> None:
+    """Its ninth byte is then the one by which a safetensors file is known."""
+    ones = numpy.ones(4, "float32")
+    path = gguf_file(tmp_path / "v.gguf", {f"direction.{block}": ones for block in range(1, 124)})
+    assert path.read_bytes()[8:9] == b"{"
+    assert len(convert(path, tmp_path / "a").blocks) == 123
+
+
 def test_an_exported_gguf_holds_what_its_readers_need(tmp_path: Path, vectors: Path, tiny: Path) -> None:
     said: list[str] = []
     convert(vectors, export_to=Export.of(tmp_path / "v.gguf"), base=tiny, note=said.append)

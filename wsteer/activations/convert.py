@@ -102,12 +102,6 @@ def _read(source: Path, gguf_index: str | None, note: Note) -> tuple[str, Delta]
         start = file.read(MOST_START)
     if gguf_index is not None and not start.startswith(GGUF):
         raise WsteerError(f"--gguf-index is for GGUF files, and {source} is none; leave it out")
-    if start[8:9] == b"{":  # after the length of a safetensors header
-        delta = Delta.load(source)
-        if delta.kind != "activation":
-            raise WsteerError(f"{source} is a change of weights, no activation vectors; of those see wsteer steer --as")
-        note(f"{source.name}: a delta file")
-        return NATIVE, delta
     if start.startswith(GGUF):
         # imports gguf, which few need
         from wsteer.activations.control_vectors import read_control_vectors  # noqa: PLC0415
@@ -115,6 +109,12 @@ def _read(source: Path, gguf_index: str | None, note: Note) -> tuple[str, Delta]
         vectors = read_control_vectors(source, "generator" if gguf_index == "generator" else "as-applied")
     elif start.startswith(ZIP):
         vectors = read_pickled(source)
+    elif start[8:9] == b"{":  # after the length of a safetensors header
+        delta = Delta.load(source)
+        if delta.kind != "activation":
+            raise WsteerError(f"{source} is a change of weights, no activation vectors; of those see wsteer steer --as")
+        note(f"{source.name}: a delta file")
+        return NATIVE, delta
     elif b"sparse_model" in start and b"feature_index" in start:
         raise WsteerError(
             f"{source} names features of sparse autoencoders and holds no vectors; give a .pt file that holds them"
