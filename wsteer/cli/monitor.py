@@ -1,12 +1,12 @@
 """wsteer monitor: the direction of a change of weights, compared with a noise floor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsteer.cli.monitor_tables import projection_lines, result_lines, watch_lines, watch_shift_lines
+from wsteer.cli.monitor_tables import result_lines, watch_lines
 from wsteer.cli.options import (
     Batch,
     Columns,
@@ -27,12 +27,18 @@ from wsteer.cli.options import (
     check_early,
     option,
 )
-from wsteer.cli.output import GATE_FAILED, Printer
-from wsteer.cli.values import LARGEST_SEED, MOST, parse_batch_size, parse_bounds, parse_layers, parse_named
+from wsteer.cli.output import Printer
+from wsteer.cli.values import (
+    LARGEST_SEED,
+    MOST,
+    parse_batch_size,
+    parse_bounds,
+    parse_layers,
+    parse_named,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
-    from wsteer.monitoring.gates import Failure
-    from wsteer.monitoring.project import Projecting
     from wsteer.monitoring.settings import Settings
 
 DAY = 86_400  # seconds
@@ -247,13 +253,15 @@ def monitor(
     running |= {"columns": columns, "template": template, "template_args": template_args, "date": date}
     if not projecting:
         ignored = {name: value not in (None, "auto") for name, value in running.items() if name != "device"}
-        _unused(ignored, "cosines of weights")
-    _unused({"seed": seed is not None and correlate is None}, "anything but --correlate")
+        refuse_unused(ignored, "cosines of weights")
+    refuse_unused({"seed": seed is not None and correlate is None}, "anything but --correlate")
     if not watch:
-        _unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
+        refuse_unused({"until_step": until_step is not None, "interval": interval is not None}, "anything but --watch")
     if projecting:
+        from wsteer.cli.projections import project
+
         watching = {"until_step": until_step, "interval": interval or 10.0} if watch else None
-        _project(printer, deltas, of or [], output, settings, shift or [], force, running, watching)
+        project(printer, deltas, of or [], output, settings, shift or [], force, running, watching)
     elif watch:
         _watch(printer, deltas, of or [], output, settings, until_step, interval or 10.0, force)
     else:
@@ -269,7 +277,7 @@ def _compare(
     for note in report.notes:
         printer.note(note)
     printer.result(report.as_json(), result_lines(report))
-    _fail(printer, report.failures)
+    printer.gates(report.failures)
 
 
 def _watch(
@@ -291,108 +299,14 @@ def _watch(
         deltas, of[0], output, settings, until_step=until_step, interval=interval, force=force, note=printer.note
     )
     printer.result(report, watch_lines(report))
-    _fail(printer, report.failures)
-    if report.interrupted:
-        raise typer.Exit(130)
-
-
-def _project(
-    printer: Printer,
-    deltas: list[str],
-    of: list[str],
-    output: Path,
-    settings: "Settings",
-    shift: list[str],
-    force: bool,
-    running: dict[str, Any],
-    watching: dict[str, Any] | None,
-) -> None:
-    from wsteer.monitoring.items import is_data
-    from wsteer.monitoring.project import Projecting, project
-
-    others = [item for item in of if not is_data(item)]
-    if others or not of:
-        what = f"{others[0]} is no data set" if others else "--shift needs data sets, whose prompts are read"
-        raise typer.BadParameter(f"{what}; give JSONL files or org/name[/config]:split", param_hint="--of")
-    if settings.base is None:
-        raise typer.BadParameter("the model that reads the data sets is needed", param_hint="--base")
-    _refuse(settings, ("ceiling", "centre", "per", "groups", "correlate"), "projections of data sets")
-    for name in ("include", "exclude"):
-        if getattr(settings.selection, name) is not None:
-            raise typer.BadParameter("projections choose by --layers alone; leave it out", param_hint=f"--{name}")
-    if not shift:
-        _unused({"positions": running["positions"], "scores": settings.scores}, "projections without --shift")
-    own = Projecting(
-        controls=settings.controls,
-        layers=settings.selection.layers,
-        scores=settings.scores,
-        fail_above=settings.fail_above,
-        fail_below=settings.fail_below,
-        **{name: value for name, value in running.items() if value is not None},
-    )
-    if watching is not None:
-        _watch_shift(printer, deltas, of, output, settings.base, own, shift, force, watching)
-        return
-    report = project(deltas, of, settings.base, output, shift, own, force=force, progress=printer.progress)
-    for note in report.notes:
-        printer.note(note)
-    printer.result(report, projection_lines(report))
-    _fail(printer, report.failures)
-
-
-def _watch_shift(
-    printer: Printer,
-    deltas: list[str],
-    of: list[str],
-    output: Path,
-    base: str | Path,
-    settings: "Projecting",
-    shift: list[str],
-    force: bool,
-    watching: dict[str, Any],
-) -> None:
-    if len(shift) != 1:
-        raise typer.BadParameter("one training folder is needed: --shift RUN", param_hint="--watch")
-    from wsteer.monitoring.watch_shift import watch_shift
-
-    report = watch_shift(
-        deltas,
-        of,
-        base,
-        shift[0],
-        output,
-        settings,
-        **watching,
-        force=force,
-        note=printer.note,
-        progress=printer.progress,
-    )
-    for note in report.notes:
-        printer.note(note)
-    printer.result(report, watch_shift_lines(report))
-    _fail(printer, report.failures)
+    printer.gates(report.failures)
     if report.interrupted:
         raise typer.Exit(130)
 
 
 def _refuse(settings: "Settings", names: Sequence[str], where: str) -> None:
     """Refuse options that would be ignored."""
-    _unused({"group" if name == "groups" else name: getattr(settings, name) for name in names}, where)
-
-
-def _unused(given: Mapping[str, object], where: str) -> None:
-    """Refuse the first option that is given and would be ignored."""
-    for name, value in given.items():
-        if value:
-            option = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"it is not used with {where}; leave it out", param_hint=option)
-
-
-def _fail(printer: Printer, failures: Sequence["Failure"]) -> None:
-    if failures:
-        for failure in failures:
-            printer.failure(f"gate failed: {failure.text}")
-        raise typer.Exit(GATE_FAILED)
+    refuse_unused({"group" if name == "groups" else name: getattr(settings, name) for name in names}, where)
 
 
 def _lists(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:

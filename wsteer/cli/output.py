@@ -5,10 +5,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 from wsteer import __version__
 from wsteer.cli.terminal import one_line, raw
+
+if TYPE_CHECKING:
+    from wsteer.monitoring.gates import Failure
 
 T = TypeVar("T")
 
@@ -40,6 +45,13 @@ class Printer:
     def failure(self, text: str) -> None:
         """Why the command fails although its result is valid: a gate that the user set."""
         _say(text)
+
+    def gates(self, failures: Sequence["Failure"]) -> None:
+        """End with `GATE_FAILED` and a line for each, if bounds on what monitor measures are broken."""
+        for failure in failures:
+            self.failure(f"gate failed: {failure.text}")
+        if failures:
+            raise typer.Exit(GATE_FAILED)
 
     def command(self, text: str) -> None:
         """A command line, shown as if typed at a prompt, before it runs."""

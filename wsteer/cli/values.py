@@ -5,7 +5,7 @@ import datetime
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -257,3 +257,11 @@ def usage(make: Callable[[], T]) -> T:
         return make()
     except WsteerError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def refuse_unused(given: Mapping[str, object], where: str) -> None:
+    """Refuse the first option that is given and would be ignored; the options are by their names in Python."""
+    for name, value in given.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"it is not used with {where}; leave it out", param_hint=option)
