@@ -43,26 +43,23 @@ LIBRARIES = {
     "typer": ("cli/",),
     "rich": ("cli/output.py", "evaluation/inspection/inspection.py"),
     "transformers": (
-        *("models/", "training/", "activations/recording.py", "steering/memory.py", "monitoring/callback.py"),
-        *("activations/convert.py", "activations/exports.py"),
-        "steering/positions.py",
+        *("models/", "training/", "steering/memory.py", "steering/positions.py"),
+        *("activations/recording.py", "activations/convert.py", "activations/exports.py"),
+        *("monitoring/callback.py", "monitoring/measuring.py", "monitoring/projection_callback.py"),
         *("checkpoints/architecture.py", "checkpoints/conversion.py", "checkpoints/ties.py", "demo/model.py"),
         *("deltas/adapters/tuners.py", "deltas/adapters/writing.py"),
     ),
-    "peft": ("training/methods.py", "training/tuners.py", "monitoring/callback.py", "deltas/adapters/tuners.py"),
-        *("steering/positions.py", "monitoring/measuring.py", "monitoring/projection_callback.py"),
     "peft": (
-        "training/methods.py",
-        "monitoring/callback.py",
-        "monitoring/projection_callback.py",
-        "deltas/adapters/tuners.py",
+        *("training/methods.py", "training/tuners.py", "deltas/adapters/tuners.py"),
+        *("monitoring/callback.py", "monitoring/projection_callback.py"),
+    ),
     "accelerate": ("training/processes.py",),
     "datasets": (),
     "lm_eval": ("evaluation/harness/",),
     "inspect_ai": ("evaluation/inspection/", "evaluation/paper/", "evaluation/reading.py"),
     "matplotlib": (
         *("files/pictures.py", "deltas/spectrum_pictures.py", "monitoring/", "training/curves.py"),
-        *("files/pictures.py", "monitoring/", "training/curves.py", "activations/picture.py"),
+        "activations/picture.py",
         "evaluation/presentation/",
     ),
     "scipy": ("statistics.py",),
@@ -87,9 +84,8 @@ LIBRARIES = {
         *(
             f"training/{name}.py"
             for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "restoring")
-            for name in ("cpu", "finetune", "memory", "methods", "processes", "rates", "reporting", "tuners")
         ),
-        *("training/steps.py", "training/trainer.py"),
+        *("training/steps.py", "training/trainer.py", "training/tuners.py"),
     ),
 }
 MOST_LINES, MOST_FOLDERS, MOST_FILES = 400, 12, 6

@@ -42,10 +42,7 @@ if TYPE_CHECKING:
     from wsteer.monitoring.settings import Settings
 
 DAY = 86_400  # seconds
-
-
 Part = Literal["layer", "module", "parameter"]
-
 
 Deltas = Annotated[list[str], argument("DELTA", help="Deltas, or other changes of weights, to compare with.")]
 Output = Annotated[Path, option("--output", "-o", help="Folder to write.", metavar="DIR")]
