@@ -37,7 +37,7 @@ def similarity_map(table: Similarity, groups: Mapping[str, Sequence[str]], share
     axes = figure.axes[0]
     _separate(axes, names[0], groups, down=True)
     _separate(axes, names[1], groups, down=False)
-    what = "cosine over the parameters that both change" if shared else "cosine of weight changes"
+    what = "cosine over shared parameters" if shared else "cosine of weight changes"
     # leaves room for the groups' names
     axes.set_title(f"{what} (in brackets: within the noise floor)", fontsize=10, pad=20 if groups else 6)
     return figure
@@ -74,7 +74,7 @@ def correlation_picture(table: Similarity, found: Correlation) -> Figure:
     axes.set_ylabel("cosine")
     axes.set_title(f"{found.pairs} pairs; p by permutations of the items", fontsize=10)
     axes.grid(alpha=0.25)
-    small_legend(axes)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)  # points may be anywhere inside
     return figure
 
 
