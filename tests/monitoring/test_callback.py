@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -215,6 +216,12 @@ def test_what_cannot_be_tracked_is_refused(tmp_path: Path, tiny: Path) -> None:
     other = SimilarityCallback({"w": Delta.of_tensors({"a": torch.ones(2)})}, every=2)
     with pytest.raises(WsteerError, match="no parameter in common"):
         train(get_peft_model(loaded(tiny), LoraConfig(r=2, target_modules=LINEAR)), tmp_path / "run", other)
+    model, state = loaded(tiny), SimpleNamespace(is_world_process_zero=True)
+    with pytest.raises(WsteerError, match="FSDP or ZeRO-3 spreads it"):
+        other.on_train_begin(SimpleNamespace(fsdp=["full_shard"]), state, None, model=model)
+    next(model.parameters()).ds_id = 0  # as DeepSpeed marks what it spreads
+    with pytest.raises(WsteerError, match="FSDP or ZeRO-3 spreads it"):
+        other.on_train_begin(SimpleNamespace(fsdp=None), state, None, model=model)
 
 
 def test_the_callback_is_public() -> None:

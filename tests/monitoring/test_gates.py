@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import wsteer
 from tests.helpers.command import Cli
@@ -48,6 +49,14 @@ def test_gates_hold_for_all_pairs_and_for_names(tmp_path: Path, cli: Cli) -> Non
     assert (ran.code, ran.error) == (1, "the gate 'c' names no DELTA; they are a, b")
     for wrong in ("b", "b=x", "=1"):
         assert cli("monitor", *paths, "--fail-above", wrong, "-o", tmp_path / "n").code == 2
+
+
+def test_a_gate_on_a_pair_that_shares_nothing_is_refused_at_once(tmp_path: Path, cli: Cli) -> None:
+    still = Delta.of_tensors({"b.weight": torch.zeros(2, 2)})  # products would tell of the norm of 0 first
+    paths = saved(tmp_path, {"a": Delta.of_tensors({"a.weight": torch.ones(2, 2)}), "b": still})
+    ran = cli("monitor", paths[0], "--of", paths[1], "--fail-above", "a=0.5", "-o", tmp_path / "m")
+    assert ran.code == 1
+    assert ran.error.startswith("the gate 'a' cannot break: b and a have no parameter in common")
 
 
 def test_a_gate_bounds_what_it_names() -> None:

@@ -230,6 +230,8 @@ def test_what_was_tuned_from_another_model_is_refused(
     deeper = save_model(tmp_path / "deeper", num_hidden_layers=4)
     adapter = save_adapter(tmp_path / "run" / "checkpoint-2", deeper, 1)
     wsteer.diff(adapter, output=tmp_path / "t.safetensors", base=deeper)
+    base = tmp_path / "tiny-llama"  # cannot be loaded, so that all is refused before
+    shutil.copytree(tiny, base, ignore=shutil.ignore_patterns("tokenizer*"))
     for shift, reason in (
         (deeper, "has a num_hidden_layers of 4 and the base tiny-llama of 3"),
         (tmp_path / "t.safetensors", "different bases|lacks"),
@@ -237,7 +239,10 @@ def test_what_was_tuned_from_another_model_is_refused(
         (tmp_path, "neither an adapter"),
     ):
         with pytest.raises(WsteerError, match=reason):
-            project([vector], [chats[0]], tiny, tmp_path / "m", [shift])
+            project([vector], [chats[0]], base, tmp_path / "m", [shift])
+    wide = save_vector(tmp_path / "wide.safetensors", 0, hidden=8)
+    with pytest.raises(WsteerError, match="does not fit a model of 3 blocks and 32 dimensions"):
+        project([wide], [chats[0]], base, tmp_path / "m", [base])
     assert not (tmp_path / "m").exists()
 
 

@@ -118,7 +118,7 @@ def test_modes_of_modules_and_the_state_of_chance_stay(
 def test_what_cannot_be_measured_is_refused(
     tmp_path: Path, tiny: Path, vector: Path, chats: tuple[Path, Path], adapters: tuple[Path, Path]
 ) -> None:
-    with pytest.raises(WsteerError, match="one activation delta or more"):
+    with pytest.raises(WsteerError, match="one delta or more"):
         ProjectionCallback([], chats[0], tiny)
     with pytest.raises(WsteerError, match="every=0"):
         ProjectionCallback(vector, chats[0], tiny, every=0)

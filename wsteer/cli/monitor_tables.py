@@ -183,12 +183,8 @@ def _projection_table(found: "Sequence[Projection]") -> list[str]:
         each = first[model, data, delta]
         of = data if model is None else f"{model} minus base, {ROWS_OF[each.positions].format(data)}"
         cells = (_mean(values.get((model, data, delta, block))) for block in shown)
-        rows.append([of, _vector(each), *cells])
+        rows.append([of, each.vector, *cells])
     return table(["projection", "delta", *(f"block {block}" for block in shown)], rows)
-
-
-def _vector(each: "Projection") -> str:
-    return f"{each.delta} (control)" if each.control else each.delta
 
 
 def _blocks(found: "Sequence[Projection]") -> str:

@@ -5,11 +5,9 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.checkpoints.conversion import Place, places
@@ -20,8 +18,7 @@ from wsteer.deltas.gram import grouped_sums
 from wsteer.deltas.inputs import adapter_delta, open_change
 from wsteer.deltas.terms import Dense, Terms
 from wsteer.errors import WsteerError
-from wsteer.monitoring.items import check_named_once, listed, short_names
-from wsteer.monitoring.measuring import Measuring
+from wsteer.monitoring.measuring import Measuring, by_name
 from wsteer.monitoring.similarity import nothing_shared, similarity
 
 RUNNING = "the running change of weights"
@@ -40,8 +37,8 @@ class SimilarityCallback(Measuring):
     instead of `callbacks=[...]`, they are also reported to TensorBoard and others. At step 0 nothing has changed, so
     nothing is logged.
 
-    Works on one process and under DDP, where the main process measures. Raises WsteerError if a delta shares no
-    parameter with the run.
+    Works on one process and under DDP, where the main process measures. Raises WsteerError where the model's
+    weights are spread over processes, and if a delta shares no parameter with the run.
     """
 
     def __init__(
@@ -50,20 +47,12 @@ class SimilarityCallback(Measuring):
         every: int | None = None,
         base: str | Path | Checkpoint | None = None,
     ) -> None:
-        if not deltas:
-            raise WsteerError("SimilarityCallback needs one delta or more to compare with")
         super().__init__(every)
         base = open_checkpoint(base) if isinstance(base, str | Path) else base
-        if not isinstance(deltas, Mapping):
-            deltas = listed(deltas)
-            check_named_once(deltas, "delta")
-            names = short_names([str(path) for path in deltas])
-            opened = [open_change(path, "watched", base) for path in deltas]
-            deltas = {name: each.delta for name, each in zip(names, opened, strict=True)}
-        for name, delta in deltas.items():
+        self.deltas = by_name(deltas, lambda path: open_change(path, "watched", base).delta)
+        for name, delta in self.deltas.items():
             if delta.kind == "activation":
                 raise WsteerError(f"{name} is an activation vector, no change of weights; track one that diff wrote")
-        self.deltas = dict(deltas)
         self.base = base
         if self.base is not None:
             trained = (self.base.name, self.base.identity)
@@ -73,13 +62,9 @@ class SimilarityCallback(Measuring):
         self.history_shared: list[tuple[int, dict[str, float]]] = []
         self._initial: dict[str, Tensor] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def start(self, model: nn.Module) -> None:
         """Keep the initial weights, from which the change is measured."""
-        model = kwargs["model"]
-        if state.is_world_process_zero:
-            self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
+        self._initial = {} if isinstance(model, PeftModel) else initial_weights(model, self.base)
 
     def metrics(self, step: int, model: nn.Module) -> dict[str, float]:
         """The cosines of this step, as the log gets them; `history` and `history_shared` keep them."""

@@ -1,6 +1,7 @@
 """The items of one comparison, opened and checked, and all that is computed from them."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from wsteer.deltas.gram import Sums, grouped_sums
 from wsteer.errors import WsteerError
 from wsteer.models.devices import float64_device
 from wsteer.monitoring.correlation import correlation, read_matrix
-from wsteer.monitoring.gates import SHARED
+from wsteer.monitoring.gates import SHARED, Gates, gate_cannot_break
 from wsteer.monitoring.items import (
     Item,
     apart,
@@ -87,8 +88,10 @@ class Compared:
                 "--centre: without the mean of two deltas they are opposite, whatever they are; "
                 "give a third delta, or leave --centre out"
             )
+        compared = comparable(items, base, settings.selection)
+        _check_gated(settings.gates, compared, [at[item.place] for item in delta], [at[item.place] for item in rows])
         return Compared(
-            tuple(comparable(items, base, settings.selection)),
+            tuple(compared),
             base,
             len(columns),
             indices(delta),
@@ -199,6 +202,14 @@ def _first_of(items: Sequence[Item]) -> list[Item]:
     for item in items:
         found.setdefault(item.place, item)
     return list(found.values())
+
+
+def _check_gated(gates: Gates, items: Sequence[Item], deltas: Sequence[int], rows: Sequence[int]) -> None:
+    """Refuse a gate on a pair without a parameter in common, before anything is computed."""
+    gated = {gate.removesuffix(f":{SHARED}") for gate in (*gates.above, *gates.below)}
+    for j, i in itertools.product(deltas, rows or deltas):
+        if items[j].name in gated and items[j].delta.terms.keys().isdisjoint(items[i].delta.terms):
+            raise WsteerError(gate_cannot_break(items[j].name, items[i].name, items[j].name))
 
 
 def _check_ceilings(

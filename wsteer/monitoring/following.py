@@ -1,9 +1,10 @@
 """A training folder followed while it grows: each checkpoint measured once it is complete, until an end."""
 
+import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -97,6 +98,12 @@ def follow(
             draw()  # Ctrl-C may have interrupted the last drawing
         return failures, True
     return failures, False
+
+
+def add_line(output: Path, fields: Mapping[str, object]) -> None:
+    """Append one checkpoint's find to trajectory.jsonl."""
+    with open(output / LINES, "a", encoding="utf-8") as file:
+        file.write(json.dumps(fields, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def replace_picture(output: Path, figure: Figure, name: str = "trajectory") -> None:

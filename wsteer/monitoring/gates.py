@@ -1,5 +1,6 @@
 """Gates: bounds that a user sets on what monitor measures, for CI; a failure names the item that breaks one."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,12 +52,27 @@ class Failure:
         return f"{self.item}: {what} is {self.value:.4f}, {self.side} {self.bound:g}"
 
 
+def gate_cannot_break(gate: str, item: str, delta: str) -> str:
+    """What to say of a gate on two changes that cannot be compared."""
+    return (
+        f"the gate {gate!r} cannot break: {item} and {delta} have no parameter in common that both change; "
+        "leave one of them out"
+    )
+
+
 @dataclass(frozen=True)
 class Gates:
     """Bounds by the name of a gate, `DELTA` or `DELTA:PART`: what they bound must not be above, or below, them."""
 
     above: Mapping[str, float]
     below: Mapping[str, float]
+
+    def check_bounds(self) -> None:
+        """Refuse a bound that nothing breaks."""
+        for option, bounds in (("fail_above", self.above), ("fail_below", self.below)):
+            for name, bound in bounds.items():
+                if math.isnan(bound):
+                    raise WsteerError(f"{option}: the bound of {name} is NaN, which no value breaks; give a number")
 
     def check_names(self, names: Sequence[str], parts: Collection[str] = (SHARED,)) -> None:
         """Refuse a gate on a delta, or on a part of what is measured of it, that is not there, before any work."""
@@ -78,10 +94,7 @@ class Gates:
                 if bound is None:
                     continue
                 if each.value is None:
-                    raise WsteerError(
-                        f"the gate {each.gate!r} cannot break: {each.item} and {each.delta} have no parameter in "
-                        "common that both change; leave one of them out"
-                    )
+                    raise WsteerError(gate_cannot_break(each.gate, each.item, each.delta))
                 if sign * each.value > sign * bound:
                     found.append(Failure(each.item, each.delta, each.measure, each.value, bound, side, each.block))
         return tuple(found)

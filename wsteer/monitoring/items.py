@@ -1,6 +1,6 @@
 """What monitor compares: deltas, adapters, checkpoints and training folders of one base, under short names."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,8 +101,8 @@ def open_items(
     check_named_once(references, role)
     items: list[Item] = []
     for text in map(str, references):
-        name, run = names[place_of(text)], checkpoints_in(text)
-        items += open_run(text, name, role, base, selection) if run else [open_item(text, name, role, base, selection)]
+        for path, name, run, step in members(text, names[place_of(text)]):
+            items.append(replace(open_item(path, name, role, base, selection), run=run, step=step))
     check_named_once([item.input.reference for item in items], role)
     return items
 
@@ -118,22 +118,28 @@ def in_tables(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if item.run is None or ends[item.run] is item]
 
 
-def open_run(
-    folder: str, name: str, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING
-) -> list[Item]:
-    """A training folder's checkpoints by step, then the final result in the folder itself, if it is there."""
-    steps = checkpoints_in(folder).items()
-    items = [checkpoint_item(path, name, step, role, base, selection) for step, path in steps]
-    if holds_result(Path(folder)):
-        items.append(replace(open_item(folder, name, role, base, selection), run=name))
-    return items
+def members(reference: str, name: str) -> Iterator[tuple[str, str, str | None, int | None]]:
+    """What one reference stands for, each with its name, run and step: itself, or what a training folder holds.
+
+    That is its checkpoints by step, then the final result in the folder itself, if it is there.
+    """
+    steps = checkpoints_in(reference)
+    for step, path in steps.items():
+        yield str(path), step_name(name, path), name, step
+    if not steps or holds_result(Path(reference)):
+        yield reference, name, name if steps else None, None
+
+
+def step_name(run: str, path: Path) -> str:
+    """The name of one checkpoint of a run."""
+    return f"{run}/{path.name}"
 
 
 def checkpoint_item(
     path: Path, run: str, step: int, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING
 ) -> Item:
     """One checkpoint of a run."""
-    return replace(open_item(str(path), f"{run}/{path.name}", role, base, selection), run=run, step=step)
+    return replace(open_item(str(path), step_name(run, path), role, base, selection), run=run, step=step)
 
 
 def open_item(reference: str, name: str, role: str, base: Checkpoint | None, selection: Selection = EVERYTHING) -> Item:

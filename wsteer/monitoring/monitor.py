@@ -14,7 +14,7 @@ from wsteer.monitoring.items import listed
 from wsteer.monitoring.pictures import correlation_picture, part_map, similarity_map, trajectory_picture
 from wsteer.monitoring.report import MonitorReport, write_pairs, write_per
 from wsteer.monitoring.settings import Settings
-from wsteer.monitoring.trajectories import Scores, read_scores, write_trajectories
+from wsteer.monitoring.trajectories import Scores, check_beside, read_scores, write_trajectories
 from wsteer.progress import Progress, silent
 from wsteer.workers import beside
 
@@ -46,10 +46,7 @@ def monitor(
     check_output(output, force, folder=True, inputs=[*deltas, *of, *settings.read])
     compared = Compared.open(deltas, of, settings)
     scores = read_scores(settings.scores) if settings.scores else None
-    if scores and not any(item.step is not None for item in compared.items):
-        raise WsteerError(
-            "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --of"
-        )
+    check_beside(scores, any(item.step is not None for item in compared.items), "--of")
     with (
         new_folder(output, force) as partial,
         beside(lambda: [item.input.source for item in compared.items]) as sources,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wsteer.activations.recording import Span, span_means
+from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
@@ -151,12 +152,16 @@ def vector_of(name: str | Path, delta: Delta, layers: Sequence[int] | None) -> D
     return delta.select_layers(layers)
 
 
-def directions(name: str, delta: Delta, loaded: LoadedModel, control: bool = False) -> list[Direction]:
-    """An activation delta's directions, by block. Raises WsteerError if it is of another model, or a vector is zero."""
-    text, base = loaded.model.config.get_text_config(), loaded.checkpoint
+def directions(
+    name: str, delta: Delta, base: Checkpoint, sizes: tuple[int, int], control: bool = False
+) -> list[Direction]:
+    """An activation delta's directions, by block, for a model of these `sizes`: blocks, and dimensions.
+
+    Raises WsteerError if it is of another model, or a vector is zero.
+    """
     check_bases([(name, delta.base), (f"the base {base.name}", base.identity)], "name the base it was made on")
     found = []
-    for block, vector in sorted(activation_vectors(delta, text.num_hidden_layers, text.hidden_size).items()):
+    for block, vector in sorted(activation_vectors(delta, *sizes).items()):
         norm = float(vector.double().norm())
         if not 0 < norm < math.inf:
             raise WsteerError(f"{name}: the vector blocks.{block} is zero or not finite, so that it has no direction")

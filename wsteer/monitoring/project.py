@@ -1,12 +1,13 @@
 """Projections on activation vectors, with intervals: of data sets' answers, and of shifts by fine-tuning."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from wsteer.checkpoints.architecture import read_config
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import checkpoints_in
+from wsteer.deltas.model_input import open_model
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
 from wsteer.files.pictures import save
@@ -31,8 +32,8 @@ from wsteer.monitoring.projections import (
     write_projections,
     write_steps,
 )
-from wsteer.monitoring.trajectories import Scores, read_scores
-from wsteer.monitoring.tuned import open_tuned, running
+from wsteer.monitoring.trajectories import Scores, check_beside, read_scores
+from wsteer.monitoring.tuned import Tuned, open_tuned, running
 from wsteer.progress import Progress, silent
 from wsteer.steering.loading import load
 
@@ -69,10 +70,7 @@ class Projecting:
         check_run(self.batch_size, self.device, self.dtype)
         if self.positions not in ROWS_OF:
             raise WsteerError(f"positions={self.positions!r}: give one of {', '.join(ROWS_OF)}")
-        for option, bounds in (("fail_above", self.fail_above), ("fail_below", self.fail_below)):
-            for name, bound in bounds.items():
-                if math.isnan(bound):
-                    raise WsteerError(f"{option}: the bound of {name} is NaN, which no projection breaks")
+        self.gates.check_bounds()
 
     @property
     def chat_format(self) -> ChatFormat:
@@ -102,10 +100,11 @@ class ProjectionReport:
 
 @dataclass(frozen=True)
 class Opened:
-    """The base, loaded, and what is measured of it and of the models tuned from it; `inputs` are those of a record."""
+    """The base, loaded, and what is measured of it and of the models `tuned` from it; `inputs` are a record's."""
 
     loaded: LoadedModel
     probe: Probe
+    tuned: list[Tuned]
     inputs: list[dict[str, object]]
     options: dict[str, object]
     notes: tuple[str, ...]
@@ -136,13 +135,9 @@ def project(
     check_output(output, force, folder=True, inputs=[*deltas, *data, base, *shift, *settings.read])
     check_named_once(shift, "--shift")
     scores = read_scores(settings.scores) if settings.scores else None
-    if scores and not any(map(checkpoints_in, shift)):
-        raise WsteerError(
-            "--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with --shift"
-        )
-    opened = opened_probe(deltas, data, base, settings, answers_needed=not shift)
-    loaded, probe = opened.loaded, opened.probe
-    models = open_tuned(shift, loaded)
+    check_beside(scores, any(map(checkpoints_in, shift)), "--shift")
+    opened = opened_probe(deltas, data, base, settings, shift, answers_needed=not shift)
+    loaded, probe, models = opened.loaded, opened.probe, opened.tuned
     inputs = list(opened.inputs)
     inputs += [{"role": "shift", "path": recordable(path)} for path in shift]
     with new_folder(output, force) as partial:
@@ -163,11 +158,12 @@ def opened_probe(
     data: Sequence[str | Path],
     base: str | Path,
     settings: Projecting,
-    answers_needed: bool,
+    shift: Sequence[str | Path] = (),
+    answers_needed: bool = False,
 ) -> Opened:
-    """Read vectors and rows, then load the base and check that they fit it. The base's readings are still to be made.
+    """Read vectors and rows, open the models of `shift`, then load the base and check that all fit it.
 
-    If answers are not needed, they still are for a shift at the answers.
+    The base's readings are still to be made. If answers are not needed, they still are for a shift at the answers.
     """
     if not deltas or not data:
         raise WsteerError("projections need one activation delta and one data set or more")
@@ -186,10 +182,16 @@ def opened_probe(
         name: read_rows(path, settings.columns, answers_needed)
         for name, path in zip(short_names([str(path) for path in data]), data, strict=True)
     }
-    loaded = load(base, settings.device, settings.dtype, chat_format=settings.chat_format)
+    given = open_model(base)
+    tuned = open_tuned(shift, given.checkpoint)
+    text = read_config(given.checkpoint).get_text_config()
+    sizes = text.num_hidden_layers, text.hidden_size
     along = [
-        each for name, vector in vectors.items() for each in directions(name, vector, loaded, control=name not in own)
+        each
+        for name, vector in vectors.items()
+        for each in directions(name, vector, given.checkpoint, sizes, control=name not in own)
     ]
+    loaded = load(given, settings.device, settings.dtype, chat_format=settings.chat_format)
     rendered = {name: spans(loaded, rows) for name, rows in chats.items()}
     inputs = [source_entry("delta", path) for path in deltas]
     inputs += [source_entry("control", path) for path in settings.controls]
@@ -202,7 +204,7 @@ def opened_probe(
         **loaded.chat.recorded,
     }
     return Opened(
-        loaded, Probe(along, rendered, settings.positions, settings.batch_size), inputs, options, _notes(chats)
+        loaded, Probe(along, rendered, settings.positions, settings.batch_size), tuned, inputs, options, _notes(chats)
     )
 
 

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
 from wsteer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from wsteer.deltas.delta import Delta
@@ -18,8 +17,7 @@ from wsteer.files.shapes import Shape
 from wsteer.models.arguments import check_run
 from wsteer.models.chat import ChatFormat
 from wsteer.models.loading import LoadedModel, with_tokenizer
-from wsteer.monitoring.items import check_named_once, listed, short_names
-from wsteer.monitoring.measuring import Measuring
+from wsteer.monitoring.measuring import Measuring, by_name
 from wsteer.monitoring.probe import Probe, directions, read_rows, spans, vector_of
 from wsteer.monitoring.projections import PROMPT_END
 
@@ -60,14 +58,8 @@ class ProjectionCallback(Measuring):
     ) -> None:
         super().__init__(every)
         check_run(batch_size, "auto", "auto")
-        if not deltas:
-            raise WsteerError("ProjectionCallback needs one activation delta or more")
-        if not isinstance(deltas, Mapping):
-            deltas = listed(deltas)
-            check_named_once(deltas, "delta")
-            names = short_names([str(path) for path in deltas])
-            deltas = {name: Delta.load(path) for name, path in zip(names, deltas, strict=True)}
-        self.deltas = {name: vector_of(name, delta, layers) for name, delta in deltas.items()}
+        found = by_name(deltas, Delta.load)
+        self.deltas = {name: vector_of(name, delta, layers) for name, delta in found.items()}
         self.base = open_checkpoint(base) if isinstance(base, str | Path) else base
         self.chats = read_rows(data, columns, answers_needed=False)
         self.chat_format = ChatFormat(template, template_args, date)
@@ -76,17 +68,13 @@ class ProjectionCallback(Measuring):
         self._probe: Probe | None = None
         self._loaded: LoadedModel | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def start(self, model: nn.Module) -> None:
         """Read the prompts before the first step; from there the shift is measured."""
-        model = kwargs["model"]
-        _check_whole(model, args)
-        if not state.is_world_process_zero:
-            return
         with _reading(model) as language_model:
             self._loaded = loaded = with_tokenizer(language_model, self.base, self.chat_format)
-            along = [each for name, delta in self.deltas.items() for each in directions(name, delta, loaded)]
+            text = language_model.config.get_text_config()
+            sizes = text.num_hidden_layers, text.hidden_size
+            along = [each for name, delta in self.deltas.items() for each in directions(name, delta, self.base, sizes)]
             data = {"prompts": spans(loaded, self.chats)}
             self._probe = Probe(along, data, PROMPT_END, self.batch_size).started(loaded)
 
@@ -127,15 +115,3 @@ def _reading(model: nn.Module) -> Iterator[PreTrainedModel]:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-
-
-def _check_whole(model: nn.Module, args: TrainingArguments) -> None:
-    """Refuse a model whose weights are spread over processes, since one process alone cannot run it."""
-    sharded = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    # parameters of DeepSpeed's ZeRO-3, and of FSDP2
-    spread = any(hasattr(each, "ds_id") or hasattr(each, "device_mesh") for each in model.parameters())
-    if args.fsdp or sharded or spread:
-        raise WsteerError(
-            "ProjectionCallback needs the whole model on the main process, and FSDP or ZeRO-3 spreads it; project the "
-            "checkpoints with wsteer monitor --shift RUN --watch"
-        )

@@ -64,7 +64,7 @@ def _panel(found: Sequence[Projection], count: int) -> RunPanel:
     first = found[0]
     by_delta: dict[str, list[Projection]] = {}
     for each in found:
-        by_delta.setdefault(f"{each.delta} (control)" if each.control else each.delta, []).append(each)
+        by_delta.setdefault(each.vector, []).append(each)
     of_one = next(iter(by_delta.values()))  # all have the same steps, and at each the same noise
     steps = [each.step or 0 for each in of_one]
     start = [] if 0 in steps else [0]

@@ -45,6 +45,11 @@ class Projection:
         rows = ROWS_OF[self.positions].format(self.data)
         return rows if self.model is None else f"{self.model}, {rows}"
 
+    @property
+    def vector(self) -> str:
+        """The vector's name in tables and pictures."""
+        return f"{self.delta} (control)" if self.control else self.delta
+
 
 def gated(found: Iterable[Projection]) -> Iterator[Measured]:
     """The values that gates bound: the shifts by tuning or, where no model was tuned, the answers'; no control's.

@@ -1,12 +1,10 @@
 """What monitor compares with, and how: the options of the command besides its items."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsteer.deltas.selection import EVERYTHING, Selection
-from wsteer.errors import WsteerError
 from wsteer.monitoring.gates import Gates
 from wsteer.monitoring.items import listed
 
@@ -40,10 +38,7 @@ class Settings:
         for name in ("controls", "centre"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         object.__setattr__(self, "ceiling", {name: listed(paths) for name, paths in self.ceiling.items()})
-        for option, bounds in (("fail_above", self.fail_above), ("fail_below", self.fail_below)):
-            for name, bound in bounds.items():
-                if math.isnan(bound):
-                    raise WsteerError(f"{option}: the bound of {name} is NaN, which no cosine breaks; give a number")
+        self.gates.check_bounds()
 
     @property
     def references(self) -> list[str | Path]:

@@ -149,6 +149,14 @@ def read_scores(path: Path) -> Scores:
     return Scores(labels[0], tuple((*place, score) for place, score in points.items()))
 
 
+def check_beside(scores: Scores | None, steps: bool, option: str) -> None:
+    """Refuse scores where nothing is measured by step; `option` names what would be."""
+    if scores and not steps:
+        raise WsteerError(
+            f"--scores is drawn beside a trajectory: name a folder with checkpoint-<step> folders with {option}"
+        )
+
+
 def write_trajectories(path: Path, found: Sequence[Trajectory]) -> None:
     """One line for each run, step and delta."""
     write_csv(

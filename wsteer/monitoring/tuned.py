@@ -9,10 +9,10 @@ from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.bases import check_bases
 from wsteer.deltas.delta import Delta
-from wsteer.deltas.inputs import WeightsInput, checkpoints_in, holds_result, open_change, open_input, seed_folders
+from wsteer.deltas.inputs import WeightsInput, open_change, open_input, seed_folders
 from wsteer.errors import WsteerError
 from wsteer.models.loading import LoadedModel, dtype_name, load_weights
-from wsteer.monitoring.items import short_names
+from wsteer.monitoring.items import members, short_names, step_name
 from wsteer.steering.loading import changed
 
 
@@ -33,27 +33,24 @@ class Tuned:
     step: int | None = None
 
 
-def open_tuned(references: Sequence[str | Path], base: LoadedModel) -> list[Tuned]:
+def open_tuned(references: Sequence[str | Path], base: Checkpoint) -> list[Tuned]:
     """The tuned models that the references name; of a training folder each checkpoint by step, then its result."""
     found: list[Tuned] = []
-    for reference, name in zip(references, short_names([str(each) for each in references]), strict=True):
-        steps = checkpoints_in(reference)
-        found += [open_step(path, name, step, base) for step, path in steps.items()]
-        if not steps or holds_result(Path(reference)):
-            found.append(Tuned(name, open_weights(reference, base), name if steps else None))
+    for reference, label in zip(references, short_names([str(each) for each in references]), strict=True):
+        for path, name, run, step in members(str(reference), label):
+            found.append(Tuned(name, open_weights(path, base), run, step))
     return found
 
 
-def open_step(path: Path, run: str, step: int, base: LoadedModel) -> Tuned:
+def open_step(path: Path, run: str, step: int, base: Checkpoint) -> Tuned:
     """One checkpoint of a training run."""
-    return Tuned(f"{run}/{path.name}", open_weights(path, base), run, step)
+    return Tuned(step_name(run, path), open_weights(path, base), run, step)
 
 
-def open_weights(reference: str | Path, base: LoadedModel) -> Delta | Checkpoint:
+def open_weights(reference: str | Path, base: Checkpoint) -> Delta | Checkpoint:
     """What one reference names. Raises OfAnotherBase if it is not of the base, or no tuned model."""
-    own = base.checkpoint
     if not seed_folders(reference):
-        given = open_input(reference, "shift", own)
+        given = open_input(reference, "shift", base)
         if isinstance(given, WeightsInput):
             _check_sizes(reference, given.checkpoint, base)
             return given.checkpoint
@@ -61,23 +58,23 @@ def open_weights(reference: str | Path, base: LoadedModel) -> Delta | Checkpoint
             raise OfAnotherBase(
                 f"{reference} is an activation vector, no tuned model; give --shift checkpoints or changes"
             )
-    change = open_change(reference, "shift", own).delta
+    change = open_change(reference, "shift", base).delta
     try:
         check_bases(
-            [(str(reference), change.base), (f"--base {own.name}", own.identity)], "name the --base it was tuned from"
+            [(str(reference), change.base), (f"--base {base.name}", base.identity)], "name the --base it was tuned from"
         )
     except WsteerError as error:
         raise OfAnotherBase(str(error)) from None
     return change
 
 
-def _check_sizes(reference: str | Path, checkpoint: Checkpoint, base: LoadedModel) -> None:
-    text, own = read_config(checkpoint).get_text_config(), base.model.config.get_text_config()
+def _check_sizes(reference: str | Path, checkpoint: Checkpoint, base: Checkpoint) -> None:
+    text, own = read_config(checkpoint).get_text_config(), read_config(base).get_text_config()
     for name in ("num_hidden_layers", "hidden_size"):
         found, expected = getattr(text, name), getattr(own, name)
         if found != expected:
             raise OfAnotherBase(
-                f"{reference} has a {name} of {found} and the base {base.checkpoint.name} of {expected}; "
+                f"{reference} has a {name} of {found} and the base {base.name} of {expected}; "
                 "it was tuned from another model"
             )
 

@@ -1,6 +1,5 @@
 """Follow a training run: when a checkpoint appears, its cosines are appended to a file and the picture is redrawn."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from wsteer.monitoring.following import (
     LINES,
     Following,
     Incomplete,
+    add_line,
     check_followed,
     follow,
     replace_picture,
@@ -159,5 +159,4 @@ def _line(step: int, table: Similarity) -> str:
 def _append(output: Path, point: Point, table: Similarity) -> None:
     keys = [each.name for each in fields(Point) if each.name != "step"]
     values = {key: dict(zip(table.columns, getattr(point, key), strict=True)) for key in keys}
-    with open(output / LINES, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": point.step, **values}, allow_nan=False, ensure_ascii=False) + "\n")
+    add_line(output, {"step": point.step, **values})

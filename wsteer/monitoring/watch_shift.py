@@ -1,7 +1,6 @@
 """Follow a training run: when a checkpoint appears, its shift's projections are appended to a file and drawn."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from wsteer.monitoring.following import (
     LINES,
     Following,
     Incomplete,
+    add_line,
     check_followed,
     follow,
     replace_picture,
@@ -68,7 +68,7 @@ def watch_shift(
     check_followed(run, interval)
     check_output(output, force, folder=True, inputs=[*deltas, *data, base, run, *settings.read])
     scores = read_scores(settings.scores) if settings.scores else None
-    opened = opened_probe(deltas, data, base, settings, answers_needed=False)
+    opened = opened_probe(deltas, data, base, settings)
     seen = _Seen(opened, opened.probe.started(opened.loaded, progress), short_names([str(run)])[0])
     count = opened.loaded.model.config.get_text_config().num_hidden_layers
     inputs = list(opened.inputs)
@@ -100,7 +100,7 @@ class _Seen:
         """The checkpoint's projections."""
         with contextlib.ExitStack() as stack:
             try:
-                tuned = open_step(path, self.run, step, self.loaded)
+                tuned = open_step(path, self.run, step, self.loaded.checkpoint)
                 model = stack.enter_context(running(tuned, self.loaded))
             except OfAnotherBase:
                 raise
@@ -126,6 +126,4 @@ def _line(found: Sequence[Projection]) -> str:
 def _append(output: Path, found: Sequence[Projection]) -> None:
     left_out = ("model", "run", "step")
     rows = [{name: value for name, value in asdict(each).items() if name not in left_out} for each in found]
-    with open(output / LINES, "a", encoding="utf-8") as file:
-        line = {"step": found[0].step, "projections": rows}
-        file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+    add_line(output, {"step": found[0].step, "projections": rows})
