@@ -41,7 +41,7 @@ def sides(tmp_path: Path, adapters: tuple[Path, Path]) -> tuple[Path, Path]:
 
 def warnings(*sides: Path) -> tuple[str, ...]:
     output = sides[0].parent / "w.safetensors"
-    return wsteer.diff(*sides, output, force=True).warnings
+    return wsteer.diff(*sides, output=output, force=True).warnings
 
 
 def test_a_setting_of_one_side_alone_is_told(sides: tuple[Path, Path]) -> None:
