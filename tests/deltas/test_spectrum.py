@@ -218,7 +218,7 @@ def test_what_has_no_spectrum_or_no_place_for_it_is_refused(tmp_path: Path, adap
             wsteer.diff(*adapters, tmp_path / output, spectrum=tmp_path / folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    for force, message in ((False, "exists"), (True, "did not write")):
+    for force, message in ((False, "--spectrum .* exists; name a new folder"), (True, "did not write")):
         with pytest.raises(WsteerError, match=message):
             wsteer.diff(*adapters, tmp_path / "w", spectrum=tmp_path / "mine", force=force)
     with pytest.raises(WsteerError, match="is the input"):

@@ -9,7 +9,7 @@ import torch
 
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.spectrum import Spectrum, spectra
-from wsteer.deltas.spectrum_pictures import LEAST, MANY, MOST_KINDS, spectrum_picture
+from wsteer.deltas.spectrum_pictures import LEAST, MANY, MOST_KINDS, MOST_LETTERS, spectrum_picture
 from wsteer.files.pictures import save
 
 
@@ -66,4 +66,19 @@ def test_many_values_are_numbered_by_logarithm_and_tiny_ones_are_cut(tmp_path: P
     assert (axes.get_xscale(), axes.get_ylim()[0]) == ("log", LEAST)
     assert len(axes.lines[0].get_xdata()) == size
     few = spectrum_picture(found(tmp_path, {"layers.0.w.weight": torch.randn(9, 5)})).axes[0]
-    assert few.get_xscale() == "linear"
+    assert (few.get_xscale(), few.get_xlim()) == ("linear", (0.5, 5.5))
+
+
+def test_axes_have_whole_numbers_where_there_is_one_value_in_one_layer(tmp_path: Path) -> None:
+    Delta.of_factors({"layers.7.w.weight": (torch.ones(4, 1), torch.ones(1, 3))}).save(tmp_path / "d.safetensors")
+    figure = spectrum_picture(list(spectra(Delta.load(tmp_path / "d.safetensors"))))
+    for axes, number in zip(figure.axes, (1, 7), strict=True):
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [number]
+
+
+def test_long_names_of_kinds_leave_the_panels_their_room(tmp_path: Path) -> None:
+    tensors = {f"layers.0.{'long_' * 20}{end}.weight": torch.randn(4, 4) for end in "ab"}
+    names = [text.get_text() for text in spectrum_picture(found(tmp_path, tensors)).legends[0].get_texts()]
+    assert [len(name) for name in names] == [MOST_LETTERS] * 2
+    assert names[0] != names[1]

@@ -41,7 +41,14 @@ def sides(tmp_path: Path, adapters: tuple[Path, Path]) -> tuple[Path, Path]:
 
 def warnings(*sides: Path) -> tuple[str, ...]:
     output = sides[0].parent / "w.safetensors"
-    return wsteer.diff(*sides, output, force=True).warnings
+    return wsteer.diff(*sides, output=output, force=True).warnings
+
+
+def test_a_setting_of_one_side_alone_is_told(sides: tuple[Path, Path]) -> None:
+    recorded(sides[1], data="b", max_steps=5)
+    recorded(sides[0], max_steps=None)
+    (warning,) = warnings(*sides)
+    assert warning.endswith(": max steps none and 5")
 
 
 def test_sides_trained_alike_give_no_warning(sides: tuple[Path, Path]) -> None:
@@ -115,9 +122,10 @@ class Bomb:
 def test_methods_and_checkpoints_with_a_record_are_compared_too(
     tmp_path: Path, tiny: Path, sides: tuple[Path, Path]
 ) -> None:
-    tuned = recorded(nudged(tmp_path / "full", tiny, seed=1), data="c", method="full", lr=[1e-6])
+    lacking = {"rank": None, "save_every": 7}  # LoRA's rank is no difference beside the method
+    tuned = recorded(nudged(tmp_path / "full", tiny, seed=1), data="c", method="full", lr=[1e-6], **lacking)
     (warning,) = wsteer.diff(sides[0], tuned, tmp_path / "w.safetensors", base=tiny).warnings
-    assert "method lora and full" in warning and "learning rate 1e-05 and 1e-06" in warning
+    assert warning.endswith(": method lora and full; learning rate 1e-05 and 1e-06")
 
 
 def test_delta_files_and_folders_of_other_commands_tell_nothing(sides: tuple[Path, Path]) -> None:

@@ -165,6 +165,8 @@ def _check_folder(folder: Path, output: Path, force: bool, inputs: Sequence[str 
     """Refuse a folder for the spectrum that is no new one, or in which the delta would be written."""
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
         raise WsteerError(f"--spectrum {folder} and the delta {output} need places of their own; name another folder")
+    if folder.exists() and not force:  # `check_output` speaks of -o
+        raise WsteerError(f"--spectrum {folder} exists; name a new folder, or replace it with --force")
     check_output(folder, force, folder=True, inputs=inputs)
 
 

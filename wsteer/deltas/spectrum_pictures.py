@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from wsteer.deltas.spectrum import Spectrum
-from wsteer.files.pictures import own_style
+from wsteer.files.pictures import label, own_style
 
 LEAST = 1e-4  # of the edge: what is below is in the table alone
 MANY = 128  # singular values: where there are more, their numbers are on a logarithmic axis
+MOST_LETTERS = 24  # of a kind's name in the legend, which takes its room from the panels
 MOST_KINDS = 10  # lines in a panel, as many as tab10 has colours
 
 
@@ -44,7 +45,7 @@ def spectrum_picture(found: Sequence[Spectrum]) -> Figure:
         panels[1].set_ylabel("stable rank")
         panels[1].set_xlabel("layer")
         panels[1].set_ylim(bottom=0)
-        panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(panels[1])
     for panel in panels:
         panel.grid(alpha=0.25)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -61,8 +62,9 @@ def _draw_values(axes: Axes, kind: str, found: Sequence[Spectrum], colour: tuple
         for index in range(max(map(len, scaled)))
     ]
     marker = "o" if len(medians) < 12 else ""  # a line of one point is invisible
+    shown = label(kind, MOST_LETTERS)
     axes.plot(
-        range(1, len(medians) + 1), medians, marker=marker, markersize=3.5, linewidth=1.3, color=colour, label=kind
+        range(1, len(medians) + 1), medians, marker=marker, markersize=3.5, linewidth=1.3, color=colour, label=shown
     )
 
 
@@ -83,9 +85,15 @@ def _finish_values(axes: Axes, many: bool) -> None:
         axes.xaxis.set_major_formatter(plain)
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(axes)
     axes.set_ylabel("singular value / Marchenko-Pastur edge")
-    axes.set_xlabel("number of the singular value (median over matrices)")
+    axes.set_xlabel("number of the singular value (medians)")
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Whole numbers alone below the panel, also where there is a single one; none before the first."""
+    axes.set_xlim(axes.dataLim.x0 - 0.5, axes.dataLim.x1 + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _draw_ranks(axes: Axes, found: Sequence[Spectrum], colour: tuple[float, ...]) -> None:

@@ -56,11 +56,9 @@ def training_warnings(pairs: Sequence[Sequence[Input]]) -> Iterator[str]:
         if len(sides) != 2:
             continue
         pos, neg = map(_training, sides)
-        for name in [*pos.facts]:
-            if name in neg.facts and pos.facts[name] != neg.facts[name]:
-                said = SAID.get(name, name.replace("_", " "))
-                values = f"{_shown(pos.facts[name])} and {_shown(neg.facts[name])}"
-                differences.setdefault(name, f"{said} {values}")
+        for name in _differing(pos.facts, neg.facts):
+            said = SAID.get(name, name.replace("_", " "))
+            differences.setdefault(name, f"{said} {_shown(pos.facts[name])} and {_shown(neg.facts[name])}")
         if pos.data and pos.data.keys() == neg.data.keys() and pos.columns == neg.columns:
             same_data = same_data or ", ".join(pos.data.values())
     if differences:
@@ -72,6 +70,15 @@ def training_warnings(pairs: Sequence[Sequence[Input]]) -> Iterator[str]:
         )
     if same_data is not None:
         yield f"pos and neg were trained on the same data ({same_data}); is one of them the wrong folder?"
+
+
+def _differing(pos: Mapping[str, object], neg: Mapping[str, object]) -> list[str]:
+    """The names of the facts that differ, the method first: of another one, what only one of them has is left out."""
+    names = [name for name in pos if name in neg and pos[name] != neg[name]]
+    if "method" not in names:
+        return names
+    common = [name for name in names if pos[name] is not None and neg[name] is not None and name != "method"]
+    return ["method", *common]
 
 
 def _training(side: Input) -> Training:
@@ -144,5 +151,7 @@ def _settled(value: object) -> object:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}\u2026"

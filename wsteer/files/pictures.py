@@ -12,17 +12,19 @@ from matplotlib.text import Text
 MOST_LABEL = 80  # characters of a name in a figure
 
 
-def label(text: str) -> str:
+def label(text: str, most: int = MOST_LABEL) -> str:
     """A name as a figure can show it: what cannot be printed is escaped, and the middle of a long one left out.
+
+    `most` is an even number of characters.
 
     >>> label("a\\x1b[2J"), len(label("x" * 1000))
     ('a\\\\x1b[2J', 80)
     """
-    half = MOST_LABEL // 2
-    if len(text) > MOST_LABEL:
+    half = most // 2
+    if len(text) > most:
         text = f"{text[: half - 1]}\u2026{text[-half:]}"
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return plain if len(plain) <= MOST_LABEL else f"{plain[: half - 1]}\u2026{plain[-half:]}"
+    return plain if len(plain) <= most else f"{plain[: half - 1]}\u2026{plain[-half:]}"
 
 
 # figures are drawn and written in matplotlib's own style: a matplotlibrc, also one in the current folder, can name
