@@ -111,6 +111,8 @@ def export(delta: Delta, wanted: Export, outline: Outline | None, force: bool = 
             partial.write_bytes(rows_bytes(by_block, blocks, facts))
         else:
             k = 1.0 if wanted.k is None else wanted.k
+            if not all((k * vector).isfinite().all() for vector in by_block.values()):
+                raise WsteerError(f"--k {k:g} times a vector is beyond the range of float32; lower --k")
             partial.write_bytes(hookpoint_bytes(by_block, k, _hookpoints(by_block, k, outline, note), facts))
     return str(wanted.path)
 
