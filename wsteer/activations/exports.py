@@ -161,7 +161,7 @@ def _depth(path: Path, delta: Delta, vectors: Mapping[int, Tensor], outline: Out
 
 def _say_rows(by_block: Mapping[int, Tensor], blocks: int, note: Note) -> None:
     missing = set(range(blocks)) - by_block.keys()
-    zeros = f"; the rows of blocks {ranges(missing)} are zeros" if missing else ""
+    zeros = f"; zeros too where a block has no vector: {ranges(missing)}" if missing else ""
     note(f"row l is the output of block l - 1, the paper's layer l; row 0, the embedding's, is zeros{zeros}")
     if blocks - 1 in by_block:
         note(f"row {blocks} is block {blocks - 1}'s output before the final norm; persona-vectors takes it after")
