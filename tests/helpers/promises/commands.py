@@ -127,7 +127,7 @@ CASES = [
         environment={"ACCELERATE_USE_DEEPSPEED": "true"},
     ),
     Case("rows that train and validate", lambda i: finetune(i, "--val", i.chats[0]), "10 rows of --val are also"),
-    Case("a rank without LoRA", lambda i: finetune(i, "--method", "full", "--rank", 4), "--rank is no option of --method full", code=2),
+    Case("a rank without LoRA", lambda i: finetune(i, "--method", "full", "--rank", 4), "--rank is no option", code=2),
     Case("the mean of two", lambda i: monitor(i, i.adapters[0], "--centre", i.delta(), i.adapters[0]), "opposite"),
     Case("--until-step alone", lambda i: monitor(i, "--until-step", 1), "anything but --watch", code=2),
     Case("--interval alone", lambda i: monitor(i, "--interval", 10), "anything but --watch", code=2),
