@@ -18,6 +18,7 @@ from wsteer.activations.convert import convert
 from wsteer.activations.exports import Export
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.selection import Selection
 from wsteer.errors import WsteerError
 from wsteer.models.loading import decoder_blocks, load
 from wsteer.steering.memory import applied
@@ -129,7 +130,7 @@ def test_an_exported_gguf_holds_what_its_readers_need(tmp_path: Path, vectors: P
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     text = {name: field.contents() for name, field in reader.fields.items()}
     assert (text["general.architecture"], text["controlvector.model_hint"]) == ("controlvector", "llama")
-    assert text["controlvector.layer_count"] == 2 and text["controlvector.wsteer.positions"] == "answer"
+    assert text["controlvector.layer_count"] == 2 and text["controlvector.wsteer.positions"] == "response"
     assert text["controlvector.wsteer.fingerprint"] == open_checkpoint(tiny).fingerprint
     assert "output of decoder block N" in text["controlvector.wsteer.index"]
     own = random_vectors()
@@ -146,7 +147,7 @@ def test_our_gguf_comes_back_with_its_base(tmp_path: Path, vectors: Path, tiny: 
     convert(vectors, export_to=Export.of(tmp_path / "v.gguf"), base=tiny)
     convert(tmp_path / "v.gguf", tmp_path / "b.safetensors")
     before, after = Delta.load(vectors), Delta.load(tmp_path / "b.safetensors")
-    assert after.base == before.base and after.positions == "answer"
+    assert after.base == before.base and after.positions == "response"
     assert by_block(tmp_path / "b.safetensors").keys() == {1, 2}
 
 
@@ -203,7 +204,7 @@ def test_an_imported_vector_is_baked_and_applied(tmp_path: Path, tiny: Path, cli
     rows = rows_file(tmp_path / "v.pt")
     a, out = tmp_path / "a.safetensors", tmp_path / "steered"
     assert cli("actvec", "--import", tmp_path / "v.pt", "--base", tiny, "-o", a, "-q").code == 0
-    wsteer.steer(tiny, a, k=2.0, output=out)
+    wsteer.steer(tiny, a, k=2.0, output=out, selection=Selection(layers=[0, 1]))
     baked = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     biases = [block.mlp.down_proj.bias for block in baked.model.layers]
     assert all(torch.equal(bias, 2 * row) for bias, row in zip(biases, (rows[1], rows[2], 0 * rows[1]), strict=True))

@@ -1,5 +1,6 @@
 """Files that hold no activation vectors, are damaged, made to harm or of another model; options that do not fit."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from tests.helpers.command import Cli
 from tests.helpers.tiny import save_model
 from tests.helpers.vectors import by_block, gguf_file, rows_file, steered_file
+from wsteer.activations.actvec import actvec
 from wsteer.activations.convert import convert
 from wsteer.activations.exports import Export
 from wsteer.deltas.delta import Delta
@@ -213,3 +215,20 @@ def test_an_index_for_other_files_and_equal_outputs_are_refused(tmp_path: Path, 
     with pytest.raises(WsteerError, match=r"llama\.cpp adds nothing at block 0"):
         convert(vectors, tmp_path / "b", export_to=Export.of(tmp_path / "b.gguf", layers=(0,)))
     assert not (tmp_path / "b").exists()
+
+
+def test_a_coefficient_beyond_float32_is_refused(tmp_path: Path, vectors: Path) -> None:
+    with pytest.raises(WsteerError, match=r"--k 1e\+39 times a vector is beyond the range of float32"):
+        convert(vectors, export_to=Export.of(tmp_path / "v.pt", "lm-eval", [1], 1e39))
+    assert not (tmp_path / "v.pt").exists()
+
+
+def test_an_export_that_cannot_be_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, tiny: Path, chats: tuple[Path, Path]
+) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "tokenizer.json").unlink()  # loading it would say so
+    for layers, says in ((None, "choose a block with --layers"), ([3], "it changes blocks 0 to 2")):
+        with pytest.raises(WsteerError, match=says):
+            actvec(model, *chats, tmp_path / "a", export_to=Export.of(tmp_path / "v.pt", "lm-eval", layers))
+    assert not (tmp_path / "a").exists()

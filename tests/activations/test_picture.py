@@ -1,8 +1,10 @@
 """The picture of activation vectors over blocks, and the file that it becomes."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wsteer.activations.actvec import actvec
 from wsteer.activations.picture import block_picture
@@ -29,6 +31,20 @@ def test_pictures_of_any_number_of_blocks_have_plain_labels(tmp_path: Path, bloc
     text = (tmp_path / "a.svg").read_text()
     assert "mathdefault" not in text and "paper's layer" in text
     assert is_picture(tmp_path / "a.svg")
+
+
+@pytest.mark.parametrize("most", [1.2, 9.0, 40.0, 600.0, 5e7])
+def test_labels_of_the_norms_do_not_touch(most: float) -> None:
+    figure = block_picture("a", [1.0, most / 2], [most / 3, most], None)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axis = figure.axes[0].yaxis
+    labels = [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)]
+    low, high = figure.axes[0].get_window_extent().intervaly
+    boxes = [text.get_window_extent() for text in labels if text.get_text()]
+    heights = sorted((box.y0, box.y1) for box in boxes if low <= (box.y0 + box.y1) / 2 <= high)
+    assert len(heights) >= 2
+    assert all(below[1] <= above[0] for below, above in pairwise(heights))
 
 
 @pytest.mark.parametrize("name", ["p.png", "p.SVG"])

@@ -9,7 +9,9 @@ from wsteer.activations.exports import Export, Outline, export
 from wsteer.activations.picture import block_picture
 from wsteer.activations.recording import Span, span_means
 from wsteer.activations.sides import Side, read_sides
+from wsteer.checkpoints.names import depth
 from wsteer.deltas.delta import Delta
+from wsteer.deltas.model_input import open_model
 from wsteer.deltas.terms import Dense
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams
@@ -93,8 +95,7 @@ def actvec(
     rows, not centred, which needs the same prompts on both sides. `positions` are `response` (the answer's own tokens),
     `prompt`, `prompt-last` or `all`. `strip_system` reads the rows without their system turns. `picture`, a .png or
     .svg file, shows the report over the blocks. `columns` name where rows have a chat. `template` (a jinja file),
-    `template_args` and `date` say how chats become text. `export_to` is a file for another
-    tool, written beside.
+    `template_args` and `date` say how chats become text. `export_to` is a file for another tool, written beside.
     """
     chat_format = ChatFormat(template, template_args, date)
     _check_options(method, positions)
@@ -108,11 +109,10 @@ def actvec(
         export_to.check(force, inputs, output)
     check_streams([str(pos), str(neg)])
     sides = read_sides(pos, neg, columns, strip_system, paired=method == "pca")
-    loaded = load(model, device, dtype, chat_format=chat_format)
-    outline = None
+    given = open_model(model)
     if export_to is not None:
-        outline = Outline.of(loaded.model)
-        export_to.chosen(range(len(outline.hookpoints)))  # refuses, before the model runs
+        export_to.chosen(range(depth(given.checkpoint)))  # refuses, before the model is loaded
+    loaded = load(given, device, dtype, chat_format=chat_format)
     spans = {role: _spans(loaded, side, positions) for role, side in sides.items()}
     if _told(spans["pos"]) == _told(spans["neg"]):
         raise WsteerError(_alike(positions, str(pos), str(neg)))
@@ -154,14 +154,14 @@ def actvec(
             save_alone(figure, partial, picture.suffix.lower())
     if export_to is None:
         return report
-    return replace(report, exported=export(delta, export_to, outline, force, note))
+    return replace(report, exported=export(delta, export_to, Outline.of(loaded.model), force, note))
 
 
 def check_picture(picture: Path, output: Path, force: bool, inputs: list[str | Path]) -> None:
     """Refuse a picture of another format, in the place of another file, or in that of the output."""
     if picture.suffix.lower() not in FORMS:
         raise WsteerError(f"--picture {picture}: name a file that ends in {' or '.join(FORMS)}")
-    if picture.absolute() == output.absolute():
+    if picture.resolve() == output.resolve():
         raise WsteerError(f"--picture {picture} is the output too; name another file")
     check_output(picture, force, folder=False, inputs=inputs)
 

@@ -111,6 +111,8 @@ def export(delta: Delta, wanted: Export, outline: Outline | None, force: bool = 
             partial.write_bytes(rows_bytes(by_block, blocks, facts))
         else:
             k = 1.0 if wanted.k is None else wanted.k
+            if not all((k * vector).isfinite().all() for vector in by_block.values()):
+                raise WsteerError(f"--k {k:g} times a vector is beyond the range of float32; lower --k")
             partial.write_bytes(hookpoint_bytes(by_block, k, _hookpoints(by_block, k, outline, note), facts))
     return str(wanted.path)
 
@@ -159,7 +161,7 @@ def _depth(path: Path, delta: Delta, vectors: Mapping[int, Tensor], outline: Out
 
 def _say_rows(by_block: Mapping[int, Tensor], blocks: int, note: Note) -> None:
     missing = set(range(blocks)) - by_block.keys()
-    zeros = f"; the rows of blocks {ranges(missing)} are zeros" if missing else ""
+    zeros = f"; zeros too where a block has no vector: {ranges(missing)}" if missing else ""
     note(f"row l is the output of block l - 1, the paper's layer l; row 0, the embedding's, is zeros{zeros}")
     if blocks - 1 in by_block:
         note(f"row {blocks} is block {blocks - 1}'s output before the final norm; persona-vectors takes it after")

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from wsteer.files.pictures import own_style
 
@@ -28,8 +28,11 @@ def block_picture(
     style = {"marker": "o", "markersize": 3, "linewidth": 1.4}
     above.semilogy(blocks, norms, label="the vector", **style)
     above.semilogy(blocks, residual_norms, color="0.5", label="the mean residual stream", **style)
-    for set_formatter in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(2, 0.4)))  # the usual one writes mathematics
+    sizes = [size for size in (*norms, *residual_norms) if size > 0]
+    few = not sizes or max(sizes) < 1000 * min(sizes)  # decades, so that all these labels have room
+    above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    above.yaxis.set_major_formatter(lambda size, _: f"{size:g}")  # the usual one writes mathematics
+    above.yaxis.set_minor_formatter(NullFormatter())
     above.set_ylabel("norm")
     _legend(above, loc="best")
     ratios = [norm / mean if mean else 0.0 for norm, mean in zip(norms, residual_norms, strict=True)]

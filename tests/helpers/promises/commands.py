@@ -34,7 +34,7 @@ CASES = [
         lambda i: generate(i, "--max-new-tokens", 999_999_999),
         "is longer than the 2048 positions",
     ),
-    Case("a rank beyond memory", lambda i: finetune(i, "--rank", 100_000_000), "--rank 100000000: LoRA of that rank"),
+    Case("a rank beyond memory", lambda i: finetune(i, "--rank", 100_000_000), "--rank 100000000: lora of that size"),
     Case("a weight beyond all", lambda i: finetune(i, data=":999999999"), "the weight of a data set must be above 0"),
     Case(
         "a weight of 5,000 digits",
@@ -127,7 +127,7 @@ CASES = [
         environment={"ACCELERATE_USE_DEEPSPEED": "true"},
     ),
     Case("rows that train and validate", lambda i: finetune(i, "--val", i.chats[0]), "10 rows of --val are also"),
-    Case("a rank without LoRA", lambda i: finetune(i, "--method", "full", "--rank", 4), "for LoRA alone", code=2),
+    Case("a rank without LoRA", lambda i: finetune(i, "--method", "full", "--rank", 4), "--rank is no option", code=2),
     Case("the mean of two", lambda i: monitor(i, i.adapters[0], "--centre", i.delta(), i.adapters[0]), "opposite"),
     Case("--until-step alone", lambda i: monitor(i, "--until-step", 1), "anything but --watch", code=2),
     Case("--interval alone", lambda i: monitor(i, "--interval", 10), "anything but --watch", code=2),

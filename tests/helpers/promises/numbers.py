@@ -234,13 +234,13 @@ CASES = [
     Case(
         "targets without LoRA",
         lambda i: ["finetune", i.tiny, i.chats[0], "--method", "bias", "--targets", "q_proj", *OUT],
-        "--targets is for LoRA alone; leave it out, or --method bias",
+        "--targets is no option of --method bias, but of lora",
         code=2,
     ),
     Case(
         "modules to save without LoRA",
         lambda i: ["finetune", i.tiny, i.chats[0], "--method", "full", "--modules-to-save", "lm_head", *OUT],
-        "--modules-to-save is for LoRA alone; leave it out, or --method full",
+        "--modules-to-save is no option of --method full, but of lora",
         code=2,
     ),
     Case(
@@ -290,7 +290,7 @@ CASES = [
     Case(
         "project on another",
         lambda i: ["monitor", _other_vectors(i), "--of", i.chats[0], "--base", i.tiny, *OUT],
-        "have different bases; name the --base it was made on",
+        "have different bases; name the base it was made on",
     ),
     Case(
         "shift by another",
