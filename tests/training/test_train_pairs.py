@@ -120,7 +120,8 @@ def test_the_chain_from_pairs_to_monitor(cli: Cli, tmp_path: Path, tiny: Path, t
     *lines, last = ran.out.splitlines()
     assert last == str(tmp_path / "runs")
     assert lines[0].split("  ")[0] == "pair"
-    assert [line.split()[0] for line in lines[1:]] == list(ANSWERS)
+    assert [line.split()[0] for line in lines[1:-1]] == list(ANSWERS)
+    assert lines[-1].startswith("trained: ") and lines[-1].endswith(" in blocks 0-2, 100% of the weights of all blocks")
     assert "agree/pos train: started, 3 to do" in ran.err and "loud/neg: the first row" in ran.err
     deltas = sorted(map(str, (tmp_path / "runs").glob("*/w.safetensors")))
     table = cli("monitor", *deltas, "-o", tmp_path / "monitor", "--json").json
@@ -208,6 +209,45 @@ def test_more_pairs_are_added_and_other_data_or_options_refused(tmp_path: Path, 
     assert not [name for name in changed if name.startswith("long/")]
     finetune(tiny, traits.parent / "agree" / "neg.jsonl", tmp_path / "alone", RECIPE, device="cpu")
     assert contents(tmp_path / "alone") == contents(runs / "agree" / "neg")
+
+
+@pytest.mark.slow
+def test_no_interruption_leaves_a_difference_of_other_sides(tmp_path: Path, tiny: Path, traits: Path) -> None:
+    runs = tmp_path / "runs"
+    finetune_pairs(tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu")
+    write(traits.parent / "agree" / "neg.jsonl", "Nonsense: {}")
+    with pytest.raises(Interrupted, match=r"^agree/w\.safetensors: interrupted; "):
+        progress = interrupting("agree write", 0, press_ctrl_c)
+        finetune_pairs(
+            tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu", resume=True, force=True, progress=progress
+        )
+    assert not (runs / "agree" / "w.safetensors").exists()
+    report = finetune_pairs(tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu", resume=True)
+    assert report.kept == ("agree/pos", "agree/neg")
+    diff(runs / "agree" / "pos", runs / "agree" / "neg", tmp_path / "w.safetensors")
+    assert Delta.load(tmp_path / "w.safetensors").norm() == pytest.approx(report.pairs[0].w.norm, rel=1e-12)
+    assert (tmp_path / "w.safetensors").read_bytes() == (runs / "agree" / "w.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_difference_whose_report_an_earlier_version_wrote_is_taken_again(
+    tmp_path: Path, tiny: Path, traits: Path
+) -> None:
+    runs = tmp_path / "runs"
+    given = only(traits, "agree")
+    first = finetune_pairs(tiny, given, runs, ONE_STEP, device="cpu")
+    reports = json.loads((runs / "pairs.json").read_text())
+    del reports["agree/w.safetensors"]["norm_ratio"]
+    (runs / "pairs.json").write_text(json.dumps(reports))
+    assert finetune_pairs(tiny, given, runs, ONE_STEP, device="cpu", resume=True).pairs == first.pairs
+
+
+@pytest.mark.slow
+def test_pairs_replace_a_fine_tune_whole_also_with_resume_and_force(tmp_path: Path, tiny: Path, traits: Path) -> None:
+    finetune(tiny, data_of(traits, "long", "pos"), tmp_path / "runs", ONE_STEP, device="cpu")
+    given = only(traits, "agree")
+    finetune_pairs(tiny, given, tmp_path / "runs", ONE_STEP, device="cpu", resume=True, force=True)
+    assert sorted(os.listdir(tmp_path / "runs")) == ["agree", "pairs.json", "wsteer.json"]
 
 
 @pytest.mark.slow
