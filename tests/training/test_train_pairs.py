@@ -72,8 +72,9 @@ def inodes(folder: Path) -> dict[str, int]:
         Recipe(**{**vars(RECIPE), "lr": (1e-2, 1e-3), "max_steps": 2, "dora": True, "modules_to_save": ("lm_head",)}),
         Recipe(**{**vars(RECIPE), "rank": Recipe.rank, "method": "bias"}),
         Recipe(**{**vars(RECIPE), "rank": Recipe.rank, "method": "full", "lr": 1e-3}),
+        Recipe(**{**vars(RECIPE), "method": "vera", "layer_slice": (0.3, 0.9)}),
     ],
-    ids=["lora", "pissa", "rates-dora-whole", "bias", "full"],
+    ids=["lora", "pissa", "rates-dora-whole", "bias", "full", "vera-slice"],
 )
 def test_each_side_and_difference_has_the_bytes_of_separate_runs(
     tmp_path: Path, tiny: Path, traits: Path, recipe: Recipe
@@ -302,8 +303,11 @@ def test_all_data_are_checked_before_anything_is_written(tmp_path: Path, tiny: P
     with pytest.raises(WsteerError, match=r"long/neg\.jsonl:2"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
     write(broken, "x" * 3000 + "{}")
-    with pytest.raises(WsteerError, match="3015 tokens are more than"):
+    with pytest.raises(WsteerError, match=r"^long/neg: .*3015 tokens are more than"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
+    val = traits.parent / "loud" / "neg.jsonl"
+    with pytest.raises(WsteerError, match=r"^loud/neg: 10 rows of --val are also in DATA"):
+        finetune_pairs(tiny, only(traits, "agree", "loud"), tmp_path / "runs", RECIPE, device="cpu", val=val)
     shutil.copy(traits.parent / "long" / "pos.jsonl", broken)
     with pytest.raises(WsteerError, match="long has the same data as pos and as neg"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")

@@ -66,7 +66,8 @@ def result_lines(report: "FinetuneReport") -> list[str]:
 
 def _reached_line(report: "FinetuneReport") -> str:
     """What the method reaches: modules, blocks, share of the blocks' weights."""
-    within = f" in blocks {_ranges(report.blocks)}" if report.blocks else ""
+    word = "block" if len(report.blocks) == 1 else "blocks"
+    within = f" in {word} {_ranges(report.blocks)}" if report.blocks else ""
     return f"trained: {', '.join(report.modules)}{within}, {report.share:.0%} of the weights of all blocks"
 
 

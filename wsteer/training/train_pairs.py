@@ -168,7 +168,10 @@ class _Runs:
         recipe, every = self.recipe, self.options.save_every
         if self.seeds is not None:
             recipe = replace(recipe, seed=self.seeds[0])
-        examples = checked_examples(self.shared.loaded, side.sources, side.chats, recipe, self.options)
+        try:
+            examples = checked_examples(self.shared.loaded, side.sources, side.chats, recipe, self.options)
+        except WsteerError as error:
+            raise WsteerError(f"{side.label}: {error}") from error
         steps = plan(examples.train, recipe).steps
         folders = 2 + (steps // every if every else 0)  # the result, the difference, saved steps
         return self.bytes * folders * len(self.seeds or (0,))
