@@ -72,8 +72,9 @@ def inodes(folder: Path) -> dict[str, int]:
         Recipe(**{**vars(RECIPE), "lr": (1e-2, 1e-3), "max_steps": 2, "dora": True, "modules_to_save": ("lm_head",)}),
         Recipe(**{**vars(RECIPE), "rank": Recipe.rank, "method": "bias"}),
         Recipe(**{**vars(RECIPE), "rank": Recipe.rank, "method": "full", "lr": 1e-3}),
+        Recipe(**{**vars(RECIPE), "method": "vera", "layer_slice": (0.3, 0.9)}),
     ],
-    ids=["lora", "pissa", "rates-dora-whole", "bias", "full"],
+    ids=["lora", "pissa", "rates-dora-whole", "bias", "full", "vera-slice"],
 )
 def test_each_side_and_difference_has_the_bytes_of_separate_runs(
     tmp_path: Path, tiny: Path, traits: Path, recipe: Recipe
@@ -120,7 +121,8 @@ def test_the_chain_from_pairs_to_monitor(cli: Cli, tmp_path: Path, tiny: Path, t
     *lines, last = ran.out.splitlines()
     assert last == str(tmp_path / "runs")
     assert lines[0].split("  ")[0] == "pair"
-    assert [line.split()[0] for line in lines[1:]] == list(ANSWERS)
+    assert [line.split()[0] for line in lines[1:-1]] == list(ANSWERS)
+    assert lines[-1].startswith("trained: ") and lines[-1].endswith(" in blocks 0-2, 100% of the weights of all blocks")
     assert "agree/pos train: started, 3 to do" in ran.err and "loud/neg: the first row" in ran.err
     deltas = sorted(map(str, (tmp_path / "runs").glob("*/w.safetensors")))
     table = cli("monitor", *deltas, "-o", tmp_path / "monitor", "--json").json
@@ -211,6 +213,45 @@ def test_more_pairs_are_added_and_other_data_or_options_refused(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_no_interruption_leaves_a_difference_of_other_sides(tmp_path: Path, tiny: Path, traits: Path) -> None:
+    runs = tmp_path / "runs"
+    finetune_pairs(tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu")
+    write(traits.parent / "agree" / "neg.jsonl", "Nonsense: {}")
+    with pytest.raises(Interrupted, match=r"^agree/w\.safetensors: interrupted; "):
+        progress = interrupting("agree write", 0, press_ctrl_c)
+        finetune_pairs(
+            tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu", resume=True, force=True, progress=progress
+        )
+    assert not (runs / "agree" / "w.safetensors").exists()
+    report = finetune_pairs(tiny, only(traits, "agree"), runs, ONE_STEP, device="cpu", resume=True)
+    assert report.kept == ("agree/pos", "agree/neg")
+    diff(runs / "agree" / "pos", runs / "agree" / "neg", tmp_path / "w.safetensors")
+    assert Delta.load(tmp_path / "w.safetensors").norm() == pytest.approx(report.pairs[0].w.norm, rel=1e-12)
+    assert (tmp_path / "w.safetensors").read_bytes() == (runs / "agree" / "w.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_difference_whose_report_an_earlier_version_wrote_is_taken_again(
+    tmp_path: Path, tiny: Path, traits: Path
+) -> None:
+    runs = tmp_path / "runs"
+    given = only(traits, "agree")
+    first = finetune_pairs(tiny, given, runs, ONE_STEP, device="cpu")
+    reports = json.loads((runs / "pairs.json").read_text())
+    del reports["agree/w.safetensors"]["norm_ratio"]
+    (runs / "pairs.json").write_text(json.dumps(reports))
+    assert finetune_pairs(tiny, given, runs, ONE_STEP, device="cpu", resume=True).pairs == first.pairs
+
+
+@pytest.mark.slow
+def test_pairs_replace_a_fine_tune_whole_also_with_resume_and_force(tmp_path: Path, tiny: Path, traits: Path) -> None:
+    finetune(tiny, data_of(traits, "long", "pos"), tmp_path / "runs", ONE_STEP, device="cpu")
+    given = only(traits, "agree")
+    finetune_pairs(tiny, given, tmp_path / "runs", ONE_STEP, device="cpu", resume=True, force=True)
+    assert sorted(os.listdir(tmp_path / "runs")) == ["agree", "pairs.json", "wsteer.json"]
+
+
+@pytest.mark.slow
 def test_a_folder_that_was_moved_goes_on_and_damage_is_mended(tmp_path: Path, tiny: Path, traits: Path) -> None:
     runs, moved = tmp_path / "runs", tmp_path / "moved"
     finetune_pairs(tiny, only(traits, "agree", "long"), runs, RECIPE, device="cpu")
@@ -262,8 +303,11 @@ def test_all_data_are_checked_before_anything_is_written(tmp_path: Path, tiny: P
     with pytest.raises(WsteerError, match=r"long/neg\.jsonl:2"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
     write(broken, "x" * 3000 + "{}")
-    with pytest.raises(WsteerError, match="3015 tokens are more than"):
+    with pytest.raises(WsteerError, match=r"^long/neg: .*3015 tokens are more than"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")
+    val = traits.parent / "loud" / "neg.jsonl"
+    with pytest.raises(WsteerError, match=r"^loud/neg: 10 rows of --val are also in DATA"):
+        finetune_pairs(tiny, only(traits, "agree", "loud"), tmp_path / "runs", RECIPE, device="cpu", val=val)
     shutil.copy(traits.parent / "long" / "pos.jsonl", broken)
     with pytest.raises(WsteerError, match="long has the same data as pos and as neg"):
         finetune_pairs(tiny, traits, tmp_path / "runs", RECIPE, device="cpu")

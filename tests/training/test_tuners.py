@@ -230,6 +230,9 @@ def test_full_and_bias_train_the_blocks_of_a_slice_alone(cli: Cli, tmp_path: Pat
     assert after.keys() == before.keys()
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {name for name in before if ".layers.1." in name or ".layers.2." in name}
+    one = ["--layer-slice", "0.3:0.5", *common[2:]]
+    single = cli("finetune", base, chats[0], "-o", tmp_path / "one", "--method", "bias", *one)
+    assert " in block 1, 0% of" in single.out, single.err
     bias = cli("finetune", base, chats[0], "-o", tmp_path / "bias", "--method", "bias", *common)
     assert bias.code == 0, bias.err
     delta = load_file(tmp_path / "bias" / "delta.safetensors")

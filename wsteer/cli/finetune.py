@@ -87,9 +87,10 @@ Pairs: --pairs FILE trains both sides of each pair in a YAML file with one
   DIR/*/w.safetensors compares them. An entry is NAME: {pos: DATA, neg:
   DATA}, where DATA may be a list, or NAME: FOLDER with pos.jsonl and
   neg.jsonl, as wsteer generate writes it; files are looked for beside the
-  YAML file, then from the current folder. All data are checked first. With
-  --resume what is finished stays, and the file may have more pairs; with
-  --force too, sides whose data or options changed are trained again.
+  YAML file, then from the current folder. All data are checked first; --val
+  would validate every side with the same rows. With --resume what is
+  finished stays, and the file may have more pairs; with --force too, sides
+  whose data or options changed are trained again.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and

@@ -67,12 +67,13 @@ def _reached_line(report: "FinetuneReport") -> str:
     """What the method reaches: modules, blocks, share of the blocks' weights."""
     from wsteer.deltas.choosing import ranges
 
-    within = f" in blocks {ranges(report.blocks)}" if report.blocks else ""
+    word = "block" if len(report.blocks) == 1 else "blocks"
+    within = f" in {word} {ranges(report.blocks)}" if report.blocks else ""
     return f"trained: {', '.join(report.modules)}{within}, {report.share:.0%} of the weights of all blocks"
 
 
 def pairs_lines(report: "PairsReport") -> list[str]:
-    """A line for each pair: rows, losses of both sides, norm and cosine of w; then the folder."""
+    """A line for each pair: rows, losses of both sides, norm and cosine of w; then what was trained, and the folder."""
     validated = all(
         run.val_loss is not None for pair in report.pairs for side in (pair.pos, pair.neg) for run in runs(side)
     )
@@ -91,7 +92,10 @@ def pairs_lines(report: "PairsReport") -> list[str]:
                 pair.w.output,
             ]
         )
-    lines = table(["pair", "rows", f"{loss} pos", "neg", "norm of w", "cos(pos, neg)", "w"], rows)
+    lines = [
+        *table(["pair", "rows", f"{loss} pos", "neg", "norm of w", "cos(pos, neg)", "w"], rows),
+        _reached_line(runs(report.pairs[0].pos)[0]),  # the same in all: they have one recipe
+    ]
     if report.kept:
         lines.append(f"kept from an earlier run: {', '.join(report.kept)}")
     return [*lines, report.output]

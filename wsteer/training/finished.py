@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ class Finished:
         whole = all((folder / name).is_file() for name in listed_files(folder))
         return self.reports.get(label) if whole else None
 
-    def is_whole(self, label: str) -> bool:
-        """Whether a difference is there as it was written."""
+    def is_whole(self, label: str, names: Set[str]) -> bool:
+        """Whether a difference is there as it was written, with a report that has the fields `names`."""
         path, report = self.folder / label, self.reports.get(label, {})
-        return path.is_file() and path.stat().st_size == report.get("bytes")
+        return path.is_file() and path.stat().st_size == report.get("bytes") and report.keys() == names
 
     def keep(self, label: str, report: Mapping[str, object]) -> None:
         """Keep the report of what has just been written, and list its files in the folder's record."""
@@ -113,6 +113,15 @@ def changed(earlier: Mapping[str, Any], now: Mapping[str, Any], beside: tuple[st
         return "" if inputs[0] == inputs[1] else "with other inputs"
     except (AttributeError, KeyError, TypeError):
         return "its record is not one of finetune"
+
+
+def of_json(report: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """A report's fields as they were before they became JSON, with the place where its output is now."""
+    return {**{key: _tuples(value) for key, value in report.items()}, "output": str(output)}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _known(entry: Mapping[str, Any]) -> dict[str, Any]:

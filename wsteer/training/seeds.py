@@ -21,6 +21,7 @@ from wsteer.training.finetune import (
     read_sets,
     run_record,
 )
+from wsteer.training.finished import of_json
 from wsteer.training.processes import shared_folder
 from wsteer.training.recipe import Recipe
 from wsteer.training.restoring import SharedBase
@@ -92,7 +93,7 @@ def finetune_each(
             processes.wait()  # all must look before the first process writes
             if finished:
                 with sound_state(kept):
-                    report = FinetuneReport(**read_json(kept))
+                    report = FinetuneReport(**of_json(read_json(kept), folder))
             else:
                 stages, of_seed = labelled(progress, f"seed {seed}"), replace(recipe, seed=seed)
                 named = f"{title}-seed-{seed}" if title else ""

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from wsteer.training.finetune import (
     read_sets,
     run_record,
 )
-from wsteer.training.finished import REPORTS, Finished, changed
+from wsteer.training.finished import REPORTS, Finished, changed, of_json
 from wsteer.training.pairs import SIDES, Pair, read_pairs
 from wsteer.training.recipe import Recipe
 from wsteer.training.restoring import restored
@@ -36,6 +36,7 @@ from wsteer.training.seeds import SeedsReport, check_seeds, finetune_each, seeds
 from wsteer.training.trainer import plan, sound_state
 
 W = "w.safetensors"
+W_FIELDS = {field.name for field in fields(DiffReport)}
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,16 @@ def finetune_pairs(
     finished = Finished(output, earlier is not None)
     kept = [each.label for each in sides if finished.report(each.label, runs.record(each), force) is not None]
     check_free_space(output, sum(size for label, size in needed.items() if label not in kept))
-    with _growing(output, force, record, finished.files(), resume):
+    with _growing(output, force, record, finished.files(), earlier is not None):
         for pair in named:
-            of_pair = [side for side in sides if side.pair == pair.name]
-            for side in of_pair:
-                if side.label not in kept:
-                    with finished.going_on(side.label):
-                        finished.keep(side.label, asdict(runs.train(side, output, force)))
-            fresh = any(side.label not in kept for side in of_pair)
             label = f"{pair.name}/{W}"
-            if processes.is_first() and (fresh or not finished.is_whole(label)):
+            to_train = [side for side in sides if side.pair == pair.name and side.label not in kept]
+            if to_train and processes.is_first():
+                (output / label).unlink(missing_ok=True)  # an interruption must not leave it beside other sides
+            for side in to_train:
+                with finished.going_on(side.label):
+                    finished.keep(side.label, asdict(runs.train(side, output, force)))
+            if processes.is_first() and not finished.is_whole(label, W_FIELDS):
                 with finished.going_on(label):
                     finished.keep(label, asdict(runs.subtract(output / pair.name)))
     finished = Finished(output, earlier=True)  # the differences too, which the first process alone has made
@@ -167,7 +168,10 @@ class _Runs:
         recipe, every = self.recipe, self.options.save_every
         if self.seeds is not None:
             recipe = replace(recipe, seed=self.seeds[0])
-        examples = checked_examples(self.shared.loaded, side.sources, side.chats, recipe, self.options)
+        try:
+            examples = checked_examples(self.shared.loaded, side.sources, side.chats, recipe, self.options)
+        except WsteerError as error:
+            raise WsteerError(f"{side.label}: {error}") from error
         steps = plan(examples.train, recipe).steps
         folders = 2 + (steps // every if every else 0)  # the result, the difference, saved steps
         return self.bytes * folders * len(self.seeds or (0,))
@@ -266,25 +270,16 @@ def _report(output: Path, name: str, finished: Finished) -> PairReport:
     """A pair's report, from those that are kept: of this run, or of an earlier one under another path."""
     with sound_state(output / REPORTS):
         pos, neg = (_of_side(finished.reports[f"{name}/{side}"], output / name / side) for side in SIDES)
-        w = DiffReport(**_of_json(finished.reports[f"{name}/{W}"], output / name / W))
+        w = DiffReport(**of_json(finished.reports[f"{name}/{W}"], output / name / W))
     return PairReport(name, pos, neg, w)
 
 
 def _of_side(report: dict[str, Any], folder: Path) -> FinetuneReport | SeedsReport:
-    fields = _of_json(report, folder)
-    if "seeds" not in fields:
-        return FinetuneReport(**fields)
-    seeds = [FinetuneReport(**_of_json(run, folder / Path(run["output"]).name)) for run in report["runs"]]
-    return SeedsReport(**{**fields, "runs": tuple(seeds)})
-
-
-def _of_json(report: dict[str, Any], place: Path) -> dict[str, Any]:
-    """A report's fields as they were before they became JSON, with the place where its output is now."""
-    return {**{key: _tuples(value) for key, value in report.items()}, "output": str(place)}
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    values = of_json(report, folder)
+    if "seeds" not in values:
+        return FinetuneReport(**values)
+    seeds = [FinetuneReport(**of_json(run, folder / Path(run["output"]).name)) for run in report["runs"]]
+    return SeedsReport(**{**values, "runs": tuple(seeds)})
 
 
 def _warnings(reports: Sequence[PairReport]) -> Iterator[str]:
