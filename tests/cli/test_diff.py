@@ -36,8 +36,8 @@ def test_the_lines_tell_drift_and_bisector(cli: Cli, tmp_path: Path, adapters: t
     found = ran.json
     lines = cli("diff", *adapters, "-o", tmp_path / "w.safetensors", "-f", "--bisector", "--rank", 2, "--complement")
     text = lines.out
-    drift = f"shared drift {found['norm_shared']:.4g}, {found['shared_ratio']:.3g} times half the difference"
-    assert f"{drift}, cosine with the delta {found['cos_shared']:.3f}\n" in text
+    drift = f"shared drift {found['norm_drift']:.4g}, {found['drift_ratio']:.3g} times half the difference"
+    assert f"{drift}, cosine with the delta {found['cos_drift']:.3f}\n" in text
     mean = (found["norm_pos"] + found["norm_neg"]) / 2
     assert f"bisector: k = 1 of the plain difference is about k = {mean:.4g} of this one\n" in text
     assert f"what rank 2 leaves has {found['retained']:.2%} of the energy\n" in text

@@ -49,7 +49,7 @@ def test_the_bisector_of_adapters_is_low_rank_and_exact(tmp_path: Path, unequal:
     expect(tmp_path / "w.safetensors", *map(products, unequal))
     assert plain.norm_ratio > 10
     assert (report.kind, report.bisector, report.dense) == ("contrastive", True, 0)
-    for name in ("norm_pos", "norm_neg", "cos_pos_neg", "norm_shared", "shared_ratio"):  # of the sides as they are
+    for name in ("norm_pos", "norm_neg", "cos_pos_neg", "norm_drift", "drift_ratio"):  # of the sides as they are
         assert getattr(report, name) == getattr(plain, name)
     # it halves the angle: equal cosines with τ⁺ and -τ⁻
     taus = [Delta.of_factors(adapter_factors(folder)) for folder in unequal]

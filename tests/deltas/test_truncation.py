@@ -25,7 +25,7 @@ def parts(pos: Path, neg: Path | None, folder: Path, rank: int, **options: objec
     assert part.norm**2 + left.norm**2 == pytest.approx(whole.norm**2, rel=1e-6)
     assert part.retained + left.retained == pytest.approx(1, rel=1e-6)
     assert (whole.complement_of, part.complement_of, left.complement_of) == (None, None, rank)
-    for field in ("norm_pos", "norm_neg", "cos_pos_neg", "cos_shared"):  # of the sides, whatever is written
+    for field in ("norm_pos", "norm_neg", "cos_pos_neg", "cos_drift"):  # of the sides, whatever is written
         values = [getattr(report, field) for report in reports]
         assert values[0] is None or values[1:] == pytest.approx([values[0]] * 2, rel=1e-12)
     return [Delta.load(folder / f"{name}.safetensors") for name in names]

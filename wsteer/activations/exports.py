@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wsteer.activations.pickled import hookpoint_bytes, rows_bytes
-from wsteer.activations.vectors import MOST_BLOCKS, MOST_BYTES, facts_of, ranges
+from wsteer.activations.vectors import MOST_BLOCKS, MOST_BYTES, facts_of
 from wsteer.checkpoints.names import layer_of
 from wsteer.deltas.blocks import NAME
-from wsteer.deltas.choosing import check_layers
+from wsteer.deltas.choosing import check_layers, ranges
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import check_written
 from wsteer.errors import WsteerError

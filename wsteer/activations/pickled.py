@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsteer.activations.vectors import MOST_BLOCKS, MOST_BYTES, Vectors, checked, kept_facts, ranges, without_zeros
+from wsteer.activations.vectors import MOST_BLOCKS, MOST_BYTES, Vectors, checked, kept_facts, without_zeros
 from wsteer.checkpoints.checkpoint import TOWER
+from wsteer.deltas.choosing import ranges
 from wsteer.errors import WsteerError
 from wsteer.files.opening import read_whole
 from wsteer.files.provenance import EXPORT_MEMBERS

@@ -1,6 +1,6 @@
 """Activation vectors by decoder block, as files of other tools hold them, and what such a file tells beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -82,18 +82,3 @@ def without_zeros(where: object, by_block: Mapping[int, Tensor]) -> dict[int, Te
     if len(sizes) > 1:
         raise WsteerError(f"{where} holds vectors of {sizes[0]} and of {sizes[1]} numbers; all must be of one model")
     return kept
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as text with runs of them joined.
-
-    >>> ranges([0, 1, 2, 5, 7, 8])
-    '0-2,5,7-8'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

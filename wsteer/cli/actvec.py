@@ -301,6 +301,6 @@ def _convert(
 
 def _blocks(blocks: Sequence[int]) -> str:
     """Blocks by their numbers, as words."""
-    from wsteer.activations.vectors import ranges
+    from wsteer.deltas.choosing import ranges
 
     return f"block{'s' if len(blocks) > 1 else ''} {ranges(blocks)}"

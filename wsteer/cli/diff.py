@@ -152,7 +152,7 @@ def _norms(report: "DiffReport") -> str:
 def _sides(report: "DiffReport") -> list[str]:
     """What both sides did alike, and how they and the seeds were put together."""
     lines = []
-    if report.norm_shared is not None:
+    if report.norm_drift is not None:
         lines.append(_shared_drift(report))
     if report.bisector:
         lines.append(_bisector(report))
@@ -163,11 +163,11 @@ def _sides(report: "DiffReport") -> list[str]:
 
 def _shared_drift(report: "DiffReport") -> str:
     """What both sides did alike, beside what sets them apart."""
-    line = f"shared drift {report.norm_shared:.4g}"
-    if report.shared_ratio is not None:
-        line += f", {report.shared_ratio:.3g} times half the difference"
-    if report.cos_shared is not None:
-        line += f", cosine with the delta {report.cos_shared:.3f}"
+    line = f"shared drift {report.norm_drift:.4g}"
+    if report.drift_ratio is not None:
+        line += f", {report.drift_ratio:.3g} times half the difference"
+    if report.cos_drift is not None:
+        line += f", cosine with the delta {report.cos_drift:.3f}"
     return line
 
 

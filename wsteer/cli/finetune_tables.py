@@ -1,6 +1,5 @@
 """finetune's presets and results, of one run or of pairs, as lines for the terminal."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wsteer.cli.output import table
@@ -66,20 +65,11 @@ def result_lines(report: "FinetuneReport") -> list[str]:
 
 def _reached_line(report: "FinetuneReport") -> str:
     """What the method reaches: modules, blocks, share of the blocks' weights."""
+    from wsteer.deltas.choosing import ranges
+
     word = "block" if len(report.blocks) == 1 else "blocks"
-    within = f" in {word} {_ranges(report.blocks)}" if report.blocks else ""
+    within = f" in {word} {ranges(report.blocks)}" if report.blocks else ""
     return f"trained: {', '.join(report.modules)}{within}, {report.share:.0%} of the weights of all blocks"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as `0-11,20`, the form that --layers takes.
-
-    >>> _ranges([0, 1, 2, 5])
-    '0-2,5'
-    """
-    starts = [number for number in numbers if number - 1 not in numbers]
-    ends = [number for number in numbers if number + 1 not in numbers]
-    return ",".join(f"{start}-{end}" if end > start else str(start) for start, end in zip(starts, ends, strict=True))
 
 
 def pairs_lines(report: "PairsReport") -> list[str]:

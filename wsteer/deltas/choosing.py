@@ -65,3 +65,18 @@ def _found(pattern: str, name: str, option: str) -> bool:
         return re.search(pattern, name) is not None
     except (re.error, OverflowError) as error:
         raise WsteerError(f"{option} {pattern!r} is no regular expression: {error}") from None
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Blocks in the form that --layers takes.
+
+    >>> ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -57,9 +57,9 @@ class DiffReport:
     norm_ratio: float | None
     cos_pos_neg: float | None
     cos_opposite: float | None
-    norm_shared: float | None
-    shared_ratio: float | None
-    cos_shared: float | None
+    norm_drift: float | None
+    drift_ratio: float | None
+    cos_drift: float | None
     layers: dict[str, float]
     modules: dict[str, float]
     pos_only: int
@@ -243,9 +243,9 @@ def _report(
         norm_ratio=lie.norm_ratio,
         cos_pos_neg=lie.cos_pos_neg,
         cos_opposite=lie.cos_opposite,
-        norm_shared=lie.norm_shared,
-        shared_ratio=lie.shared_ratio,
-        cos_shared=lie.cos_shared,
+        norm_drift=lie.norm_drift,
+        drift_ratio=lie.drift_ratio,
+        cos_drift=lie.cos_drift,
         layers=measured.shares(functools.partial(layer_name, blocks=delta.blocks or likely_path(delta.terms))),
         modules=measured.shares(module_name),
         pos_only=one_sided[0],

@@ -11,8 +11,8 @@ class Geometry:
     """Lengths and cosines of τ⁺, τ⁻ and w; all from dot products in float64. What is unknown or undefined is None.
 
     `norm_ratio` is ‖τ⁺‖/‖τ⁻‖. `cos_pos_neg` is cos(τ⁺, τ⁻), `cos_opposite` cos(τ⁺, -τ⁻): 1 if the sides moved in
-    opposite directions. What both did alike is the shared drift (τ⁺+τ⁻)/2, of `norm_shared`; `shared_ratio` is its norm
-    over that of half their difference, (τ⁺-τ⁻)/2; `cos_shared` its cosine with w.
+    opposite directions. What both did alike is the shared drift (τ⁺+τ⁻)/2, of `norm_drift`; `drift_ratio` is its norm
+    over that of half their difference, (τ⁺-τ⁻)/2; `cos_drift` its cosine with w.
     """
 
     norm_pos: float | None = None
@@ -20,9 +20,9 @@ class Geometry:
     norm_ratio: float | None = None
     cos_pos_neg: float | None = None
     cos_opposite: float | None = None
-    norm_shared: float | None = None
-    shared_ratio: float | None = None
-    cos_shared: float | None = None
+    norm_drift: float | None = None
+    drift_ratio: float | None = None
+    cos_drift: float | None = None
 
 
 def geometry(dots: Sequence[Sequence[float]], sides: int) -> Geometry:
@@ -39,7 +39,7 @@ def geometry(dots: Sequence[Sequence[float]], sides: int) -> Geometry:
         norm_ratio=norms[1] / norms[2] if norms[2] else None,
         cos_pos_neg=cosine,
         cos_opposite=None if cosine is None else -cosine,
-        norm_shared=shared / 2,
-        shared_ratio=shared / apart if apart else None,
-        cos_shared=None if along is None else max(-1.0, min(1.0, along)),
+        norm_drift=shared / 2,
+        drift_ratio=shared / apart if apart else None,
+        cos_drift=None if along is None else max(-1.0, min(1.0, along)),
     )

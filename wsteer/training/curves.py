@@ -15,7 +15,7 @@ from wsteer.training.log import COSINE
 if TYPE_CHECKING:
     from wsteer.training.rates import TrainedRate
 
-SWEEP, PICTURE = "sweep.csv", "loss.png"
+PICTURE = "loss.png"
 COLUMNS = ("rate", "step", "train_loss", "val_loss", "kept")
 
 

@@ -10,6 +10,7 @@ import torch
 from wsteer.checkpoints.checkpoint import Checkpoint
 from wsteer.deltas.adapters.reading import MUTATING_INITS
 from wsteer.deltas.inputs import open_change
+from wsteer.deltas.trainings import SWEEP
 from wsteer.errors import WsteerError
 from wsteer.files.opening import check_streams, is_stream
 from wsteer.files.provenance import RECORD, record, source_entry
@@ -25,7 +26,7 @@ from wsteer.monitoring.items import listed
 from wsteer.progress import Note, Progress, silent, unsaid
 from wsteer.training import methods, processes
 from wsteer.training.cpu import quick_on_cpu
-from wsteer.training.curves import PICTURE, SWEEP, write_curves, write_sweep
+from wsteer.training.curves import PICTURE, write_curves, write_sweep
 from wsteer.training.memory import checkpoint_gradients, needs_checkpointing
 from wsteer.training.processes import shared_folder
 from wsteer.training.rates import STATES, Run, TrainedRate, saved_steps, train_rates

@@ -8,12 +8,14 @@ from pathlib import Path
 import yaml
 
 from wsteer.errors import WsteerError
+from wsteer.files.provenance import RECORD
 from wsteer.files.yaml import yaml_nodes
+from wsteer.training.finished import REPORTS
 from wsteer.training.rows import Source, parse_source
 
 SIDES = ("pos", "neg")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-RESERVED = ("wsteer.json", "pairs.json")  # files of the folder that gets the pairs
+RESERVED = (RECORD, REPORTS)  # files of the folder that gets the pairs
 MOST_PAIRS = 1000
 MOST_SOURCES = 1000  # of one side
 SHOWN = 80  # characters of a value that a message shows
