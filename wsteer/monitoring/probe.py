@@ -110,7 +110,7 @@ class Probe:
 
     def _readings(self, loaded: LoadedModel, label: str, progress: Progress) -> dict[str, Reading]:
         return {
-            name: self._reading(loaded, each.at(self.positions), labelled(progress, f"{label} {name}"))
+            name: self._reading(loaded, each.at(self.positions), labelled(progress, f"{label}, {name}:"))
             for name, each in self.data.items()
         }
 
