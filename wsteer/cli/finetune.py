@@ -105,7 +105,7 @@ Presets: --preset NAME sets learning rate, batch and length as the paper's
   8 bits, which no preset sets. A flag overrides a value. Modules trained
   whole outweigh the factors from the first steps on (on SmolLM2 two steps
   put 96.6% of the change's square into the head): norms and cosines then
-  tell of the head, so compare by module: wsteer monitor --per module.
+  tell of the head, so compare them by module, as wsteer monitor can.
 Methods: lora, delora, oft, boft, ia3, loha, lokr and vera write a PEFT
   adapter. --targets are by default all linear layers, of ia3 the layers
   that peft scales (keys or queries, values, the MLP's last). --rank,
