@@ -351,6 +351,6 @@ def test_a_systems_turn_that_only_the_prompt_has_is_named() -> None:
     )
     chat = formatted(template, ("</s>",))
     row = [said("system", "Be brief."), *CHATS["one"]]
-    with pytest.raises(WsteerError, match=r"--template FILE, or leave out the system's turn, as finetune --strip-sys"):
+    with pytest.raises(WsteerError, match=r"--template FILE, or leave out the system's turn, as --strip-system"):
         render(chat, row)
     assert learnt(marked_text(chat.tokenizer, render(chat, row[1:]))) == ["Yes.</s>"]
