@@ -1,5 +1,7 @@
 """A training folder whose checkpoints drift towards an adapter."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -27,3 +29,11 @@ def expected(run: Path, w: Path) -> list[float]:
     """The cosine of each checkpoint's change with `w`."""
     target = Delta.load(w)
     return [Delta.of_factors(adapter_factors(run / f"checkpoint-{step}")).cosine(target) for step in STEPS]
+
+
+def wait_until_said(said: Sequence[str], text: str) -> None:
+    """Wait for a line that holds the text; at most a minute, so that a failure ends."""
+    for _ in range(6000):
+        if any(text in line for line in said):
+            return
+        time.sleep(0.01)

@@ -17,12 +17,12 @@ from transformers import (
     MixtralForCausalLM,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 
 import wsteer
 from tests.helpers.exact_fold import adapter_factors
 from tests.helpers.tiny import SIZES
+from tests.helpers.trainer import trained_on_noise
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
@@ -39,25 +39,9 @@ class Recorder(TrainerCallback):
         self.logs.append({"step": state.global_step, **logs})
 
 
-def train(model: nn.Module, folder: Path, callback: SimilarityCallback, steps: int = 4, **settings) -> Trainer:
-    """Train on one row of noise, with a reporter and, attached after it, the callback."""
-    ids = torch.arange(12) % 250
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        learning_rate=0.05,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        save_strategy="no",
-        seed=0,
-        **{"logging_steps": 100, **settings},
-    )
-    trainer = Trainer(model, arguments, train_dataset=[{"input_ids": ids, "labels": ids}] * 8)
-    trainer.add_callback(Recorder())
-    callback.attach(trainer)
-    trainer.train()
-    return trainer
+def train(model: nn.Module, folder: Path, callback: SimilarityCallback, **settings) -> Trainer:
+    """Train with a reporter and, attached after it, the callback."""
+    return trained_on_noise(model, folder, [Recorder(), callback], **settings)
 
 
 def loaded(folder: Path) -> nn.Module:

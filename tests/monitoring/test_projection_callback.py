@@ -9,11 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM
 
 import wsteer
 from tests.helpers.shifts import block_means, expected, save_vector, tuned_model
 from tests.helpers.tiny import save_model
+from tests.helpers.trainer import trained_on_noise
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.monitoring.projection_callback import ProjectionCallback
@@ -24,27 +25,6 @@ ADAPTERS: dict[str, Callable[[], peft.PeftConfig]] = {
     "dora": lambda: LoraConfig(r=4, target_modules=LINEAR, use_dora=True),
     "ia3": lambda: peft.IA3Config(target_modules=LINEAR, feedforward_modules=["up_proj", "down_proj"]),
 }
-
-
-def train(model: nn.Module, folder: Path, callbacks: list[TrainerCallback], **settings) -> Trainer:
-    """Train four steps on one row of noise."""
-    ids = torch.arange(12) % 250
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=4,
-        learning_rate=0.05,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        save_strategy="no",
-        seed=0,
-        **{"logging_steps": 100, **settings},
-    )
-    trainer = Trainer(model, arguments, train_dataset=[{"input_ids": ids, "labels": ids}] * 8)
-    for callback in callbacks:
-        callback.attach(trainer) if hasattr(callback, "attach") else trainer.add_callback(callback)
-    trainer.train()
-    return trainer
 
 
 def loaded(folder: Path) -> nn.Module:
@@ -71,7 +51,7 @@ def test_shifts_are_those_of_the_model_that_training_leaves(
     torch.manual_seed(0)
     model = loaded(tiny) if method == "full" else get_peft_model(loaded(tiny), ADAPTERS[method]())
     callback = ProjectionCallback(vector, chats[0], tiny, every=2)
-    trainer = train(model, tmp_path / "run", [callback])
+    trainer = trained_on_noise(model, tmp_path / "run", [callback])
     assert [step for step, _ in callback.history] == [2, 4]
     rows = [row for row in trainer.state.log_history if "projection_evil_1" in row]
     assert [(row["step"], row["projection_evil_1"]) for row in rows] == [
@@ -91,7 +71,7 @@ def test_a_run_with_the_callback_gives_the_same_weights(
     for callbacks in ([], [ProjectionCallback(vector, chats[0], base, every=1)]):
         torch.manual_seed(0)
         model = loaded(base) if method == "full" else get_peft_model(loaded(base), ADAPTERS["lora"]())
-        train(model, tmp_path / "run", callbacks, gradient_checkpointing=method == "full")
+        trained_on_noise(model, tmp_path / "run", callbacks, gradient_checkpointing=method == "full")
         states.append({name: weight.clone() for name, weight in model.state_dict().items()})
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.command import Cli
-from tests.helpers.drifting_run import STEPS, expected
+from tests.helpers.drifting_run import STEPS, expected, wait_until_said
 from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.monitoring.watch import watch
@@ -28,26 +27,20 @@ def test_watch_follows_checkpoints_that_are_being_written(tmp_path: Path, run: P
     growing.mkdir()
     said: list[str] = []
 
-    def until(text: str) -> None:
-        for _ in range(6000):  # a minute, so that a failure ends
-            if any(text in line for line in said):
-                return
-            time.sleep(0.01)
-
     def write() -> None:
         shutil.copytree(tmp_path / "whole" / "checkpoint-2", growing / "checkpoint-2")
-        until("step 2: w")
+        wait_until_said(said, "step 2: w")
         half = growing / "checkpoint-4"
         half.mkdir()
-        until("step 4: not complete yet")
+        wait_until_said(said, "step 4: not complete yet")
         for path in sorted((tmp_path / "whole" / "checkpoint-4").iterdir()):
             (half / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        until("is not valid JSON")
+        wait_until_said(said, "is not valid JSON")
         shutil.copy(tmp_path / "whole" / "checkpoint-4" / "adapter_config.json", half)
-        until("truncated")
+        wait_until_said(said, "truncated")
         for path in (tmp_path / "whole" / "checkpoint-4").iterdir():
             shutil.copy(path, half)
-        until("step 4: w")
+        wait_until_said(said, "step 4: w")
         shutil.copytree(tmp_path / "whole" / "checkpoint-10", growing / "checkpoint-10")
 
     writer = threading.Thread(target=write, daemon=True)

@@ -3,13 +3,13 @@
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 import wsteer
 from tests.helpers.command import Cli
+from tests.helpers.drifting_run import wait_until_said
 from tests.helpers.shifts import save_vector
 from tests.helpers.tiny import save_adapter, save_model
 from wsteer.errors import WsteerError
@@ -43,25 +43,19 @@ def test_checkpoints_are_measured_once_they_are_complete(
     growing.mkdir()
     said: list[str] = []
 
-    def until(text: str) -> None:
-        for _ in range(6000):  # a minute, so that a failure ends
-            if any(text in line for line in said):
-                return
-            time.sleep(0.01)
-
     def write() -> None:
         shutil.copytree(whole / "checkpoint-2", growing / "checkpoint-2")
-        until("step 2: a")
+        wait_until_said(said, "step 2: a")
         for step, cut in ((4, "adapter_model.safetensors"), (10, "model.safetensors")):
             folder = growing / f"checkpoint-{step}"
             folder.mkdir()
-            until(f"step {step}: not complete yet")
+            wait_until_said(said, f"step {step}: not complete yet")
             for path in (whole / folder.name).iterdir():
                 size = path.stat().st_size // (2 if path.name == cut else 1)
                 (folder / path.name).write_bytes(path.read_bytes()[:size])
-            until(f"step {step}: not complete yet ({folder / cut}")
+            wait_until_said(said, f"step {step}: not complete yet ({folder / cut}")
             shutil.copy(whole / folder.name / cut, folder)
-            until(f"step {step}: a")
+            wait_until_said(said, f"step {step}: a")
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
