@@ -1,0 +1,93 @@
+"""What an experiment's folder says of the paper's findings, by the rules that its file has: verdicts, with numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsteer.demo.cosines import Cosines, Table
+from wsteer.demo.differences import Difference, Evaluation
+from wsteer.demo.experiment import PLACE, Experiment, Finding
+from wsteer.demo.rules import AGREES, CANNOT_TELL, DOES_NOT, CosineRule, MetricRule, read_rule
+from wsteer.demo.standing import NOT_RUN, standing
+from wsteer.errors import WsteerError
+from wsteer.evaluation.presentation.outputs import RESULTS, ROWS
+
+SIMILARITY = "similarity.json"
+LEFT_OUT = "left out"
+VERDICTS = (AGREES, DOES_NOT, CANNOT_TELL, LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finding of the paper, what its rules say of a folder, and why; without results there are no rules."""
+
+    finding: Finding
+    verdict: str
+    why: str
+    rules: tuple[Difference | Cosines, ...] = ()
+
+
+def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged]:
+    """What the folder of an experiment's run says of each of its findings.
+
+    A finding agrees if all of its rules do, and does not if any does not. Raises WsteerError where a rule names a
+    metric, a condition or a pair that the results do not have: that is a slip, and no lack of results.
+    """
+    folder = Path(folder)
+    found = []
+    for finding in experiment.findings:
+        place = folder / finding.results
+        if not place.exists():
+            found.append(Judged(finding, LEFT_OUT, _why_missing(experiment, scale, folder, finding.results)))
+            continue
+        values = experiment.scales[scale].values
+        try:
+            found.append(_judged(finding, place, values))
+        except WsteerError as error:
+            raise WsteerError(f"{experiment.path}: finding {finding.name!r}: {error}") from None
+    return found
+
+
+def _why_missing(experiment: Experiment, scale: str, folder: Path, results: str) -> str:
+    steps = [each for each in standing(experiment, scale, folder) if each.output and _is_in(results, each.output)]
+    if not steps:
+        return f"no step of the scale {scale} makes {results}"
+    last = steps[-1]
+    return f"{last.command.step.does}: {'has not run' if last.state == NOT_RUN else last.why or 'made no results'}"
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _judged(finding: Finding, place: Path, values: Mapping[str, str]) -> Judged:
+    rules = [read_rule({key: _filled(each, values) for key, each in given.items()}) for given in finding.rules]
+    metric_rules = [each for each in rules if isinstance(each, MetricRule)]
+    cosine_rules = [each for each in rules if isinstance(each, CosineRule)]
+    if (place / RESULTS).is_file() and (place / ROWS).is_file():
+        if cosine_rules:
+            raise WsteerError(f"a rule on cosines needs a folder of wsteer monitor, and {place} is one of eval")
+        evaluation = Evaluation(place)
+        return _joined(finding, [evaluation.judge(each) for each in metric_rules])
+    if (place / SIMILARITY).is_file():
+        if metric_rules:
+            raise WsteerError(f"a rule on a metric needs a folder of wsteer eval, and {place} is one of monitor")
+        table = Table(place / SIMILARITY)
+        return _joined(finding, [table.judge(each) for each in cosine_rules])
+    raise WsteerError(f"{place} holds no results of wsteer eval ({RESULTS}, {ROWS}) or monitor ({SIMILARITY})")
+
+
+def _filled(value: object, values: Mapping[str, str]) -> object:
+    """A rule's text with the scale's values in its places, as in commands."""
+    if isinstance(value, list):
+        return [_filled(each, values) for each in value]
+    if not isinstance(value, str):
+        return value
+    return PLACE.sub(lambda found: values.get(found[1], found[0]), value)
+
+
+def _joined(finding: Finding, rules: Sequence[Difference | Cosines]) -> Judged:
+    verdicts = {each.verdict for each in rules}
+    verdict = DOES_NOT if DOES_NOT in verdicts else AGREES if verdicts == {AGREES} else CANNOT_TELL
+    deciding = [each.why for each in rules if each.verdict == verdict]
+    return Judged(finding, verdict, "; ".join(deciding), tuple(rules))
