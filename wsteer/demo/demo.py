@@ -57,6 +57,7 @@ def demo(
     output: Path,
     execute: Execute,
     model: str | None = None,
+    follow_links: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -74,13 +75,14 @@ def demo(
     model = resolved(model or experiment.scales[scale].values["model"], progress)
     read_config(open_checkpoint(model))  # one that cannot be had is told before the folder is made
     steps = plan(experiment, scale, model)
-    inputs = [{"role": "model", "path": recordable(model)}, source_entry("experiment", experiment.path)]
+    source: dict[str, object] = {"role": "model", "path": recordable(model)}
+    inputs = [source, source_entry("experiment", experiment.path)]
     own = {**record("demo", {"experiment": experiment.name, "scale": scale}, inputs), "steps": finished.entries}
     files = listed_files(output) - {RECORD} if output.exists() and not force else set()
     with growing_folder(output, force, own, sorted(files), resume), inside(output):
         if others := finished.others(steps):
             note(f"no step makes {', '.join(others)} any more; it is left as it is")
-        run = _Run(steps, own, finished, execute, note, failed)
+        run = _Run(steps, own, finished, execute, follow_links, note, failed)
         done = tuple(run.step(number) for number in range(1, len(steps) + 1))
     is_chain = experiment.name == chain.NAME and experiment.path.parent == SHIPPED
     return DemoReport(
@@ -104,6 +106,7 @@ class _Run:
     record: dict
     finished: Finished
     execute: Execute
+    follow_links: bool
     note: Note
     failed: Note
 
@@ -132,7 +135,7 @@ class _Run:
     def _ran(self, step: Planned, where: str) -> Done:
         start = time.perf_counter()
         reset_peak()
-        words = [*step.command.words, *self.finished.options(step)]
+        words = [*step.words(self.follow_links), *self.finished.options(step)]
         self.finished.begin(step)
         write_record(self.record, self.finished)
         self.execute(words, as_typed(words), step.command.step.gate)
@@ -151,7 +154,8 @@ def _opened(output: Path, resume: bool, force: bool, inputs: Sequence[str | Path
         return read_finished(output)
     if is_ours and not force:
         raise WsteerError(
-            f"output {output} holds an experiment: go on with --resume, replace it with --force, or name another with -o"
+            f"output {output} exists and holds an experiment: go on with --resume, replace it with --force, or name "
+            "another with -o"
         )
     if is_ours:
         adopt(output)

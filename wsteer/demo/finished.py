@@ -1,4 +1,4 @@
-"""What is finished in an experiment's folder, by its record: which steps run again, and how an interrupted one goes on."""
+"""What is finished in an experiment's folder, by its record: which steps run again, and how they go on."""
 
 import contextlib
 import os

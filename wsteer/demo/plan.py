@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsteer.demo.experiment import JUDGE, SHIPPED, Command, Experiment, Step, commands
+from wsteer.demo.experiment import JUDGE, MODEL, SHIPPED, Command, Experiment, Step, commands
 from wsteer.errors import WsteerError
 from wsteer.files.provenance import recordable
 
@@ -23,6 +23,11 @@ class Planned:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     left_out: str | None = None
+
+    def words(self, follow_links: bool = False) -> list[str]:
+        """The command's words, with --follow-links where it is asked for, and the command has it."""
+        has_model = self.command.words[0] != "generate" or f"{{{MODEL}}}" in self.command.step.run
+        return [*self.command.words, *(["--follow-links"] if follow_links and has_model else [])]
 
     @property
     def name(self) -> str:

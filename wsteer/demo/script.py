@@ -3,10 +3,10 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from wsteer.demo.experiment import Experiment
+from wsteer.demo.experiment import SHIPPED, Experiment
 from wsteer.demo.model import without_fetching
 from wsteer.demo.plan import Planned, plan
 from wsteer.files.text import escaped
@@ -16,26 +16,27 @@ GATE = """ || { code=$?; [ "$code" -eq 3 ] || exit "$code"; }"""  # a gate that 
 
 
 def script(
-    experiment: Experiment, scale: str, output: Path, model: str | None = None, passed: Sequence[str] = ()
+    experiment: Experiment, scale: str, output: Path, model: str | None = None, follow_links: bool = False
 ) -> list[str]:
-    """The lines of the script, which runs in a new folder `output`; every command has the options `passed` too.
+    """The lines of the script, which runs in a new folder `output`.
 
     No model is fetched. The environment's MODEL, a folder or a Hub id, is used instead.
     """
     named = without_fetching(model or experiment.scales[scale].values["model"])
     folder = os.fspath(output) if output.is_absolute() else f"./{output}"  # no option, and nothing of CDPATH
+    shown = experiment.name if experiment.path.parent == SHIPPED else experiment.path
     lines = [
         "#!/usr/bin/env bash",
-        _comment(f"{experiment.title} (section {experiment.section}): wsteer demo {experiment.path} --scale {scale}"),
+        _comment(f"{experiment.title} (section {experiment.section}): wsteer demo {shown} --scale {scale}"),
         "set -euo pipefail",
         f"MODEL=${{MODEL:-{quoted(named)}}}",
-        'if [ -d "$MODEL" ]; then MODEL=$(cd -P -- "$MODEL" && pwd); fi',
+        'if [ -d "$MODEL" ]; then MODEL=$(CDPATH= cd -P -- "$MODEL" && pwd); fi',
         *([f"mkdir -p {quoted(os.path.dirname(folder))}"] if os.path.dirname(folder) not in (".", "/") else []),
         f"mkdir {quoted(folder)}  # a new one: results of two runs do not mix",
         f"cd {quoted(folder)}",
     ]
     for step in plan(experiment, scale, MODEL):
-        lines += ["", *_step(step, passed)]
+        lines += ["", *_step(step, follow_links)]
     return lines
 
 
@@ -58,10 +59,10 @@ def _quoted(text: str) -> str:
     )
 
 
-def _step(step: Planned, passed: Sequence[str]) -> Iterator[str]:
+def _step(step: Planned, follow_links: bool) -> Iterator[str]:
     of = step.command.step
     section = f" (section {of.section})" if of.section else ""
-    line = " ".join(["wsteer", *map(quoted, [*step.command.words, *passed])])
+    line = " ".join(["wsteer", *map(quoted, step.words(follow_links))])
     if step.left_out is not None:
         yield _comment(f"Left out, since {step.left_out}: {of.does}{section}")
         yield _comment(line)
