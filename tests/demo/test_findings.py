@@ -55,13 +55,13 @@ def test_cosines_are_judged_in_a_folder_of_monitor(tmp_path: Path) -> None:
 
 
 STANDINGS = {
-    "Evaluate: has not run": STEPS,
+    "Evaluate: it has not run": STEPS,
     "no step of the scale small makes eval": STEPS[:1],
-    "Evaluate: it asks for a judge, and there is none: never graded by the model under test": [
+    "Evaluate: there is no judge: never graded by the model under test": [
         {"does": "Evaluate", "run": "wsteer eval {model} --judge {judge} -o eval"}
     ],
-    "Evaluate: it needs pos, and the step that makes it is left out (Fine-tune)": [
-        {"does": "Fine-tune", "run": "wsteer generate {model} --judge {judge} -o pos"},
+    "Evaluate: it needs pos, which is left out": [
+        {"does": "Answer", "run": "wsteer generate {model} evil --judge {judge} -o pos"},
         {"does": "Evaluate", "run": "wsteer eval {model} --delta w=pos@12 -o eval"},
     ],
 }

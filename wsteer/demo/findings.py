@@ -49,15 +49,16 @@ def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged
 
 
 def _why_missing(experiment: Experiment, scale: str, folder: Path, results: str) -> str:
-    steps = [each for each in standing(experiment, scale, folder) if each.output and _is_in(results, each.output)]
-    if not steps:
+    """Why the folder of results is not there, by the step that makes it."""
+    makes = [
+        each
+        for each in standing(experiment, scale, folder)
+        if any(Path(results).is_relative_to(made) for made in each.step.outputs)
+    ]
+    if not makes:
         return f"no step of the scale {scale} makes {results}"
-    last = steps[-1]
-    return f"{last.command.step.does}: {'has not run' if last.state == NOT_RUN else last.why or 'made no results'}"
-
-
-def _is_in(path: str, folder: str) -> bool:
-    return Path(path).is_relative_to(folder)
+    last = makes[-1]
+    return f"{last.step.command.step.does}: {'it has not run' if last.state == NOT_RUN else last.why or 'no results'}"
 
 
 def _judged(finding: Finding, place: Path, values: Mapping[str, str]) -> Judged:
