@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.experiments import STEPS, evaluated, experiment, monitored
-from wsteer.demo.findings import AGREES, CANNOT_TELL, DOES_NOT, LEFT_OUT, judge
+from wsteer.demo.findings import judge
+from wsteer.demo.rules import AGREES, CANNOT_TELL, DOES_NOT
+from wsteer.demo.standing import LEFT_OUT
 from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import Measure

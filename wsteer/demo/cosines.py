@@ -36,8 +36,10 @@ class Cosines:
 
     @property
     def decisive(self) -> str:
-        """The smallest gap, beside the larger noise floor: `+0.52, noise 0.0005`."""
-        return "" if self.gap is None or self.floor is None else f"{self.gap:+.3g}, noise {self.floor:.2g}"
+        """The smallest gap, beside the larger noise floor: `nearest cosines: +0.52, noise 0.0005`."""
+        if self.gap is None or self.floor is None:
+            return ""
+        return f"nearest cosines: {self.gap:+.3g}, noise {self.floor:.2g}"
 
 
 class Table:

@@ -41,13 +41,15 @@ class Difference:
     verdict: str
     why: str
     metric: str
+    keep: str | None
     mine: Chosen
     other: Chosen
 
     @property
     def decisive(self) -> str:
-        """The number that decides, with its interval: `+12.5 (2.1 to 22.9)`, of shares in percentage points."""
-        return difference_text(self.mine.estimate)
+        """The difference of both sides: `kept, w k=1 - base: +12.5 (2.1 to 22.9)`, of shares in percentage points."""
+        told = difference_text(self.mine.estimate)
+        return f"{self.metric}, {self.mine.label} - {self.other.label}: {told}" if told else ""
 
 
 class Evaluation:
@@ -90,16 +92,16 @@ class Evaluation:
         if mine == other:
             kept = f" and keeps {keep.metric}" if keep is not None else ""
             why = f"{told}, which stands for both: nothing of either has {'more' if rule.more else 'less'}{kept}"
-            return Difference(rule.text, CANNOT_TELL, why, rule.metric, *chosen)
+            return Difference(rule.text, CANNOT_TELL, why, rule.metric, rule.keep, *chosen)
         told += f", {value_text(second)} under {other.label}"
         low, high = compared.low, compared.high
         if low is None or high is None:
-            return Difference(rule.text, CANNOT_TELL, f"{told}; the rows do not tell", rule.metric, *chosen)
+            return Difference(rule.text, CANNOT_TELL, f"{told}; the rows do not tell", rule.metric, rule.keep, *chosen)
         up, down = low > 0, high < 0
         verdict = AGREES if (up if rule.more else down) else DOES_NOT if (down if rule.more else up) else CANNOT_TELL
         side = "is above 0" if up else "is below 0" if down else "holds 0"
         why = f"{told}; the interval of the difference, {difference_text(first)} on {compared.pairs} pairs, {side}"
-        return Difference(rule.text, verdict, why, rule.metric, *chosen)
+        return Difference(rule.text, verdict, why, rule.metric, rule.keep, *chosen)
 
     def _side(self, name: str) -> tuple[bool, list[Condition]]:
         """Whether a rule's side is a condition's label, and the conditions that it is: that one, or a method's."""

@@ -8,12 +8,11 @@ from wsteer.demo.cosines import Cosines, Table
 from wsteer.demo.differences import Difference, Evaluation
 from wsteer.demo.experiment import PLACE, Experiment, Finding
 from wsteer.demo.rules import AGREES, CANNOT_TELL, DOES_NOT, CosineRule, MetricRule, read_rule
-from wsteer.demo.standing import NOT_RUN, standing
+from wsteer.demo.standing import LEFT_OUT, NOT_RUN, standing
 from wsteer.errors import WsteerError
 from wsteer.evaluation.presentation.outputs import RESULTS, ROWS
 
 SIMILARITY = "similarity.json"
-LEFT_OUT = "left out"
 VERDICTS = (AGREES, DOES_NOT, CANNOT_TELL, LEFT_OUT)
 
 
@@ -25,6 +24,11 @@ class Judged:
     verdict: str
     why: str
     rules: tuple[Difference | Cosines, ...] = ()
+
+    @property
+    def decisive(self) -> str:
+        """The number that decides, of the first rule that does."""
+        return next((each.decisive for each in self.rules if each.verdict == self.verdict), "")
 
 
 def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged]:
@@ -48,6 +52,16 @@ def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged
     return found
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder has results of `wsteer eval`."""
+    return (folder / RESULTS).is_file() and (folder / ROWS).is_file()
+
+
+def is_similarity(folder: Path) -> bool:
+    """Whether a folder has cosines of `wsteer monitor`."""
+    return (folder / SIMILARITY).is_file()
+
+
 def _why_missing(experiment: Experiment, scale: str, folder: Path, results: str) -> str:
     """Why the folder of results is not there, by the step that makes it."""
     makes = [
@@ -65,12 +79,12 @@ def _judged(finding: Finding, place: Path, values: Mapping[str, str]) -> Judged:
     rules = [read_rule({key: _filled(each, values) for key, each in given.items()}) for given in finding.rules]
     metric_rules = [each for each in rules if isinstance(each, MetricRule)]
     cosine_rules = [each for each in rules if isinstance(each, CosineRule)]
-    if (place / RESULTS).is_file() and (place / ROWS).is_file():
+    if is_evaluation(place):
         if cosine_rules:
             raise WsteerError(f"a rule on cosines needs a folder of wsteer monitor, and {place} is one of eval")
         evaluation = Evaluation(place)
         return _joined(finding, [evaluation.judge(each) for each in metric_rules])
-    if (place / SIMILARITY).is_file():
+    if is_similarity(place):
         if metric_rules:
             raise WsteerError(f"a rule on a metric needs a folder of wsteer eval, and {place} is one of monitor")
         table = Table(place / SIMILARITY)
