@@ -1,6 +1,5 @@
 """What one command line of wsteer reads and writes, told from its parsed values before it runs."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from wsteer.elicitation.shipped_sets import PAIR, SHIPPED, SIDES, SPLIT, shipped_sets
 from wsteer.elicitation.trait import is_trait, shipped_traits
 from wsteer.evaluation.compared import Added
 from wsteer.evaluation.tasks.task import BUILT_IN
-from wsteer.files.rows import HUB_DATA_SET
-from wsteer.files.text import read_text
+from wsteer.files.rows import HUB_DATA_SET, read_objects
 from wsteer.files.yaml import read_yaml
 from wsteer.monitoring.items import is_data
 from wsteer.steering.combination import numbered
@@ -22,7 +21,6 @@ from wsteer.training.rows import parse_source
 # what an input may be: a path alone; or else a model, a data set of the Hub; wsteer's own, by name; a text or its file
 PATH, MODEL, DATA, OWN, TEXT = "path", "model", "data", "own", "text"
 HUB_MODEL = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
-SETS = Path(__file__).parents[1] / "elicitation" / "sets"
 GCD = ("train_query", "train_correct", "pos", "neg", "test")
 LM, INSPECT, TEXTS, OURS = "lm:", "inspect:", "perplexity:", "wsteer/"
 # data of the paper's tasks where -T data= gives none
@@ -147,21 +145,20 @@ def _generate(values: Values, folder: Path) -> Both:
     return inputs, [Output(output)]
 
 
-def set_file(name: str) -> Path:
-    """The file of one of wsteer's own sets, whether it is there or not."""
-    return SETS / f"{name}.jsonl"
-
-
 def _set_files(name: str) -> tuple[str, ...]:
     """What `generate SET` writes: both sides, or the splits of a set's rows, or all of them."""
     if name == "gcd":
         return tuple(f"{each}.jsonl" for each in GCD)
-    if not re.fullmatch(r"[\w-]+", name) or not set_file(name).is_file():
-        return ()
-    rows = [json.loads(line) for line in read_text(set_file(name)).splitlines() if line.strip()]
-    if {"pos", "neg"} <= rows[0].keys():
-        return "pos.jsonl", "neg.jsonl"
-    return tuple(dict.fromkeys(f"{row.get('split', 'rows')}.jsonl" for row in rows))
+    return tuple(f"{file}.jsonl" for file in set_rows(name)) if name in shipped_sets() else ()
+
+
+def set_rows(name: str) -> dict[str, list[dict]]:
+    """The rows of one of wsteer's own sets, by the names of the files that `generate` writes."""
+    files: dict[str, list[dict]] = {}
+    for _, row in read_objects(SHIPPED / f"{name}.jsonl"):
+        for file in SIDES if row.keys() == PAIR else (row.get(SPLIT, "rows"),):
+            files.setdefault(file, []).append(row)
+    return files
 
 
 def _finetune(values: Values, folder: Path) -> Both:
