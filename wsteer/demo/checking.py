@@ -159,6 +159,8 @@ class _Checking:
         if (maker := _maker(name, before)) is not None:
             return _wrong_content(given, maker)
         if (maker := _inside(name, before)) is not None:
+            if maker.number in self.problems:  # which tell why it is not known what it writes
+                return None
             return f"step {maker.number} never writes {what}; it may write {_listed(maker, name)}"
         if self._is_brought(name):
             return None
@@ -205,8 +207,9 @@ def _within(path: str, other: str) -> bool:
 
 
 def _maker(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
-    """The step that makes what the name stands for."""
-    return next((step for step in steps for each in step.uses.outputs if each.makes(name)), None)
+    """The first step that makes what the name stands for, or a part of a folder of that name."""
+    outputs = [(step, each) for step in steps for each in step.uses.outputs]
+    return next((step for step, each in outputs if each.makes(name) or _within(each.path, name)), None)
 
 
 def _inside(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
@@ -217,6 +220,7 @@ def _inside(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
 def _wrong_content(given: Input, maker: CheckedStep) -> str | None:
     """What a folder that an earlier step makes lacks."""
     files = [file for each in maker.uses.outputs if each.path == given.name for file in each.files]
+    files += [each.path.removeprefix(f"{given.name}/") for each in maker.uses.outputs if each.path != given.name]
     if given.holds is None or any(fnmatchcase(file.partition("/")[0], given.holds) for file in files):
         return None
     return f"{given.name} of step {maker.number} will hold no {given.holds}; give wsteer finetune --save-every there"

@@ -34,7 +34,13 @@ EVAL_FILES = ("rows.jsonl", "results.json", "results.csv", "report.html", "sampl
 MONITOR_FILES = ("similarity*", "trajectory*", "correlation*", "projections*", RECORD)
 TUNED = {
     "bias": ("delta.safetensors",),
-    "full": ("config.json", "*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer*"),
+    "full": (
+        "config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+        "tokenizer*",
+    ),
 }
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 
