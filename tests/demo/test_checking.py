@@ -74,12 +74,12 @@ def test_problems_are_told_with_the_number_of_the_step(line: str) -> None:
 def test_all_problems_are_told_at_once() -> None:
     found = checked(["diff a b -o w", "diff a b -o w", "steer M w --k x -o s"])
     assert [each.partition(":")[0] for each in found.problems] == [*["step 1"] * 2, *["step 2"] * 3, "step 3"]
-    with pytest.raises(WsteerError, match="step 1: .*step 3: "):
+    with pytest.raises(WsteerError, match=r"step 1: .*step 3: "):
         found.refuse()
 
 
 def test_what_is_made_only_later_is_told() -> None:
-    (problem,) = checked(["diff pos pos -o w", "finetune M org/data:train -o pos"]).problems
+    (problem,) = checked(["diff pos -o w", "finetune M org/data:train -o pos"]).problems
     assert problem == "step 1: pos (pos) is made only later, by step 2; change the order"
 
 

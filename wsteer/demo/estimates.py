@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsteer.demo.checking import Checked, CheckedStep
-from wsteer.demo.commands import pairs_of
+from wsteer.demo.commands import pairs_of, placed
 from wsteer.demo.loads import Asked, Rows, answers_of, conditions_of, rows_made, rows_of
 from wsteer.demo.sizes import Change, Size, kept, of_rank, size_of, trained
 from wsteer.training.recipe import Recipe
@@ -87,7 +87,7 @@ class _State:
         found = [path for path in self.changes if name == path or name.startswith(f"{path}/")]
         if found:
             return self.changes[max(found, key=len)]
-        path = self.folder / name
+        path = placed(self.folder, name)
         return Change(path.stat().st_size // 4, 0) if path.is_file() else None
 
     def checkpoints(self, run: str) -> int:
@@ -96,7 +96,7 @@ class _State:
 
     def data(self, name: str) -> Rows | None:
         """The rows of a file: made by a step, or there."""
-        return self.rows.get(name) or rows_of(self.folder / name)
+        return self.rows.get(name) or rows_of(placed(self.folder, name))
 
     def bits(self, values: Mapping[str, Any]) -> int:
         """Bytes of a number as a command computes: 4 on a CPU, on a GPU those of the model's own type."""
@@ -191,7 +191,7 @@ def _finetune(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Es
     copies = 1 + (steps // every if every else 0)
     disk = change.bytes * copies * len(sides) * len(values["seeds"] or (0,)) + PICTURES // 10 * len(sides)
     state.changes[output], state.saved[output] = change, copies - 1
-    for name in pairs_of(state.folder / str(values["pairs"]), state.folder) if values["pairs"] else ():
+    for name in pairs_of(placed(state.folder, str(values["pairs"])), state.folder) if values["pairs"] else ():
         state.changes[f"{output}/{name}/w.safetensors"] = _difference([change, change])
         disk += _difference([change, change]).bytes
     memory = training_memory(size, recipe, longest, values, state.bits(values))
@@ -202,7 +202,7 @@ def _sides(state: _State, values: Mapping[str, Any]) -> list[list[str]]:
     """The data of each run of a step: one, or both sides of each pair."""
     if not values["pairs"]:
         return [list(values["data"])]
-    named = pairs_of(state.folder / str(values["pairs"]), state.folder)
+    named = pairs_of(placed(state.folder, str(values["pairs"])), state.folder)
     return [names for sides in named.values() for names in sides.values()] or [[], []]
 
 
