@@ -325,7 +325,7 @@ def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:
         if key == "data" and isinstance(value, str):
             yield Input("data", value, DATA)
         elif key.endswith("prompt") and isinstance(value, str) and value != "data":
-            yield Input(key, value, TEXT)
+            yield _text_or_file(key, value)
 
 
 def _monitor(values: Values, folder: Path) -> Both:
@@ -375,5 +375,9 @@ def _added(values: Values) -> list[Input]:
 
 
 def _systems(texts: Sequence[str | None]) -> list[Input]:
-    """System prompts: one without a space is a file's name, else it would be refused."""
-    return [Input("system", text, TEXT if re.search(r"\s", text) else PATH) for text in texts if text]
+    return [_text_or_file("system", text) for text in texts if text]
+
+
+def _text_or_file(role: str, text: str) -> Input:
+    """A prompt: one without a space is a file's name."""
+    return Input(role, text, TEXT if re.search(r"\s", text) else PATH)
