@@ -26,7 +26,7 @@ from wsteer.cli.values import (
     parse_seeds,
     parse_share,
 )
-from wsteer.demo.commands import Parsed
+from wsteer.demo.commands import Parsed, placed
 from wsteer.errors import WsteerError
 
 Read = Callable[[Any], object]
@@ -72,9 +72,9 @@ def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:
     after = False
     for word in arguments:
         if after:
-            word = str(folder / word)
+            word = str(placed(folder, word))
         elif word.startswith("--config="):
-            word = f"--config={folder / word.removeprefix('--config=')}"
+            word = f"--config={placed(folder, word.removeprefix('--config='))}"
         after = word == "--config"
         placed.append(word)
     return placed
