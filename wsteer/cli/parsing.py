@@ -68,7 +68,7 @@ def parse_line(group: Any, words: Sequence[str], folder: Path) -> Parsed:
 
 def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:
     """The arguments, with the file of --config as it is named from here."""
-    placed = []
+    words = []
     after = False
     for word in arguments:
         if after:
@@ -76,8 +76,8 @@ def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:
         elif word.startswith("--config="):
             word = f"--config={placed(folder, word.removeprefix('--config='))}"
         after = word == "--config"
-        placed.append(word)
-    return placed
+        words.append(word)
+    return words
 
 
 def _read(command: str, values: Mapping[str, Any]) -> dict[str, object]:
