@@ -12,7 +12,8 @@ from tests.helpers.command import Ran
 from tests.helpers.evaluations import values
 from tests.helpers.exact_fold import check_bf16_fold
 from wsteer.cli.main import main
-from wsteer.demo.demo import DATA, commands
+from wsteer.demo.demo import commands
+from wsteer.elicitation.shipped_sets import generate_set
 
 pytestmark = pytest.mark.real
 
@@ -23,7 +24,7 @@ def chain(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        (folder / "data").symlink_to(DATA)
+        generate_set("opinions", folder / "data")
         for command in commands(smollm2, block=12)[:3]:
             with pytest.raises(SystemExit) as ended:
                 main(command)
@@ -108,7 +109,7 @@ def test_bfloat16_checkpoint_is_steered_exactly(
 def test_what_rounding_to_nearest_undoes_auto_keeps(cli, chain: Path, bf16: Path, tmp_path: Path) -> None:
     """A tenth of w is small beside bfloat16's places: rounded to nearest, much of what it does to logits is gone."""
     tokenizer = AutoTokenizer.from_pretrained(bf16)
-    rows = [json.loads(line)["messages"][:1] for line in (DATA / "pos.jsonl").read_text().splitlines()[:8]]
+    rows = [json.loads(line)["messages"][:1] for line in (chain / "data" / "pos.jsonl").read_text().splitlines()[:8]]
 
     def logits(folder: Path) -> torch.Tensor:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

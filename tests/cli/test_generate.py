@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.helpers.command import Cli, Inputs
 from tests.helpers.thinking import say
 from tests.helpers.traits import TRAIT
 from wsteer.cli.generate import mode_of
+from wsteer.elicitation.shipped_sets import shipped_sets
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,8 @@ from wsteer.cli.generate import mode_of
         ("base", "org/name:train", "prompts"),
         ("gcd", None, "gcd"),
         ("gcd", "prompts.txt", "prompts"),  # a model's folder of that name
+        ("opinions", None, "a set"),
+        ("opinions", "prompts.txt", "prompts"),
     ],
 )
 def test_modes_are_told_by_what_is_given(model: str, given: str | None, mode: str) -> None:
@@ -77,7 +81,7 @@ def test_a_missing_trait_file_names_the_traits_there_are(cli: Cli, inputs: Input
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["base"], "INPUT: it is missing: give a trait (--list-traits) or prompts"),
+        (["base"], "INPUT: it is missing: give a trait (--list-traits) or prompts; a set (--list-sets) goes alone"),
         (["base", "t.json", "--k", 1], "--k: it has no meaning for a trait; it is for prompts"),
         (["base", "t.json", "--delta", "w"], "--delta: it has no meaning for a trait"),
         (["base", "t.json", "--system", "Hi"], "--system: it has no meaning for a trait"),
@@ -86,6 +90,9 @@ def test_a_missing_trait_file_names_the_traits_there_are(cli: Cli, inputs: Input
         (["gcd", "--samples", 3], "--samples: it has no meaning for gcd; it is for a trait and prompts"),
         (["gcd", "--template-args", "{}"], "--template-args: it has no meaning for gcd"),
         (["gcd", "--follow-links"], "--follow-links: it has no meaning for gcd"),
+        (["opinions", "--seed", 1], "--seed: it has no meaning for a set; it is for a trait and prompts and gcd"),
+        (["opinions", "--test", 3], "--test: it has no meaning for a set; it is for gcd"),
+        (["opinions", "--samples", 3], "--samples: it has no meaning for a set"),
     ],
 )
 def test_an_option_without_a_meaning_is_wrong_usage(cli: Cli, tmp_path: Path, arguments: list, reason: str) -> None:
@@ -182,3 +189,19 @@ def test_gcd_chats_need_no_model(cli: Cli, tmp_path: Path) -> None:
         str(tmp_path / "gcd"),
     ]
     assert len((tmp_path / "gcd" / "test.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_set_needs_no_model(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("generate", "opinions", "-o", tmp_path / "data")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines() == ["104 rows in pos.jsonl, 104 rows in neg.jsonl", str(tmp_path / "data")]
+    ran = cli("generate", "opinions", "-o", tmp_path / "data")
+    assert (ran.code, "exists; name another with -o" in ran.err) == (1, True)
+    ran = cli("generate", "opinions", "-o", tmp_path / "data", "--force", "--json")
+    assert (ran.json["output"], ran.json["rows"]) == (str(tmp_path / "data"), {"pos.jsonl": 104, "neg.jsonl": 104})
+
+
+def test_sets_are_listed_each_with_what_its_rows_are(cli: Cli) -> None:
+    ran = cli("generate", "--list-sets")
+    lines = dict(re.split("  +", line, maxsplit=1) for line in ran.out.splitlines())
+    assert (ran.code, lines) == (0, shipped_sets())

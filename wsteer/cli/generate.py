@@ -1,4 +1,4 @@
-"""wsteer generate: contrastive data from a trait, answers to prompts, data of GCD questions."""
+"""wsteer generate: contrastive data from a trait, answers to prompts, wsteer's own data sets, GCD questions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsteer.cli.generate_tables import answer_lines, gcd_lines, trait_lines
+from wsteer.cli.generate_tables import answer_lines, gcd_lines, set_lines, set_names, trait_lines
 from wsteer.cli.options import (
     Batch,
     Columns,
@@ -37,9 +37,14 @@ from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, par
 EPILOG = """
 Modes: INPUT is a trait (a name, or a .json file that is no list of rows),
   whose questions are answered under its opposite instructions: -o is a
-  folder. Any other INPUT is prompts to answer: -o is a JSONL file. wsteer
-  generate gcd -o DIR needs no model: it writes questions about greatest
-  common divisors.
+  folder. Any other INPUT is prompts to answer: -o is a JSONL file. Two
+  need no model and no INPUT: wsteer generate SET -o DIR writes one of
+  wsteer's own data sets, wsteer generate gcd -o DIR questions about
+  greatest common divisors.
+Sets: --list-sets tells what there is. Questions with two answers become
+  pos.jsonl and neg.jsonl; other rows are in rows.jsonl, or in train.jsonl,
+  test.jsonl and so on. A model's folder with the name of a set is that
+  model, if INPUT is given.
 Prompts: JSONL, whose rows have messages, or prompt, or any shape that
   wsteer finetune reads (--columns names others), an answer at their end
   left out; or a text file, each line of which is a prompt; or a Hub data
@@ -88,7 +93,7 @@ Templates: --template FILE is the chat template of a model that has none, or
   machine and day. What is not given is as wsteer finetune had it, where it
   made the model or the adapter.
 """
-TRAIT, PROMPTS, GCD = "a trait", "prompts", "gcd"
+TRAIT, PROMPTS, GCD, SET = "a trait", "prompts", "gcd", "a set"
 # where an option has a meaning; those that are not listed have one everywhere
 MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("delta", "k", "layers", "variant", "positions", "rounding", "system", "columns"), (PROMPTS,)),
@@ -97,6 +102,7 @@ MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("train", "test"), (GCD,)),
     **dict.fromkeys(("samples", "max_new_tokens", "temperature", "batch_size", "device", "dtype"), (TRAIT, PROMPTS)),
     **dict.fromkeys(("template", "template_args", "date", "follow_links"), (TRAIT, PROMPTS)),
+    "seed": (TRAIT, PROMPTS, GCD),
 }
 
 
@@ -110,11 +116,23 @@ def show_traits(context: typer.Context, wanted: bool) -> None:
     raise typer.Exit
 
 
+def show_sets(context: typer.Context, wanted: bool) -> None:
+    """Print the names of wsteer's own data sets, each with what its rows are, and end the program."""
+    if not wanted or context.resilient_parsing:
+        return
+    from wsteer.elicitation.shipped_sets import shipped_sets
+
+    Printer().result({}, set_names(shipped_sets()))
+    raise typer.Exit
+
+
 def generate(
     context: typer.Context,
     model: Annotated[
         str,
-        argument("MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]); or gcd, alone."),
+        argument(
+            "MODEL", help="Checkpoint or adapter: a folder or a Hub id (org/name[@revision]); or a set or gcd, alone."
+        ),
     ],
     output: Annotated[
         Path, option("--output", "-o", help="Data folder to write; of prompts a JSONL file.", metavar="DIR|FILE")
@@ -170,6 +188,10 @@ def generate(
         bool,
         option("--list-traits", help="List wsteer's own traits.", is_eager=True, callback=show_traits),
     ] = False,
+    list_sets: Annotated[
+        bool,
+        option("--list-sets", help="List wsteer's own data sets.", is_eager=True, callback=show_sets),
+    ] = False,
     delta: Deltas = None,
     k: Ks = None,
     layers: LayersOrEach = None,
@@ -211,6 +233,9 @@ def generate(
     printer = Printer(json, quiet)
     if mode == GCD:
         _gcd(printer, output, train=train, test=test, seed=seed, force=force)
+        return
+    if mode == SET:
+        _set(printer, model, output, force)
         return
     from wsteer.elicitation.generate import BATCH_SIZE
 
@@ -276,14 +301,26 @@ def _gcd(printer: Printer, output: Path, **settings: Any) -> None:
     printer.result(report, gcd_lines(report))
 
 
+def _set(printer: Printer, name: str, output: Path, force: bool) -> None:
+    from wsteer.elicitation.shipped_sets import generate_set
+
+    report = generate_set(name, output, force)
+    printer.result(report, set_lines(report))
+
+
 def mode_of(model: str, given: str | None) -> str:
-    """What is to be generated: the data of a trait, answers to prompts, or GCD questions."""
+    """What is to be generated: the data of a trait, answers to prompts, a set of wsteer's own, or GCD questions."""
+    from wsteer.elicitation.shipped_sets import shipped_sets
     from wsteer.elicitation.trait import is_trait
 
     if given is None:
         if model == GCD:
             return GCD
-        raise typer.BadParameter("it is missing: give a trait (--list-traits) or prompts", param_hint="INPUT")
+        if model in shipped_sets():
+            return SET
+        raise typer.BadParameter(
+            "it is missing: give a trait (--list-traits) or prompts; a set (--list-sets) goes alone", param_hint="INPUT"
+        )
     return TRAIT if is_trait(given) else PROMPTS
 
 

@@ -1,6 +1,6 @@
 """generate's results, as lines for the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wsteer.elicitation.balance import Nuisance
     from wsteer.elicitation.gcd import GcdReport
     from wsteer.elicitation.generate import GenerateReport
+    from wsteer.elicitation.shipped_sets import SetReport
 
 MOST_SHOWN = 200  # characters of a prompt or an answer
 
@@ -50,6 +51,17 @@ def gcd_lines(report: "GcdReport") -> list[str]:
         f"wrong ones on each side, {report.rows_test} pairs to test with",
         report.output,
     ]
+
+
+def set_lines(report: "SetReport") -> list[str]:
+    """How many rows each file has."""
+    return [", ".join(f"{count} rows in {name}" for name, count in report.rows.items()), report.output]
+
+
+def set_names(sets: Mapping[str, str]) -> list[str]:
+    """The names of sets, each with what its rows are."""
+    width = max(map(len, sets))
+    return [f"{name:{width}}  {rows}" for name, rows in sets.items()]
 
 
 def _d(nuisance: "Nuisance") -> str:

@@ -6,7 +6,6 @@ import gc
 import os
 import resource
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,13 @@ from pathlib import Path
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo.model import demo_model
+from wsteer.elicitation.shipped_sets import generate_set
 from wsteer.files.provenance import RECORD, record, recordable
 from wsteer.files.rows import read_objects
 from wsteer.files.saving import check_output, new_folder
 from wsteer.files.text import read_json, write_json
 from wsteer.progress import Progress, silent
 
-DATA = Path(__file__).parent
 KS = (-1.0, 0.5, 1.0, 1.5)
 ANSWERED_AT = ("w k=-1", "base", "w k=1")  # conditions of the example
 DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
@@ -81,9 +80,7 @@ def demo(
     chain = commands(model, block)
     typed = [as_typed(command) for command in chain]
     with new_folder(output, force) as partial:
-        (partial / "data").mkdir()
-        for name in ("pos.jsonl", "neg.jsonl"):
-            shutil.copyfile(DATA / name, partial / "data" / name)
+        generate_set("opinions", partial / "data")
         with _inside(partial):
             for command, text in zip(chain, typed, strict=True):
                 execute(command, text)
