@@ -16,6 +16,7 @@ from wsteer.cli.output import GATE_FAILED, Printer, table
 
 if TYPE_CHECKING:
     from wsteer.demo.chain import Chain
+    from wsteer.demo.commands import Parsed
     from wsteer.demo.demo import DemoReport
     from wsteer.demo.experiment import Experiment
 
@@ -94,6 +95,7 @@ def demo(
         lines = script(found, scale, output, model, follow_links)
         printer.result({"experiment": found.name, "scale": scale, "script": "\n".join([*lines, ""])}, lines)
         return
+    from wsteer.cli.parsing import parse_line
     from wsteer.demo.demo import demo as program
 
     def execute(command: list[str], typed: str, gate: bool) -> None:
@@ -109,11 +111,15 @@ def demo(
         if ended and not (gate and ended == GATE_FAILED):  # a code of its own, such as 3 for a gate
             raise typer.Exit(ended)
 
+    def parse(words: Sequence[str], folder: Path) -> "Parsed":
+        return parse_line(context.find_root().command, words, folder)
+
     told = program(
         found,
         scale,
         output,
         execute,
+        parse,
         model,
         follow_links,
         resume,

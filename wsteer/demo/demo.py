@@ -1,5 +1,6 @@
 """An experiment's commands as a user would type them, one after the other in its folder, which grows."""
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo import chain
-from wsteer.demo.experiment import SHIPPED, Experiment
+from wsteer.demo.checking import Checked, Parse, check
+from wsteer.demo.commands import uses_of
+from wsteer.demo.experiment import SHIPPED, Experiment, commands
 from wsteer.demo.finished import Finished, adopt, inside, is_experiment, read_finished, write_record
 from wsteer.demo.memory import peak_memory, reset_peak, return_memory
-from wsteer.demo.model import resolved
-from wsteer.demo.plan import REPORT, Planned, check_brought, plan
+from wsteer.demo.model import resolved, without_fetching
+from wsteer.demo.plan import REPORT, Planned, model_of, plan
 from wsteer.errors import Interrupted, WsteerError
 from wsteer.files.provenance import RECORD, listed_files, record, recordable, source_entry
 from wsteer.files.saving import check_output, growing_folder
@@ -56,6 +59,7 @@ def demo(
     scale: str,
     output: Path,
     execute: Execute,
+    parse: Parse,
     model: str | None = None,
     follow_links: bool = False,
     resume: bool = False,
@@ -66,13 +70,21 @@ def demo(
 ) -> DemoReport:
     """Run the experiment's commands in the folder `output`, with `model` instead of the file's.
 
+    `execute` runs one command, `parse` reads a command line without running it; the commands are checked by it first.
     `resume` goes on in a folder that is there: only steps whose command, inputs or outputs changed run again. `failed`
     is told which step it was that failed, before its error is passed on.
     """
     start = time.perf_counter()
-    check_brought(experiment, plan(experiment, scale, model), output)
+    checked = checked_experiment(experiment, scale, output, model, parse)
+    checked.refuse()
+    if checked.missing:
+        told = "; ".join(f"{os.path.normpath(output / each.path)}: {each.how}" for each in checked.missing)
+        raise WsteerError(
+            f"{experiment.name} needs data that do not come with wsteer; put there, and run again: {told}"
+        )
     finished = _opened(output, resume, force, [experiment.path, *([] if model is None else [model])])
-    model = resolved(model or experiment.scales[scale].values["model"], progress)
+    finished.named = lambda step: [each.name for each in uses_of(parse(step.command.words, Path()), Path()).inputs]
+    model = resolved(model_of(experiment, scale, model), progress)
     read_config(open_checkpoint(model))  # one that cannot be had is told before the folder is made
     steps = plan(experiment, scale, model)
     source: dict[str, object] = {"role": "model", "path": recordable(model)}
@@ -96,6 +108,12 @@ def demo(
         seconds=round(time.perf_counter() - start, 1),
         peak_memory_gb=max(_peak_gb(), *(each.peak_memory_gb for each in done)),
     )
+
+
+def checked_experiment(experiment: Experiment, scale: str, output: Path, model: str | None, parse: Parse) -> Checked:
+    """The experiment's commands checked, with nothing fetched."""
+    name = without_fetching(model_of(experiment, scale, model))
+    return check(commands(experiment, scale, name), experiment.bring, output, name, parse)
 
 
 @dataclass(frozen=True)
