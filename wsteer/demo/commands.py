@@ -211,11 +211,11 @@ def pairs_of(given: str, folder: Path) -> dict[str, dict[str, list[str]]]:
         return {}
     read = read_yaml(path)
     found: dict[str, dict[str, list[str]]] = {}
-    for name, given in read.items() if isinstance(read, dict) else ():
-        if isinstance(given, str):
-            given = {side: f"{given}/{side}.jsonl" for side in ("pos", "neg")}
+    for name, entry in read.items() if isinstance(read, dict) else ():
+        if isinstance(entry, str):
+            entry = {side: f"{entry}/{side}.jsonl" for side in SIDES}
         sides = {}
-        for side, data in given.items() if isinstance(given, dict) else ():
+        for side, data in entry.items() if isinstance(entry, dict) else ():
             listed = data if isinstance(data, list) else [data]
             sides[str(side)] = [_beside(parse_source(str(each)).path, path, folder) for each in listed]
         found[str(name)] = sides
