@@ -11,7 +11,7 @@ from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo import chain
 from wsteer.demo.checking import Checked, Parse, check
-from wsteer.demo.commands import uses_of
+from wsteer.demo.commands import Parsed, uses_of
 from wsteer.demo.experiment import SHIPPED, Experiment, commands
 from wsteer.demo.finished import Finished, adopt, inside, is_experiment, read_finished, write_record
 from wsteer.demo.memory import peak_memory, reset_peak, return_memory
@@ -83,7 +83,7 @@ def demo(
             f"{experiment.name} needs data that do not come with wsteer; put there, and run again: {told}"
         )
     finished = _opened(output, resume, force, [experiment.path, *([] if model is None else [model])])
-    finished.named = lambda step: [each.name for each in uses_of(parse(step.command.words, Path()), Path()).inputs]
+    finished.named = _named_by(parse)
     model = resolved(model_of(experiment, scale, model), progress)
     read_config(open_checkpoint(model))  # one that cannot be had is told before the folder is made
     steps = plan(experiment, scale, model)
@@ -114,6 +114,19 @@ def checked_experiment(experiment: Experiment, scale: str, output: Path, model: 
     """The experiment's commands checked, with nothing fetched."""
     name = without_fetching(model_of(experiment, scale, model))
     return check(commands(experiment, scale, name), experiment.bring, output, name, parse)
+
+
+def _named_by(parse: Parse) -> Callable[[Planned], list[str]]:
+    """What names a step's inputs as its command has them, also those that only a file of pairs or a task names."""
+    parsed: dict[tuple[str, ...], Parsed] = {}
+
+    def named(step: Planned) -> list[str]:
+        words = step.command.words
+        if words not in parsed:
+            parsed[words] = parse(words, Path())
+        return [each.name for each in uses_of(parsed[words], Path()).inputs]
+
+    return named
 
 
 @dataclass(frozen=True)
