@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ class Finished:
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self.entries = list(entries)
         self.digests = Digests()
+        self.named: Callable[[Planned], Iterable[str]] = (
+            lambda step: ()
+        )  # inputs that only files name, as those of pairs
 
     def is_unchanged(self, step: Planned) -> bool:
         """Whether the step ended with this command, and its inputs and outputs still are as they were."""
@@ -74,7 +77,10 @@ class Finished:
 
     def _began(self, step: Planned) -> bool:
         entry = self._entry(step)
-        return entry is not None and entry["inputs"] == self._of(step.inputs)
+        return entry is not None and entry["inputs"] == self._read(step)
+
+    def _read(self, step: Planned) -> dict[str, str]:
+        return self._of([*step.inputs, *self.named(step)])
 
     def _of(self, paths: Sequence[str]) -> dict[str, str]:
         """The digests of the paths that are files or folders; a Hub id or a number is none."""
@@ -86,7 +92,7 @@ class Finished:
         return found
 
     def _replace(self, step: Planned, ended: bool, outputs: dict) -> None:
-        entry = {"command": step.text, "ended": ended, "inputs": self._of(step.inputs), "outputs": outputs}
+        entry = {"command": step.text, "ended": ended, "inputs": self._read(step), "outputs": outputs}
         kept = [each for each in self.entries if not each["outputs"].keys() & step.outputs]
         self.entries = [*(each for each in kept if each["command"] != step.text), entry]
 

@@ -51,19 +51,10 @@ def plan(experiment: Experiment, scale: str, model: str | None = None) -> list[P
     return found
 
 
-def check_brought(experiment: Experiment, steps: Sequence[Planned], folder: Path) -> None:
-    """Refuse to begin without the files that the user is to bring: say how each is had, and where it belongs."""
-    needed = {each for step in steps if step.left_out is None for each in step.inputs}
-    missing = {
-        name: how
-        for name, how in experiment.bring.items()
-        if name in needed and not os.path.exists(os.path.normpath(folder / name))
-    }
-    if missing:
-        told = "; ".join(f"{os.path.normpath(folder / name)}: {how}" for name, how in missing.items())
-        raise WsteerError(
-            f"{experiment.name} needs data that do not come with wsteer; put there, and run again: {told}"
-        )
+def model_of(experiment: Experiment, scale: str, given: str | None = None) -> str:
+    """The model of an experiment at a scale; `given` takes the place of the file's."""
+    commands(experiment, scale)  # tells of a scale that it lacks
+    return given or experiment.scales[scale].values[MODEL]
 
 
 def as_argument(experiment: Experiment) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsteer.demo.experiment import SHIPPED, Experiment
 from wsteer.demo.model import without_fetching
-from wsteer.demo.plan import Planned, plan
+from wsteer.demo.plan import Planned, model_of, plan
 from wsteer.files.text import escaped
 
 MODEL = "\ue000"  # stands for the model while words are quoted
@@ -22,7 +22,7 @@ def script(
 
     No model is fetched. The environment's MODEL, a folder or a Hub id, is used instead.
     """
-    named = without_fetching(model or experiment.scales[scale].values["model"])
+    named = without_fetching(model_of(experiment, scale, model))
     folder = os.fspath(output) if output.is_absolute() else f"./{output}"  # no option, and nothing of CDPATH
     shown = experiment.name if experiment.path.parent == SHIPPED else experiment.path
     lines = [
