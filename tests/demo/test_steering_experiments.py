@@ -13,7 +13,7 @@ from wsteer.files.text import read_json
 
 NAMES = ("sycophancy", "evil")
 SCALES = ("small", "paper")
-LEFT_OUT = {"sycophancy": {"layers", "tone"}, "evil": {"layers", "rate", "consistency"}}  # findings without results at small
+LEFT_OUT = {"sycophancy": {"layers", "tone"}, "evil": {"layers", "rate", "reasons", "consistency"}}  # findings without results at small
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -70,7 +70,7 @@ def unknown(experiment: Experiment, folder: Path) -> list[str]:
 def test_small_runs_on_a_tiny_model_and_the_rules_name_what_it_finds(
     name: str, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = save_model(tmp_path / "tiny", num_hidden_layers=4, max_position_embeddings=1024)
+    base = save_model(tmp_path / "tiny", num_hidden_layers=3, max_position_embeddings=1024)
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     experiment = read_experiment(name)
