@@ -49,7 +49,7 @@ def test_a_difference_above_zero_agrees_with_more_and_not_with_less(tmp_path: Pa
     assert (compared.difference, compared.low, compared.high) == pytest.approx((18 / 40, low, high))
     assert (compared.fixed, compared.broken, compared.pairs) == (20, 2, 40)
     told = f"+45.0 ({100 * low:+.1f} to {100 * high:+.1f})"
-    assert found.decisive == f"kept, w k=1 - base: {told}"
+    assert (found.compared, found.decisive) == ("kept, w k=1 minus base", told)
     assert (found.mine.estimate.value, found.other.estimate.value) == (0.7, 0.25)
     assert found.why.startswith("kept is 70.0% (") and found.why.endswith(f"{told} on 40 pairs, is above 0")
     assert judged(tmp_path / "less", values, [BASE, UP], less="w k=1").verdict == DOES_NOT

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from wsteer.cli.command import given_values
 from wsteer.cli.finetune import recipe_of
 from wsteer.cli.values import (
     parse_added,
@@ -25,7 +26,7 @@ from wsteer.cli.values import (
     parse_seeds,
     parse_share,
 )
-from wsteer.demo.commands import Parsed
+from wsteer.demo.commands import Parsed, placed
 from wsteer.errors import WsteerError
 
 Read = Callable[[Any], object]
@@ -61,21 +62,22 @@ def parse_line(group: Any, words: Sequence[str], folder: Path) -> Parsed:
         raise WsteerError(told.removeprefix("Error: "))
     if not found:
         raise WsteerError(f"wsteer {name} would print something and end, as for --help; leave the option out")
-    return Parsed(name, found)
+    config = given_values(rest, known.params).get("config")
+    return Parsed(name, {**found, **({"config": config[0]} if config else {})})  # as the line itself names it
 
 
 def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:
     """The arguments, with the file of --config as it is named from here."""
-    placed = []
+    words = []
     after = False
     for word in arguments:
         if after:
-            word = str(folder / word)
+            word = str(placed(folder, word))
         elif word.startswith("--config="):
-            word = f"--config={folder / word.removeprefix('--config=')}"
+            word = f"--config={placed(folder, word.removeprefix('--config='))}"
         after = word == "--config"
-        placed.append(word)
-    return placed
+        words.append(word)
+    return words
 
 
 def _read(command: str, values: Mapping[str, Any]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What one command line of wsteer reads and writes, told from its parsed values before it runs."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,13 @@ EVAL_FILES = ("rows.jsonl", "results.json", "results.csv", "report.html", "sampl
 MONITOR_FILES = ("similarity*", "trajectory*", "correlation*", "projections*", RECORD)
 TUNED = {
     "bias": ("delta.safetensors",),
-    "full": ("config.json", "*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer*"),
+    "full": (
+        "config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+        "tokenizer*",
+    ),
 }
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 
@@ -122,6 +129,11 @@ def _plain(name: str) -> str:
     return ("/" if name.startswith("/") else "") + "/".join(parts) or "."
 
 
+def placed(folder: Path, name: str) -> Path:
+    """Where a name leads from a folder that need not be there, which `..` could not leave then."""
+    return Path(os.path.normpath(folder / name))
+
+
 # ---- Each command
 
 
@@ -134,7 +146,7 @@ def _generate(values: Values, folder: Path) -> Both:
     if given is None:  # data that no model writes
         return [Input("set", model, OWN)], [Output(output, (*_set_files(model), RECORD))]
     inputs = [Input("model", model, MODEL)]
-    if given in shipped_traits() or is_trait(folder / given):
+    if given in shipped_traits() or is_trait(placed(folder, given)):
         judged = ("judged.csv", "judging/*") if values["judge"] else ()
         inputs.append(Input("trait", given, OWN if given in shipped_traits() else PATH))
         kept = () if values["all_questions"] else ("questions_eval.json",)
@@ -195,7 +207,7 @@ def _tuned(recipe: Recipe, save_every: int | None) -> tuple[str, ...]:
 
 def _is_file_of_pairs(given: str, folder: Path) -> bool:
     """Whether --pairs names a YAML file, which may not be there yet, and not folders."""
-    return given.endswith((".yaml", ".yml")) or (folder / given).is_file()
+    return given.endswith((".yaml", ".yml")) or placed(folder, given).is_file()
 
 
 def pairs_of(given: str, folder: Path) -> dict[str, dict[str, list[str]]]:
@@ -206,7 +218,7 @@ def pairs_of(given: str, folder: Path) -> dict[str, dict[str, list[str]]]:
     if not _is_file_of_pairs(given, folder):
         paths = [each.strip().rstrip("/") for each in given.split(",")]
         return {Path(path).name: {side: [f"{path}/{side}.jsonl"] for side in SIDES} for path in paths}
-    path = folder / given
+    path = placed(folder, given)
     if not path.is_file():
         return {}
     read = read_yaml(path)
@@ -303,10 +315,11 @@ def _task(task: str, values: Values, folder: Path) -> Iterator[Input]:
         yield Input("task", task, OWN)
     else:
         yield Input("task", task)
-        if (folder / task).is_file() and not values["data"]:
-            read = read_yaml(folder / task)
+        file = placed(folder, task)
+        if file.is_file() and not values["data"]:
+            read = read_yaml(file)
             if isinstance(read, dict) and isinstance(read.get("data"), str):
-                yield Input("data", _beside(read["data"], folder / task, folder), DATA)
+                yield Input("data", _beside(read["data"], file, folder), DATA)
 
 
 def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:
@@ -322,7 +335,7 @@ def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:
         if key == "data" and isinstance(value, str):
             yield Input("data", value, DATA)
         elif key.endswith("prompt") and isinstance(value, str) and value != "data":
-            yield Input(key, value, TEXT)
+            yield _text_or_file(key, value)
 
 
 def _monitor(values: Values, folder: Path) -> Both:
@@ -372,5 +385,9 @@ def _added(values: Values) -> list[Input]:
 
 
 def _systems(texts: Sequence[str | None]) -> list[Input]:
-    """System prompts: one without a space is a file's name, else it would be refused."""
-    return [Input("system", text, TEXT if re.search(r"\s", text) else PATH) for text in texts if text]
+    return [_text_or_file("system", text) for text in texts if text]
+
+
+def _text_or_file(role: str, text: str) -> Input:
+    """A prompt: one without a space is a file's name."""
+    return Input(role, text, TEXT if re.search(r"\s", text) else PATH)

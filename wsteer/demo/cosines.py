@@ -36,10 +36,13 @@ class Cosines:
 
     @property
     def decisive(self) -> str:
-        """The smallest gap, beside the larger noise floor: `nearest cosines: +0.52, noise 0.0005`."""
-        if self.gap is None or self.floor is None:
-            return ""
-        return f"nearest cosines: {self.gap:+.3g}, noise {self.floor:.2g}"
+        """The number that decides, beside the larger noise floor: `+0.52 (noise 0.0005)`."""
+        return "" if self.gap is None or self.floor is None else f"{self.gap:+.3g} (noise {self.floor:.2g})"
+
+    @property
+    def compared(self) -> str:
+        """What the number is of."""
+        return "the nearest cosines, above minus below"
 
 
 class Table:

@@ -47,9 +47,13 @@ class Difference:
 
     @property
     def decisive(self) -> str:
-        """The difference of both sides: `kept, w k=1 - base: +12.5 (2.1 to 22.9)`, of shares in percentage points."""
-        told = difference_text(self.mine.estimate)
-        return f"{self.metric}, {self.mine.label} - {self.other.label}: {told}" if told else ""
+        """The number that decides, with its interval: `+12.5 (2.1 to 22.9)`, of shares in percentage points."""
+        return difference_text(self.mine.estimate)
+
+    @property
+    def compared(self) -> str:
+        """What the number is of: `kept, w k=1 minus base`."""
+        return f"{self.metric}, {self.mine.label} minus {self.other.label}"
 
 
 class Evaluation:

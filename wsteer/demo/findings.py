@@ -26,9 +26,9 @@ class Judged:
     rules: tuple[Difference | Cosines, ...] = ()
 
     @property
-    def decisive(self) -> str:
-        """The number that decides, of the first rule that does."""
-        return next((each.decisive for each in self.rules if each.verdict == self.verdict), "")
+    def deciding(self) -> Difference | Cosines | None:
+        """The first rule that decides."""
+        return next((each for each in self.rules if each.verdict == self.verdict), None)
 
 
 def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged]:

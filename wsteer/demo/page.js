@@ -19,7 +19,7 @@ for (const box of document.querySelectorAll(".paper")) {
         pictures.remove();
         box.classList.remove("shown");
         ask.hidden = false;
-        ask.querySelector("p").prepend("It could not be loaded: is there a network? ");
+        button.textContent = "It could not be loaded; try again";
       }, { once: true });
       image.src = address;
       link.append(image);

@@ -113,21 +113,23 @@ def links(section: str, paper: str) -> list[dict[str, str]]:
 
 
 def _finding(judged: Judged, folder: Path, number: int) -> dict[str, object]:
-    finding = judged.finding
+    finding, deciding = judged.finding, judged.deciding
     picture = folder / finding.results / f"{finding.picture}.svg"
     return {
         "anchor": f"finding-{number}",
         "says": escaped(finding.says),
         "figures": escaped(finding.figures),
+        "plural": re.search(r"\d\D+\d", finding.figures) is not None,
         "section": links(finding.section, _paper(finding.images)),
         "images": json.dumps(finding.images),
         "addresses": [escaped(each) for each in finding.images],
         "axes": escaped(finding.axes),
         "ours": escaped(f"{finding.results}/{picture.name}"),
         "source": inline(picture) if picture.is_file() else "",
-        "unseen": escaped(judged.why if judged.verdict == LEFT_OUT else _no_picture(picture)),
+        "unseen": escaped("Left out." if judged.verdict == LEFT_OUT else _no_picture(picture)),
         "verdict": _verdict(judged.verdict),
-        "decisive": escaped(judged.decisive),
+        "decisive": escaped(deciding.decisive) if deciding is not None else "",
+        "compared": escaped(deciding.compared) if deciding is not None and deciding.decisive else "",
         "why": escaped(judged.why),
         "rules": [_difference(each) if isinstance(each, Difference) else _cosines(each) for each in judged.rules],
     }
@@ -162,6 +164,7 @@ def _difference(rule: Difference) -> dict[str, object]:
         "why": escaped(rule.why),
         "heads": [escaped(each) for each in heads],
         "lines": [*lines, [*total, *["", ""][: 2 * kept]]],
+        "texts": 2,  # columns of text, the others are of numbers
         "total": True,
     }
 
@@ -187,6 +190,7 @@ def _cosines(rule: Cosines) -> dict[str, object]:
         "why": escaped(rule.why),
         "heads": ["pair", "side", "cosine", "noise"],
         "lines": [*lines("above", rule.above), *lines("below", rule.below)],
+        "texts": 2,
         "total": False,
     }
 
@@ -257,7 +261,7 @@ def _step(each: Standing) -> dict[str, str]:
         "name": escaped(each.step.name),
         "state": each.state,
         "why": escaped(each.why),
-        "kind": {RAN: "", LEFT_OUT: "out"}.get(each.state, "unsure"),
+        "kind": "" if each.state == RAN else "faint",
     }
 
 
