@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from wsteer.cli.values import MOST_KS, parse_added, parse_columns, parse_ks, parse_share
+from wsteer.cli.values import MOST_KS, parse_added, parse_blocks, parse_columns, parse_ks, parse_layers, parse_share
 from wsteer.evaluation.compared import Added
 
 
@@ -43,6 +43,8 @@ def test_other_coefficients_are_refused(given: str) -> None:
         ("a.safetensors@12", Added("a.safetensors", None, [12])),
         ("a=a.safetensors@0-2,7", Added("a.safetensors", "a", [0, 1, 2, 7])),
         ("a.safetensors@each", Added("a.safetensors", None, "each")),
+        ("a=a.safetensors@40%", Added("a.safetensors", "a", "40%")),
+        ("a.safetensors@0.5%", Added("a.safetensors", None, "0.5%")),
         ("mean=a.safetensors@all-layers", Added("a.safetensors", "mean", None, "all-layers")),
         ("org/name@main", Added("org/name@main")),  # a revision of the Hub's
         ("τ⁺ (lora)=pos", Added("pos", "τ⁺ (lora)")),
@@ -62,11 +64,26 @@ def test_a_file_of_the_whole_name_is_that(tmp_path: Path, monkeypatch: pytest.Mo
     assert parse_added(["x=~/w"]) == [Added(str(tmp_path / "w"), "x")]
 
 
-@pytest.mark.parametrize("given", ["", " =w", "a\x1b=w", f"{'a' * 300}=w", "a@3-1", "a@99999"])
+# no depths of a block
+BEYOND = ("a@100%", "a@-1%", "a@100.5%", "a@%", "a@40%%", "a@12,40%", "a@4e1%", "a@.5%", "a@٤٠%")
+
+
+@pytest.mark.parametrize("given", ["", " =w", "a\x1b=w", f"{'a' * 300}=w", "a@3-1", "a@99999", *BEYOND])
 def test_other_deltas_are_refused(given: str) -> None:
     with pytest.raises(typer.BadParameter) as raised:
         parse_added([given])
     assert raised.value.param_hint == "--delta"
+
+
+def test_a_depth_is_told_from_numbers_and_refused_as_the_option_that_it_is() -> None:
+    assert [parse_blocks(each) for each in ("40%", "each", "0-1,7", None)] == ["40%", "each", [0, 1, 7], None]
+    with pytest.raises(
+        typer.BadParameter, match="'100%' is no depth in a model: give one from 0% to below 100%"
+    ) as bad:
+        parse_blocks("100%")
+    assert bad.value.param_hint == "--layers"
+    with pytest.raises(typer.BadParameter, match="write 0-11,20"):
+        parse_layers("40%")  # where no model is at hand
 
 
 @pytest.mark.parametrize(("given", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0), ("100%", 1), ("1", 1)])

@@ -16,6 +16,7 @@ from wsteer.errors import WsteerError
 from wsteer.models.generation import answer
 
 PROMPTS = ["One?", "Two, which is longer?", "One?"]
+OF_BLOCKS = {f"model.layers.{block}.input_layernorm.weight": torch.ones(32) for block in range(3)}
 SHORT = {"max_new_tokens": 6, "device": "cpu"}
 
 
@@ -255,3 +256,12 @@ def test_what_is_no_prompt_is_refused_before_the_model_is_loaded(
     with pytest.raises(WsteerError, match=reason):
         answer_prompts(tiny, tmp_path / name, tmp_path / "a", **SHORT)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("change", ["vectors", "delta"])
+def test_answers_at_a_depth_have_the_bytes_of_those_at_its_block(inputs: Inputs, prompts: Path, change: str) -> None:
+    what = inputs.vectors() if change == "vectors" else inputs.delta(tensors=OF_BLOCKS)
+    for name, layers in (("number", [1]), ("depth", "40%")):
+        report = answer_prompts(inputs.tiny, prompts, inputs.folder / name, delta=what, layers=layers, **SHORT)
+        assert report.conditions == ("a@1 k=1" if change == "vectors" else "w k=1",)
+    assert (inputs.folder / "number").read_bytes() == (inputs.folder / "depth").read_bytes()

@@ -46,6 +46,11 @@ def test_every_set_is_written_whole_and_no_row_stands_twice(name: str, tmp_path:
         assert not sided or [len(chat) for chat in read_chats(tmp_path / "data" / file)] == [2] * len(sided)
 
 
+def test_one_sided_rows_are_such_that_training_reads(tmp_path: Path) -> None:
+    assert generate_set("everyday", tmp_path / "data").rows == {"rows.jsonl": 40}
+    assert [len(chat) for chat in read_chats(tmp_path / "data" / "rows.jsonl")] == [2] * 40
+
+
 def test_rows_go_to_the_files_that_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = tmp_path / "sets"
     sets.mkdir()

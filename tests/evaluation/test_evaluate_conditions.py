@@ -267,3 +267,24 @@ def test_rows_without_a_verdict_end_with_code_1_and_name_the_file(inputs: Inputs
     assert len(list((tmp_path / "r" / "inspect").glob("*.eval"))) == 2
     ran = cli(*arguments, "--max-unscored", "100%", "-q", "-o", tmp_path / "lenient")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
+def test_a_depth_gives_the_bytes_that_its_block_does(cli: Cli, inputs: Inputs, tmp_path: Path) -> None:
+    a, base = vectors(inputs), inputs.tiny
+    for name, layers in (("number", "1"), ("depth", "40%")):
+        ran = cli("eval", base, "--delta", f"{a}@{layers}", "--k=-1,1", *QUICK, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+        assert "a@1 k=-1" in ran.out and "%" not in (tmp_path / name / "wsteer.json").read_text()
+    files = sorted(path.relative_to(tmp_path / "number") for path in (tmp_path / "number").rglob("*.*"))
+    assert len(files) > 4
+    assert all((tmp_path / "number" / f).read_bytes() == (tmp_path / "depth" / f).read_bytes() for f in files)
+
+
+@pytest.mark.parametrize("layers", ["100%", "-40%"])
+def test_a_depth_beyond_the_model_is_wrong_usage(cli: Cli, inputs: Inputs, layers: str) -> None:
+    for given in (["--delta", f"a.safetensors@{layers}"], ["--delta", "a.safetensors", f"--layers={layers}"]):
+        ran = cli("eval", inputs.tiny, *given, *QUICK, "-o", inputs.folder / "out")
+        assert ran.code == 2
+        assert "is no depth in a model: give one from 0% to below 100%" in " ".join(ran.err.split())
+    assert not (inputs.folder / "out").exists()

@@ -13,7 +13,7 @@ from wsteer.deltas.delta import Delta
 from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.evaluate import evaluate
-from wsteer.evaluation.methods import Methods, open_methods
+from wsteer.evaluation.methods import Methods, open_methods, placed
 
 
 def opened(inputs: Inputs, *added: Added | str | Path, ks: tuple[float, ...] = (1.0,), **options) -> Methods:
@@ -233,3 +233,22 @@ def test_options_that_would_do_nothing_are_refused_before_the_model_is_loaded(
     with pytest.raises(WsteerError, match=reason):
         evaluate(inputs.tiny, inputs.folder / "r", "agreement", **{**options, **changes})
     assert not list(inputs.folder.glob("*r.*")) and not (inputs.folder / "r").exists()
+
+
+def test_a_depth_is_the_number_of_the_block_that_is_there(inputs: Inputs) -> None:
+    checkpoint = open_checkpoint(inputs.tiny)  # of 3 blocks
+    depths = ("0%", "33.3%", "34%", "66.6%", "67%", "99.999999%")
+    given = Compared([Added("a", layers=each) for each in depths], (1.0,))
+    assert [each.layers for each in placed(given, checkpoint).added] == [[0], [0], [1], [1], [2], [2]]
+    others = Compared([Added("a"), Added("a", layers="each"), Added("a", layers=[0, 2])])
+    assert placed(others, checkpoint) == others
+    for wrong in ("100%", "-1%", "some"):
+        with pytest.raises(WsteerError, match=f"{wrong!r} is no depth"):
+            placed(Compared([Added("a", layers=wrong)]), checkpoint)
+
+
+def test_two_names_of_one_block_are_one_condition(inputs: Inputs) -> None:
+    both = Compared([Added(inputs.vectors(), layers=each) for each in ("40%", [1])], (1.0,))
+    checkpoint = open_checkpoint(inputs.tiny)
+    with pytest.raises(WsteerError, match="two conditions would be named 'a@1 k=1'"):
+        open_methods(checkpoint, placed(both, checkpoint))

@@ -35,9 +35,9 @@ from wsteer.cli.values import (
     parse_added,
     parse_arguments,
     parse_batch_size,
+    parse_blocks,
     parse_bounds,
     parse_ks,
-    parse_layers,
     parse_share,
     shown,
 )
@@ -65,7 +65,7 @@ Activation vectors: each block's vector has what the blocks before it add,
   added at the last token of the prompt and at the answer (response, as in
   the paper), at the prompt, at its last token alone (prompt-last), or at
   all; never at padding. Blocks count from 0: block 11 is the paper's layer
-  12.
+  12. @40% is the block at 40% of the model's depth, of 30 blocks block 12.
 Parts: --attribute layers (or modules) keeps and drops every part of one
   delta at one k, beside a random part of the same norm.
 Tasks, repeated: sycophancy is the paper's: a fact counts only if its answer
@@ -187,7 +187,7 @@ def evaluate(
     Example: wsteer eval base/ --delta w.safetensors --k=-1,1 --task sycophancy -o results/
     """
     added, ks = parse_added(delta or []), parse_ks(k) if k else None
-    blocks = layers if layers == "each" else parse_layers(layers)
+    blocks = parse_blocks(layers)
     above, below = parse_bounds(fail_above or [], "--fail-above"), parse_bounds(fail_below or [], "--fail-below")
     most, rows_at_once = parse_share(max_unscored, "--max-unscored"), parse_batch_size(batch_size)
     arguments = parse_arguments(task_arg or [], "--task-arg")

@@ -32,7 +32,7 @@ from wsteer.cli.options import (
     option,
 )
 from wsteer.cli.output import Printer
-from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_ks, parse_layers
+from wsteer.cli.values import MOST, parse_added, parse_batch_size, parse_blocks, parse_ks
 
 EPILOG = """
 Modes: INPUT is a trait (a name, or a .json file that is no list of rows),
@@ -52,7 +52,8 @@ Prompts: JSONL, whose rows have messages, or prompt, or any shape that
   times each --delta [NAME=]DELTA[@LAYERS] answers it, with the same bits as
   the checkpoint that wsteer steer writes; MODEL as it is answers if no
   --delta is given, or if 0 is among the --k. Activation vectors are added
-  as wsteer eval adds them. By default an answer is greedy; several
+  as wsteer eval adds them; @40% is the block at 40% of the model's depth,
+  of 30 blocks block 12. By default an answer is greedy; several
   --samples are drawn at temperature 1. Sample n of prompt m has the same
   noise under every k, in any batch.
 Answers: a row for each prompt, condition and sample, in this order: index,
@@ -227,7 +228,7 @@ def generate(
     mode = mode_of(model, given)
     _check_meant(context, mode)
     added, ks = parse_added(delta or []), parse_ks(k) if k else None
-    blocks = layers if layers == "each" else parse_layers(layers)
+    blocks = parse_blocks(layers)
     rows_at_once = parse_batch_size(batch_size)
     check_early(output, force, folder=mode != PROMPTS, resume=resume)
     printer = Printer(json, quiet)

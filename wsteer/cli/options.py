@@ -56,7 +56,7 @@ Deltas = Annotated[
 ]
 Ks = Annotated[list[str] | None, option("--k", help="Coefficients, as --k=-1,0.5,1 or --k=-2:2:0.5 [default: 1].")]
 LayersOrEach = Annotated[
-    str | None, option("--layers", help="Decoder blocks of the deltas to use, as 0-11,20; or each.")
+    str | None, option("--layers", help="Decoder blocks of the deltas to use, as 0-11,20, or 40%; or each.")
 ]
 Variant = Annotated[
     Literal["all-layers"] | None,

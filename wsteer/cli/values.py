@@ -79,13 +79,15 @@ def parse_added(values: Sequence[str]) -> "list[Added]":
 
     A file or folder of the whole name is that, whatever characters it has. LAYERS are as for --layers, or all-layers.
     """
-    from wsteer.evaluation.compared import EACH, VARIANTS, Added
+    from wsteer.evaluation.compared import VARIANTS, Added
 
     found = []
     for value in values:
         name, reference, layers = None, value, None
         if not os.path.exists(value):
-            match = re.fullmatch(r"(?:([^=/\\]+)=)?(.+?)(?:@(each|all-layers|[0-9][0-9,\s-]*))?", value, re.DOTALL)
+            match = re.fullmatch(
+                r"(?:([^=/\\]+)=)?(.+?)(?:@(each|all-layers|[0-9][0-9,\s-]*|[^@/\\]*%))?", value, re.DOTALL
+            )
             if match is None:
                 raise typer.BadParameter(f"{shown(value)} is not [NAME=]DELTA[@LAYERS]", param_hint="--delta")
             name, reference, layers = match[1], os.path.expanduser(match[2]), match[3]
@@ -94,7 +96,7 @@ def parse_added(values: Sequence[str]) -> "list[Added]":
         if layers in VARIANTS:
             found.append(Added(reference, name, variant=layers))
         else:
-            found.append(Added(reference, name, EACH if layers == EACH else parse_layers(layers, "--delta")))
+            found.append(Added(reference, name, parse_blocks(layers, "--delta")))
     return found
 
 
@@ -186,6 +188,17 @@ def parse_layers(text: str | None, name: str = "--layers") -> list[int] | None:
     return sorted(layers)
 
 
+def parse_blocks(text: str | None, name: str = "--layers") -> list[int] | str | None:
+    """What `parse_layers` takes, `each`, or a depth in percent, whose block is known with the model: `40%`."""
+    from wsteer.deltas.blocks import check_depth
+    from wsteer.evaluation.compared import EACH
+
+    if text is None or not text.endswith("%"):
+        return text if text == EACH else parse_layers(text, name)
+    usage(lambda: check_depth(text), name)
+    return text
+
+
 def parse_layer_scale(text: str | None) -> tuple[float, float] | None:
     """`0.5:1` as (0.5, 1.0); None stays None."""
     return parse_pair(text, "--layer-scale", "0.5:1")
@@ -251,12 +264,12 @@ def parse_object(text: str) -> dict:
     return value
 
 
-def usage(make: Callable[[], T]) -> T:
+def usage(make: Callable[[], T], name: str | None = None) -> T:
     """What `make` returns; values that it refuses are wrong usage, since they stand on the command line."""
     try:
         return make()
     except WsteerError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint=name) from None
 
 
 def refuse_unused(given: Mapping[str, object], where: str) -> None:

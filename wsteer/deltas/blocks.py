@@ -1,15 +1,19 @@
 """Activation vectors by decoder block: what each is called elsewhere, which are added, the variant of all blocks."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
-from wsteer.checkpoints.names import layer_of
+from wsteer.checkpoints.checkpoint import Checkpoint
+from wsteer.checkpoints.names import depth, layer_of
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.terms import simplified
 from wsteer.errors import WsteerError
 
 NAME = "blocks.{}"  # of a block's vector in a delta of kind `activation`
 ALL_LAYERS = "all-layers"
+PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?)%")
 
 
 def block_text(block: int, count: int) -> str:
@@ -24,6 +28,27 @@ def block_text(block: int, count: int) -> str:
     """
     other = f"hidden_states[{block + 1}]" if block < count - 1 else "before the final norm"
     return f"block {block} (the paper's layer {block + 1}, {other})"
+
+
+def check_depth(given: str) -> Fraction:
+    """The share of a model's blocks that a depth in percent names."""
+    if not (match := PERCENT.fullmatch(given)):
+        raise WsteerError(f"{given[:80]!r} is no depth in a model: give one from 0% to below 100%, alone, as 40%")
+    return Fraction(match[1]) / 100
+
+
+def block_at(given: str, count: int) -> int:
+    """The one block at a depth in percent of a model of `count` blocks.
+
+    >>> block_at("40%", 30), block_at("40%", 28), block_at("0%", 30), block_at("99.9%", 30)
+    (12, 11, 0, 29)
+    """
+    return int(check_depth(given) * count)
+
+
+def blocks_on(layers: Sequence[int] | str | None, base: Checkpoint) -> Sequence[int] | None:
+    """Blocks as options name them: by numbers, or the one at a depth in percent of the `base`."""
+    return [block_at(layers, depth(base))] if isinstance(layers, str) else layers
 
 
 def check_chosen(

@@ -11,7 +11,7 @@ from wsteer.elicitation.trait import shipped_traits
 from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import BASE, Condition
-from wsteer.evaluation.methods import open_methods, read_system
+from wsteer.evaluation.methods import open_methods, placed, read_system
 from wsteer.evaluation.subject import Subject, common_settings, with_system
 from wsteer.files.opening import is_stream
 from wsteer.files.provenance import ROW_KEY, record, recordable, source_entry
@@ -112,6 +112,7 @@ def answer_prompts(
     said, file = (None, None) if system is None else read_system(system)[1:]
     _check_there(prompts)
     output, opened = Path(output), open_model(model)
+    compared = placed(compared, opened.checkpoint)
     methods = open_methods(opened.checkpoint, compared, seed)
     inputs = [*opened.folders, *methods.paths, *([] if file is None else [file]), *chat_format.files, prompts]
     check_output(output, force, folder=False, inputs=inputs)

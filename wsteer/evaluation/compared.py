@@ -19,8 +19,9 @@ By = Literal["layers", "modules"]
 class Added:
     """A delta file, an adapter or a checkpoint that is added to the model, under a short `name` of its own.
 
-    `layers` are the decoder blocks of it that are used; "each" tries those of activation vectors one by one. The
-    `variant` all-layers adds at each block what activation vectors gain there.
+    `layers` are the decoder blocks of it that are used: their numbers, or a depth, as "40%", for the one block there;
+    "each" tries those of activation vectors one by one. The `variant` all-layers adds at each block what activation
+    vectors gain there.
     """
 
     reference: str | Path

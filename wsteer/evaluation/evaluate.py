@@ -13,7 +13,7 @@ from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.gates import Gates
 from wsteer.evaluation.inspection.inspection import check_judges
 from wsteer.evaluation.inspection.inspection import run as run_inspect
-from wsteer.evaluation.methods import open_methods
+from wsteer.evaluation.methods import open_methods, placed
 from wsteer.evaluation.pieces import Pieces
 from wsteer.evaluation.presentation.outputs import ROWS, SAMPLES, write_outputs
 from wsteer.evaluation.results import Criteria, EvalReport
@@ -98,6 +98,7 @@ def evaluate(
         raise WsteerError("--judge grades inspect's tasks, and --task names none, as inspect:FILE.py")
     if tasks.measures is not None:
         criteria.check_names(tasks.measures)
+    compared = placed(compared, opened.checkpoint)
     methods = open_methods(opened.checkpoint, compared, seed)
     inputs = [*opened.folders, *methods.paths, *(path for _, path in tasks.files), *chat_format.files]
     check_output(output, force, folder=True, inputs=inputs, resume=resume)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import Checkpoint
-from wsteer.deltas.blocks import block_text, check_chosen, varied
+from wsteer.deltas.blocks import block_text, blocks_on, check_chosen, varied
 from wsteer.deltas.controls import control
 from wsteer.deltas.delta import Delta
 from wsteer.deltas.inputs import ChangeInput, checkpoints_in, open_change
@@ -95,10 +95,20 @@ class Methods:
         return [given.files[0].parent for given in self.inputs if not Path(given.reference).is_file()]
 
 
+def placed(compared: Compared, checkpoint: Checkpoint) -> Compared:
+    """The same with a depth in percent as the number of the block that is there in this model."""
+    added = [
+        each if each.layers == EACH else replace(each, layers=blocks_on(each.layers, checkpoint))
+        for each in compared.added
+    ]
+    return replace(compared, added=added)
+
+
 def open_methods(checkpoint: Checkpoint, compared: Compared, seed: int = 0) -> Methods:
     """Open everything that is compared and check it against headers and config.json, before the model is loaded.
 
-    `seed` is that of the random controls. Raises WsteerError for what does not fit, and for two methods of one name.
+    All is `placed`. `seed` is that of the random controls. Raises WsteerError for what does not fit, and for two
+    methods of one name.
     """
     positions = compared.positions
     if positions not in POSITIONS:
@@ -143,7 +153,8 @@ def _of_delta(
 ) -> tuple[list[Method], ChangeInput]:
     """The methods of one delta: one, or one for each block that is tried by itself."""
     reference, each = wanted.reference, wanted.layers == EACH
-    layers = None if each or isinstance(wanted.layers, str) or wanted.layers is None else tuple(wanted.layers)
+    assert each or not isinstance(wanted.layers, str), "a depth is not placed"
+    layers = None if isinstance(wanted.layers, str) or wanted.layers is None else tuple(wanted.layers)
     selection = Selection(layers)
     given = open_change(reference, "delta", checkpoint, selection, _hooked_biases)
     name, delta = wanted.name or short_name(reference), given.delta

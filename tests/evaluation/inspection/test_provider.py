@@ -172,6 +172,7 @@ def test_a_base_is_loaded_once_for_all_its_conditions(
     assert models[1].name == models[4].name != models[2].name
     parts = {says(steered(tiny, delta=str(delta), layers=layers)).completion for layers in (0, "0-1", [0, "1"], "0-2")}
     assert len(parts) == 3  # the middle two are the same layers
+    assert steered(tiny, delta=str(delta), layers="40%").name == steered(tiny, delta=str(delta), layers=1).name
 
 
 @pytest.mark.parametrize(

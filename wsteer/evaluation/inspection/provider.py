@@ -32,7 +32,7 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.compared import Added, Compared
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.inspection.engine import Engine
-from wsteer.evaluation.methods import open_methods
+from wsteer.evaluation.methods import open_methods, placed
 from wsteer.evaluation.naming import OF_PROVIDER
 from wsteer.evaluation.subject import Subject, common_settings
 from wsteer.files.rows import Message
@@ -224,7 +224,7 @@ def _opened(name: str, options: Mapping[str, Any]) -> tuple[str, Engine, Conditi
     if positions not in POSITIONS:
         raise WsteerError(f"-M positions={positions}: give one of {', '.join(POSITIONS)}")
     compared = Compared(added, [k], positions=positions) if "delta" in options else Compared(positions=positions)
-    methods = open_methods(loaded.checkpoint, compared)
+    methods = open_methods(loaded.checkpoint, placed(compared, loaded.checkpoint))
     condition, delta = list(methods.conditions(**settings).items())[-1]  # the base is the first
     if stated and stated != condition.name:
         raise WsteerError(f"wsteer/{name} is not what its arguments give now, wsteer/{base}{MARK}{condition.name}")
@@ -250,10 +250,12 @@ def _whole(options: Mapping[str, Any], name: str, default: int) -> int:
     return given
 
 
-def _layers(given: object) -> tuple[int, ...] | None:
-    """Block numbers, as inspect_ai parses `-M layers=12`, `layers=0-11` or `layers=0-3,20`."""
+def _layers(given: object) -> tuple[int, ...] | str | None:
+    """Block numbers, as inspect_ai parses `-M layers=12`, `layers=0-11` or `layers=0-3,20`; or a depth, as `40%`."""
     if given is None:
         return None
+    if isinstance(given, str) and given.endswith("%"):
+        return given
     found: set[int] = set()
     for part in given if isinstance(given, list | tuple) else str(given).split(","):
         match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", str(part).strip())
