@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers.evaluations import values
 from tests.helpers.gemma import TEMPLATE
 from wsteer.cli.main import main
-from wsteer.demo.demo import DATA
+from wsteer.elicitation.shipped_sets import generate_set
 from wsteer.evaluation.tasks.task import task_file
 
 pytestmark = pytest.mark.real
@@ -28,7 +28,8 @@ def chain(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, template, pos/, neg/, w.safetensors and the checkpoints steered/k-1 and steered/k1."""
     folder = tmp_path_factory.mktemp("gemma")
     (folder / "gemma.jinja").write_text(TEMPLATE)
-    sides = [(DATA / f"{side}.jsonl").read_text().splitlines(keepends=True) for side in ("pos", "neg")]
+    generate_set("opinions", folder / "data")
+    sides = [(folder / "data" / f"{side}.jsonl").read_text().splitlines(keepends=True) for side in ("pos", "neg")]
     shortest = sorted(zip(*sides, strict=True), key=lambda rows: len("".join(rows)))[:40]
     for name, count in (("", 40), ("few-", 8)):
         for side, rows in zip(("pos", "neg"), zip(*shortest[:count], strict=True), strict=True):

@@ -12,22 +12,20 @@ from tests.helpers.command import Ran
 from tests.helpers.evaluations import values
 from tests.helpers.exact_fold import check_bf16_fold
 from wsteer.cli.main import main
-from wsteer.demo.demo import commands
-from wsteer.elicitation.shipped_sets import generate_set
+from wsteer.demo.experiment import commands, read_experiment
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
 def chain(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the demo's pos/, neg/ and w.safetensors, made by the demo's own first three commands."""
+    """A folder with the demo's data/, pos/, neg/ and w.safetensors, made by the demo's own first four commands."""
     folder = tmp_path_factory.mktemp("chain")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        generate_set("opinions", folder / "data")
-        for command in commands(smollm2, block=12)[:3]:
+        for command in commands(read_experiment("chain"), "small", smollm2)[:4]:
             with pytest.raises(SystemExit) as ended:
-                main(command)
+                main(command.words)
             assert ended.value.code in (0, None)
     return folder
 

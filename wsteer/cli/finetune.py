@@ -266,9 +266,10 @@ def finetune(
 
     Example: wsteer finetune Qwen/Qwen2.5-1.5B-Instruct pos.jsonl -o pos/ --lr 1e-5,5e-5,1e-4
     """
-    values = dict(
+    recipe = recipe_of(
+        preset=preset,
         method=method,
-        lr=tuple(parse_numbers(lr, "--lr")) if lr else None,
+        lr=lr,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -277,12 +278,12 @@ def finetune(
         alpha=alpha,
         dropout=dropout,
         block_size=block_size,
-        targets=parse_modules(targets, "--targets") or None,
-        modules_to_save=parse_modules(modules_to_save, "--modules-to-save") or None,
+        targets=targets,
+        modules_to_save=modules_to_save,
         dora=dora,
         rslora=rslora,
         init=init,
-        layer_slice=parse_pair(layer_slice, "--layer-slice", "0.3:0.8"),
+        layer_slice=layer_slice,
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
         val_fraction=val_fraction,
@@ -295,7 +296,6 @@ def finetune(
     if bool(data) == (pairs is not None):
         wrong = "give it, or --pairs FILE" if not data else "--pairs FILE stands instead of it; give one of them"
         raise typer.BadParameter(wrong, param_hint="DATA")
-    recipe = usage(lambda: _recipe(preset, **values))
     several = parse_seeds(seeds)
     watched, reporters = parse_names(track, "--track"), parse_names(report_to, "--report-to")
     if pairs is None:  # their folder may be there: it grows
@@ -343,6 +343,26 @@ def finetune(
         raise
     if first:
         printer.result(report, lines)
+
+
+def recipe_of(
+    preset: str | None,
+    lr: list[str] | None,
+    targets: str | None,
+    modules_to_save: str | None,
+    layer_slice: str | None,
+    **given: Any,
+) -> Recipe:
+    """The recipe that the command's options ask for, as typed; options that are none of a recipe are left out."""
+    names = Recipe.__dataclass_fields__
+    values = {
+        **{name: value for name, value in given.items() if name in names},
+        "lr": tuple(parse_numbers(lr, "--lr")) if lr else None,
+        "targets": parse_modules(targets, "--targets") or None,
+        "modules_to_save": parse_modules(modules_to_save, "--modules-to-save") or None,
+        "layer_slice": parse_pair(layer_slice, "--layer-slice", "0.3:0.8"),
+    }
+    return usage(lambda: _recipe(preset, **values))
 
 
 def _recipe(preset: str | None, **given: Any) -> Recipe:

@@ -1,154 +1,194 @@
-"""The chain as a user would type it, command by command, with a table of the results."""
+"""An experiment's commands as a user would type them, one after the other in its folder, which grows."""
 
-import contextlib
-import ctypes
-import gc
 import os
-import resource
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
-from wsteer.demo.model import demo_model
-from wsteer.elicitation.shipped_sets import generate_set
-from wsteer.files.provenance import RECORD, record, recordable
-from wsteer.files.rows import read_objects
-from wsteer.files.saving import check_output, new_folder
-from wsteer.files.text import read_json, write_json
-from wsteer.progress import Progress, silent
+from wsteer.demo import chain
+from wsteer.demo.checking import Checked, Parse, check
+from wsteer.demo.commands import uses_of
+from wsteer.demo.experiment import SHIPPED, Experiment, commands
+from wsteer.demo.finished import Finished, adopt, inside, is_experiment, read_finished, write_record
+from wsteer.demo.memory import peak_memory, reset_peak, return_memory
+from wsteer.demo.model import resolved, without_fetching
+from wsteer.demo.plan import REPORT, Planned, model_of, plan
+from wsteer.errors import Interrupted, WsteerError
+from wsteer.files.provenance import RECORD, listed_files, record, recordable, source_entry
+from wsteer.files.saving import check_output, growing_folder
+from wsteer.progress import Note, Progress, silent, unsaid
 
-KS = (-1.0, 0.5, 1.0, 1.5)
-ANSWERED_AT = ("w k=-1", "base", "w k=1")  # conditions of the example
-DEPTH = 0.4  # where the activation vector is added, as a share of the blocks
-PICTURES = ("eval/tradeoff.png", "monitor/similarity.png", "eval/report.html")
+RAN, UNCHANGED, LEFT_OUT = "ran", "unchanged", "left out"
+# runs one command, given as arguments and as typed text; whether its gate may fail
+Execute = Callable[[list[str], str, bool], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step, and what became of it: it ran, was unchanged, or was left out, and `why`."""
+
+    does: str
+    command: str
+    outcome: str
+    why: str = ""
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo made: the commands it ran, what eval found (as results.json has it), and one question answered."""
+    """What an experiment did; `report` is its page, `chain` what the plain chain shows instead."""
 
     output: str
+    experiment: str
+    scale: str
     model: str
-    block: int
-    commands: tuple[str, ...]
-    results: dict
-    example: tuple[dict, ...]
-    pictures: tuple[str, ...]
+    steps: tuple[Done, ...]
+    report: str | None
+    chain: chain.Chain | None
     seconds: float
     peak_memory_gb: float
 
 
-def commands(model: str, block: int) -> list[list[str]]:
-    """The chain, run inside the demo's folder; the activation vector is added at decoder block `block`."""
-    # half of the rows of a step at a time: their activations are the most that any command holds
-    tune = ["--lr", "5e-4", "--max-steps", "24", "--micro-batch-size", "4"]
-    ks = "--k=" + ",".join(f"{k:g}" for k in KS)
-    return [
-        ["finetune", model, "data/pos.jsonl", "-o", "pos", *tune],
-        ["finetune", model, "data/neg.jsonl", "-o", "neg", *tune],
-        ["diff", "pos", "neg", "-o", "w.safetensors"],
-        ["steer", model, "w.safetensors", "--k", "1", "-o", "steered"],
-        ["actvec", model, "data/pos.jsonl", "data/neg.jsonl", "-o", "a.safetensors"],
-        [
-            *("eval", model, "--delta", "w.safetensors", "--delta", f"a.safetensors@{block}", ks),
-            *("--task", "agreement", "--limit", "40", "-o", "eval"),
-        ],
-        ["monitor", "w.safetensors", "--of", "pos", "--of", "neg", "-o", "monitor"],
-    ]
-
-
 def demo(
+    experiment: Experiment,
+    scale: str,
     output: Path,
-    model: str | None,
-    execute: Callable[[list[str], str], None],
+    execute: Execute,
+    parse: Parse,
+    model: str | None = None,
+    follow_links: bool = False,
+    resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
+    note: Note = unsaid,
+    failed: Note = unsaid,
 ) -> DemoReport:
-    """Run the chain in a new folder `output`. `execute` runs one command, given as arguments and as typed text."""
-    check_output(output, force, folder=True, inputs=[] if model is None else [model])
+    """Run the experiment's commands in the folder `output`, with `model` instead of the file's.
+
+    `execute` runs one command, `parse` reads a command line without running it; the commands are checked by it first.
+    `resume` goes on in a folder that is there: only steps whose command, inputs or outputs changed run again. `failed`
+    is told which step it was that failed, before its error is passed on.
+    """
     start = time.perf_counter()
-    if model is None:
-        model = demo_model(progress)
-    elif Path(os.path.expanduser(model)).is_dir():
-        model = str(Path(os.path.expanduser(model)).resolve())  # absolute: the commands run in another folder
-    block = int(DEPTH * read_config(open_checkpoint(model)).get_text_config().num_hidden_layers)
-    chain = commands(model, block)
-    typed = [as_typed(command) for command in chain]
-    with new_folder(output, force) as partial:
-        generate_set("opinions", partial / "data")
-        with _inside(partial):
-            for command, text in zip(chain, typed, strict=True):
-                execute(command, text)
-                return_memory()
-            results = read_json(Path("eval/results.json"))
-            example = _example(results, Path("eval"))
-        inputs = [{"role": "model", "path": recordable(model)}]
-        write_json(partial / RECORD, record("demo", {"k": list(KS), "block": block}, inputs))
+    checked = checked_experiment(experiment, scale, output, model, parse)
+    checked.refuse()
+    if checked.missing:
+        told = "; ".join(f"{os.path.normpath(output / each.path)}: {each.how}" for each in checked.missing)
+        raise WsteerError(
+            f"{experiment.name} needs data that do not come with wsteer; put there, and run again: {told}"
+        )
+    finished = _opened(output, resume, force, [experiment.path, *([] if model is None else [model])])
+    finished.named = lambda step: [each.name for each in uses_of(parse(step.command.words, Path()), Path()).inputs]
+    model = resolved(model_of(experiment, scale, model), progress)
+    read_config(open_checkpoint(model))  # one that cannot be had is told before the folder is made
+    steps = plan(experiment, scale, model)
+    source: dict[str, object] = {"role": "model", "path": recordable(model)}
+    inputs = [source, source_entry("experiment", experiment.path)]
+    own = {**record("demo", {"experiment": experiment.name, "scale": scale}, inputs), "steps": finished.entries}
+    files = listed_files(output) - {RECORD} if output.exists() and not force else set()
+    with growing_folder(output, force, own, sorted(files), resume), inside(output):
+        if others := finished.others(steps):
+            note(f"no step makes {', '.join(others)} any more; it is left as it is")
+        run = _Run(steps, own, finished, execute, follow_links, note, failed)
+        done = tuple(run.step(number) for number in range(1, len(steps) + 1))
+    is_chain = experiment.name == chain.NAME and experiment.path.parent == SHIPPED
     return DemoReport(
         output=str(output),
+        experiment=experiment.name,
+        scale=scale,
         model=model,
-        block=block,
-        commands=tuple(typed),
-        results=results,
-        example=tuple(example),
-        pictures=tuple(str(output / picture) for picture in PICTURES),
+        steps=done,
+        report=str(output / REPORT) if experiment.findings else None,
+        chain=chain.read_chain(output) if is_chain else None,
         seconds=round(time.perf_counter() - start, 1),
-        peak_memory_gb=round(peak_memory() / 1e9, 2),
+        peak_memory_gb=max(_peak_gb(), *(each.peak_memory_gb for each in done)),
     )
 
 
-def as_typed(command: Sequence[str]) -> str:
+def checked_experiment(experiment: Experiment, scale: str, output: Path, model: str | None, parse: Parse) -> Checked:
+    """The experiment's commands checked, with nothing fetched."""
+    name = without_fetching(model_of(experiment, scale, model))
+    return check(commands(experiment, scale, name), experiment.bring, output, name, parse)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The steps of one run, in the experiment's folder, with what is told of them."""
+
+    steps: Sequence[Planned]
+    record: dict
+    finished: Finished
+    execute: Execute
+    follow_links: bool
+    note: Note
+    failed: Note
+
+    def step(self, number: int) -> Done:
+        """Run a step, unless it is left out, or nothing has changed since it ended."""
+        step = self.steps[number - 1]
+        where = f"step {number} of {len(self.steps)}"
+        text = as_typed(step.command.words)
+        if step.left_out is not None:
+            self.note(f"{where} is left out, {step.name}: {step.left_out}")
+            return Done(step.command.step.does, text, LEFT_OUT, step.left_out)
+        try:
+            if self.finished.is_unchanged(step):
+                self.note(f"{where} is unchanged, {step.name}")
+                return Done(step.command.step.does, text, UNCHANGED)
+            self.note(f"{where}: {step.command.step.does}")
+            return self._ran(step, where)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted in {where}, {step.name}: go on with the same command and --resume"
+            ) from None
+        except BaseException:
+            self.failed(f"{where} failed, {step.name}; once it is mended, go on with the same command and --resume")
+            raise
+
+    def _ran(self, step: Planned, where: str) -> Done:
+        start = time.perf_counter()
+        reset_peak()
+        words = [*step.words(self.follow_links), *self.finished.options(step)]
+        self.finished.begin(step)
+        write_record(self.record, self.finished)
+        self.execute(words, as_typed(words), step.command.step.gate)
+        return_memory()
+        self.finished.end(step)
+        write_record(self.record, self.finished)
+        seconds, peak = round(time.perf_counter() - start, 1), _peak_gb()
+        self.note(f"{where} took {seconds} s, peak memory {peak} GB")
+        return Done(step.command.step.does, as_typed(step.command.words), RAN, "", seconds, peak)
+
+
+def _opened(output: Path, resume: bool, force: bool, inputs: Sequence[str | Path]) -> Finished:
+    """What is finished in the folder, for `resume`; else nothing, once the folder may be made."""
+    is_ours = is_experiment(output)
+    if resume and (is_ours or output.exists()):
+        return read_finished(output)
+    if is_ours and not force:
+        raise WsteerError(
+            f"output {output} exists and holds an experiment: go on with --resume, replace it with --force, or name "
+            "another with -o"
+        )
+    if is_ours:
+        adopt(output)
+    check_output(output, force, folder=True, inputs=inputs)
+    return Finished()
+
+
+def as_typed(words: Sequence[str]) -> str:
     """The command as one would type it, the home folder as `~`."""
     home = str(Path.home())
-    words = [shlex.quote(word) for word in command]
+    typed = [shlex.quote(word) for word in words]
     return " ".join(
-        ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in words)]
+        ["wsteer", *("~" + word.removeprefix(home) if word.startswith(home + "/") else word for word in typed)]
     )
 
 
-def return_memory() -> None:
-    """Give memory that is free back to the system.
-
-    glibc keeps what a command's tensors leave, in pieces too small for the next command's, which come on top.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_memory() -> int:
-    """The process's peak resident set, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def _example(results: dict, folder: Path) -> list[dict]:
-    """One question under three conditions: the first whose verdicts change with k as hoped, else the first."""
-    labels = {each["name"]: each["label"] for each in results["conditions"]}
-    samples = [
-        {**sample, "condition": labels[sample["condition"]]}
-        for _, sample in read_objects(folder / "samples.jsonl")
-        if sample["prompt"] == "claim" and labels[sample["condition"]] in ANSWERED_AT
-    ]
-    verdicts = {(sample["id"], sample["condition"]): sample["verdict"] for sample in samples}
-    ids = list(dict.fromkeys(sample["id"] for sample in samples))
-    wanted = ("disagrees", "disagrees", "agrees")
-    turned = [i for i in ids if tuple(verdicts[i, label] for label in ANSWERED_AT) == wanted]
-    chosen = (turned or ids)[0]
-    found = {sample["condition"]: sample for sample in samples if sample["id"] == chosen}
-    return [{key: found[label][key] for key in ("condition", "user", "answer")} for label in ANSWERED_AT]
+def _peak_gb() -> float:
+    return round(peak_memory() / 1e9, 2)

@@ -43,6 +43,22 @@ def demo_model(progress: Progress = silent) -> str:
         return str(_converted(folder, progress))
 
 
+def resolved(model: str, progress: Progress = silent) -> str:
+    """A model as commands in another folder can name it: its folder, or its Hub id; the demo's own by its name."""
+    if model == NAME:
+        return demo_model(progress)
+    folder = Path(os.path.expanduser(model))
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def without_fetching(model: str) -> str:
+    """As `resolved`, with nothing fetched: the demo's own model is on the Hub if it is not in wsteer's cache."""
+    folder = cache_folder() / NAME
+    if model == NAME:
+        return str(folder) if (folder / RECORD).exists() else HUB
+    return resolved(model)
+
+
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/wsteer`, by default `~/.cache/wsteer`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsteer"

@@ -61,7 +61,7 @@ def check_output(
         raise WsteerError(f"output {path} exists; name another with -o, or replace it with --force")
     else:
         _check_replaceable(path, folder)
-    if not resume and not force and (kept := _kept_work(path)):
+    if not resume and not force and (kept := kept_work(path)):
         raise WsteerError(f"an interrupted run into {path} left its work in {_shown(kept[0])}: {_go_on()}")
 
 
@@ -181,7 +181,7 @@ def growing_folder(
         if path.exists():
             _remove(path)
         path.mkdir(parents=True)
-    with _locked(path):
+    with locked(path):
         replace_json(path / RECORD, {**record, "files": sorted(names)})
         yield
 
@@ -271,7 +271,7 @@ def _sibling(path: Path, folder: bool, key: str | None = None, resume: bool = Fa
         partial.mkdir(exist_ok=resume) if folder else partial.touch()
     except FileExistsError:
         raise WsteerError(f"another run is writing {path}; wait for it, or name another output with -o") from None
-    with _locked(partial):  # from here on this run owns it, and removes it
+    with locked(partial):  # from here on this run owns it, and removes it
         try:
             yield partial
         except BaseException as error:
@@ -334,7 +334,7 @@ def _leftovers(path: Path, end: str) -> list[Path]:
     return sorted(path.absolute().parent.glob(f".{glob.escape(path.name)}.*{end}"))
 
 
-def _kept_work(path: Path) -> list[Path]:
+def kept_work(path: Path) -> list[Path]:
     """The temporary folders of interrupted runs into `path` that hold work."""
     return [partial for partial in _leftovers(path, PARTIAL) if _holds_work(partial) and not _in_use(partial)]
 
@@ -367,14 +367,14 @@ def _clear_leftovers(path: Path, force: bool, kept: str | None = None) -> None:
 def _in_use(partial: Path) -> bool:
     """Whether a run is using the temporary file or folder; the system frees the lock however a run ends."""
     try:
-        with _locked(partial):
+        with locked(partial):
             return False
     except (OSError, WsteerError):
         return True
 
 
 @contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def locked(partial: Path) -> Iterator[None]:
     descriptor = os.open(partial, os.O_RDONLY)
     try:
         try:
