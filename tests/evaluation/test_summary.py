@@ -9,7 +9,7 @@ import scipy.stats
 
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.rows import ABSTAINED, CUT, OUTSIDE, Measure, Row
-from wsteer.evaluation.summary import Estimate, mostly_abstained, summarise, unscored
+from wsteer.evaluation.summary import Estimate, between, mostly_abstained, summarise, unscored
 from wsteer.statistics import holm_adjusted, paired_ratios, paired_shares, wilson
 
 BASE = Condition("base")
@@ -243,3 +243,24 @@ def test_a_warning_names_what_was_mostly_abstained() -> None:
     assert list(mostly_abstained(estimates[:1], [BASE, UP])) == []
     (short,) = mostly_abstained(estimates[1:] * 30, [BASE, UP])
     assert short.count("accuracy of facts") == 4 and " and 26 more: " in short
+
+
+def test_two_conditions_are_compared_as_each_is_with_the_base() -> None:
+    base, up, down = [1, 0, 0, 0, 1, 0], [1, 1, OUTSIDE, 1, 0, float("nan")], [0, 0, 1, 0, OUTSIDE, 1]
+    all_rows = rows(BASE, base) + rows(UP, up) + rows(DOWN, down)
+    found = summarise(all_rows, [ACCURACY], [BASE, UP, DOWN])
+    assert between(all_rows, ACCURACY, [BASE, UP, DOWN], UP, BASE) == replace(
+        only(found, UP).against_base, p_adjusted=None, significant=False
+    )
+    compared = between(all_rows, ACCURACY, [BASE, UP, DOWN], UP, DOWN)
+    five = np.array([[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 1], [1, 1, 0, 1], [0, 1, 0, 0]])
+    expected = paired_ratios(five.astype(float))
+    assert (compared.difference, compared.low, compared.high) == (expected.value, expected.low, expected.high)
+    assert compared.difference == pytest.approx(3 / 4 - 1 / 4) and compared.left_out["unscored"] == 1
+
+
+def test_shares_with_graded_values_anywhere_are_compared_as_means() -> None:
+    values = rows(BASE, [0, 1, 0.5]) + rows(UP, [1, 1, 0]) + rows(DOWN, [0, 0, 1])
+    compared = between(values, ACCURACY, [BASE, UP, DOWN], UP, DOWN)
+    assert compared.interval == "Student" and compared.fixed is None
+    assert compared.p == pytest.approx(scipy.stats.ttest_rel([1, 1, 0], [0, 0, 1]).pvalue)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsteer.demo.rules import read_rule
 from wsteer.errors import WsteerError
 from wsteer.files.yaml import read_yaml
 
@@ -14,6 +15,7 @@ SHIPPED = Path(__file__).parent
 SCALES = ("small", "paper")
 PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")  # of a value in a command; JSON has quotes behind its braces
 JUDGE, MODEL = "judge", "model"
+PICTURES = "https://arxiv.org/"  # whence alone a report may load the paper's
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,17 @@ def _finding(path: Path, value: object) -> Finding:
     rules = _list(path, f"rules of {what}", given["rules"])
     if not rules or not all(isinstance(each, dict) for each in rules):
         raise WsteerError(f"{path}: {what} has no rules, which are a list of tables")
+    try:
+        for each in rules:
+            read_rule(each)
+    except WsteerError as error:
+        raise WsteerError(f"{path}: {what}: {error}") from None
+    if elsewhere := [each for each in images if not each.startswith(PICTURES)]:
+        raise WsteerError(f"{path}: {what} has a picture at {elsewhere[0][:80]!r}; it must begin with {PICTURES}")
     texts = {key: _value(path, f"{key} of {what}", given[key]) for key in sorted(required - {"rules"})}
+    inside = Path(texts["results"])
+    if inside.is_absolute() or ".." in inside.parts or Path(texts["picture"]).name != texts["picture"]:
+        raise WsteerError(f"{path}: results of {what} is a folder in the experiment's, and picture the stem of a file")
     return Finding(**texts, images=images, rules=tuple(rules))
 
 

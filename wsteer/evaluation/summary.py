@@ -28,16 +28,17 @@ FEW = 30  # below as many independent rows an estimate is marked
 MOST_NAMED = 4  # estimates that a warning names
 NOT_FINITE = "failed: not a finite number"  # of a model that gives NaN
 
-Pair = tuple[Row, Row]  # of the condition, and of the base
+Pair = tuple[Row, Row]  # of the condition, and of the base or what else it is compared with
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The difference to the base (k = 0) over the pairs, with its 95% interval; None where the pairs do not tell.
 
-    `p_adjusted` is Holm's over the conditions of this metric, `significant` whether it is below 5%. `fixed` rows went
-    from 0 to 1 and `broken` ones from 1 to 0, None of what is no share. `left_out` counts the rows without a partner by
-    reason: `missing` under one side, `prompt` differs, `unscored` on one side or both.
+    `between` gives that to another condition. `p_adjusted` is Holm's over the conditions of this metric, `significant`
+    whether it is below 5%. `fixed` rows went from 0 to 1 and `broken` ones from 1 to 0, None of what is no share.
+    `left_out` counts the rows without a partner by reason: `missing` under one side, `prompt` differs, `unscored` on
+    one side or both.
     """
 
     difference: float | None
@@ -120,11 +121,20 @@ def summarise(rows: Sequence[Row], measures: Sequence[Measure], conditions: Sequ
                 estimate = _estimate(as_kind, condition.name, mine[condition.name])
                 base = base_of(condition, conditions)
                 if base is not None:
-                    compared = _compare(as_kind.kind, mine[condition.name], mine[base.name])
+                    compared = compare(as_kind.kind, mine[condition.name], mine[base.name])
                     estimate = replace(estimate, against_base=compared)
                 found_here.append(estimate)
         estimates += _adjusted(found_here, {each.name for each in conditions if each.is_steered})
     return estimates
+
+
+def between(
+    rows: Sequence[Row], measure: Measure, conditions: Sequence[Condition], mine: Condition, other: Condition
+) -> Comparison:
+    """How one of the conditions differs from another one, by the same rows and statistics as from the base."""
+    found = by_condition([_finite(row) for row in rows])
+    counted = {each.name: _counted(measure, each, conditions, found) for each in conditions}
+    return compare(_kind(measure, counted.values()), counted[mine.name], counted[other.name])
 
 
 def _counted(
@@ -215,11 +225,11 @@ def _interval(kind: str, sums: Sums, n: int) -> tuple[str, Interval | None]:
     return "Wilson by group", clustered_share(sums)
 
 
-def _pairs(mine: Mapping[str, Row], base: Mapping[str, Row]) -> tuple[list[Pair], Mapping[str, int]]:
+def _pairs(mine: Mapping[str, Row], others: Mapping[str, Row]) -> tuple[list[Pair], Mapping[str, int]]:
     """The rows of the same id and prompt on both sides, and how many were left out for which reason."""
     pairs, left_out = [], Counter(missing=0, prompt=0, unscored=0)
-    for name in sorted(mine.keys() | base.keys()):
-        one, other = mine.get(name), base.get(name)
+    for name in sorted(mine.keys() | others.keys()):
+        one, other = mine.get(name), others.get(name)
         if one is None or other is None:
             left_out["missing"] += 1
         elif one.prompt != other.prompt:
@@ -231,8 +241,9 @@ def _pairs(mine: Mapping[str, Row], base: Mapping[str, Row]) -> tuple[list[Pair]
     return pairs, dict(left_out)
 
 
-def _compare(kind: str, mine: Mapping[str, Row], base: Mapping[str, Row]) -> Comparison:
-    pairs, left_out = _pairs(mine, base)
+def compare(kind: str, mine: Mapping[str, Row], other: Mapping[str, Row]) -> Comparison:
+    """The difference of one condition's rows from those of another, the base or any, by their ids."""
+    pairs, left_out = _pairs(mine, other)
     first = _sums(((other.group, one) for one, other in pairs), kind)
     second = _sums(((other.group, other) for _, other in pairs), kind)
     names = sorted(first.keys() | second.keys())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
@@ -56,21 +56,37 @@ def page(findings: Findings, pictures: Mapping[str, Path], title: str) -> str:
     Nothing of the rows, the record or the names is taken for HTML: texts are escaped, marks of direction and control
     characters shown as such, and a browser runs no script but the page's own, whose digest the page names.
     """
-    beside = Path(__file__).with_suffix
-    script, style = (beside(end).read_text(encoding="utf-8") for end in (".js", ".css"))
-    environment = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(beside(".html").read_text(encoding="utf-8"))
-    shown = template.render(
+    return rendered(
+        Path(__file__),
         title=escaped(title),
         summary=escaped(_summary(findings)),
         choice=_choice(findings),
         notes=[escaped(line) for line in findings.notes],
         warnings=[escaped(line) for line in findings.warnings],
-        pictures=[{"title": escaped(name), "source": _inline(path)} for name, path in pictures.items()],
+        pictures=[{"title": escaped(name), "source": inline(path)} for name, path in pictures.items()],
         best=[escaped(each.text) for each in best_blocks(findings.by_place, findings.conditions, findings.measures)],
-        tables=[_table(findings, measure) for measure in findings.measures],
+        tables=[numbers(findings, measure) for measure in findings.measures],
         run=list(_run(findings.record)),
         data=Markup(in_script(sides(findings.rows, findings.measures, findings.conditions, findings.by_place))),
+    )
+
+
+def rendered(file: Path, **values: object) -> str:
+    """The template beside a Python file filled with values, as a page: one file, with the looks and script beside it.
+
+    Other pages have this one's looks before their own.
+    """
+    script, template = (file.with_suffix(end).read_text(encoding="utf-8") for end in (".js", ".html"))
+    looks = dict.fromkeys((Path(__file__).with_suffix(".css"), file.with_suffix(".css")))
+    style = "".join(path.read_text(encoding="utf-8") for path in looks)
+    environment = ImmutableSandboxedEnvironment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),  # the parts that pages have in common
+    )
+    shown = environment.from_string(template).render(
+        **values,
         script=Markup(script),
         script_hash=_digest(script),
         style=Markup(style),
@@ -90,7 +106,7 @@ def _digest(text: str) -> Markup:
     return Markup(f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}")
 
 
-def _inline(path: Path) -> str:
+def inline(path: Path) -> str:
     """An SVG file as the source of an image, in which a browser runs nothing."""
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -146,7 +162,7 @@ def _run(record: Mapping[str, object]) -> list[tuple[str, str]]:
     return [(escaped(name), escaped(value)) for name, value in lines]
 
 
-def _table(findings: Findings, measure: Measure) -> dict[str, object]:
+def numbers(findings: Findings, measure: Measure) -> dict[str, object]:
     """One metric's table: a row for each condition that has it."""
     rows = []
     chosen = findings.choice.condition if findings.choice else None
