@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from wsteer.cli.command import given_values
 from wsteer.cli.finetune import recipe_of
 from wsteer.cli.values import (
     parse_added,
@@ -61,7 +62,8 @@ def parse_line(group: Any, words: Sequence[str], folder: Path) -> Parsed:
         raise WsteerError(told.removeprefix("Error: "))
     if not found:
         raise WsteerError(f"wsteer {name} would print something and end, as for --help; leave the option out")
-    return Parsed(name, found)
+    config = given_values(rest, known.params).get("config")
+    return Parsed(name, {**found, **({"config": config[0]} if config else {})})  # as the line itself names it
 
 
 def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:

@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from wsteer.demo.checking import Checked, CheckedStep
     from wsteer.demo.estimates import Estimate, Estimates
 
-MOST_NAMES = 3  # inputs of a step that a line names
+HEADER = ["", "command", "reads", "writes", "disk", "memory", "tokens"]
+WORDS = 4  # columns of words, the first ones
+MOST_NAMES, LONGEST = 2, 24  # inputs of a step that a line names, and characters of each
 
 
 def plan_lines(checked: "Checked", estimates: "Estimates") -> Iterator[str]:
     """The steps with what they read, write and need; what to bring; what is left out; the sums; what is wrong."""
     known = {each.number: each for each in estimates.steps}
-    header = ["", "command", "reads", "writes", "disk", "memory", "tokens"]
-    yield from table(header, [_row(step, known.get(step.number)) for step in checked.steps])
+    rows = [HEADER, *(_row(step, known.get(step.number)) for step in checked.steps)]
+    widths = [max(len(row[i]) for row in rows) for i in range(WORDS)]
+    rows = [[*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[WORDS:]] for row in rows]
+    yield from table(rows[0], rows[1:])
     unknown = [f"step {each.number}: not counted: {each.unknown}" for each in estimates.steps if each.unknown]
     if unknown:
         yield from ("", *unknown)
@@ -43,8 +47,8 @@ def sum_lines(estimates: "Estimates") -> Iterator[str]:
     """The sums of all steps, and the most memory that one needs."""
     least = "at least " if any(each.unknown for each in estimates.steps) else "about "
     yield f"In all {least}{gigabytes(estimates.disk)} of disk; the most memory of a step {gigabytes(estimates.memory)}."
-    tokens = {"trained": estimates.trained, "generated, at most,": estimates.generated, "judged": estimates.judged}
-    yield "Tokens: " + ", ".join(f"{short(count)} {what}" for what, count in tokens.items()) + "."
+    tokens = {name: short(getattr(estimates, name)) for name in ("trained", "read", "generated", "judged")}
+    yield f"Tokens, at most: {', '.join(f'{count} {name}' for name, count in tokens.items())}."
 
 
 def gigabytes(count: float) -> str:
@@ -66,7 +70,7 @@ def short(count: float) -> str:
 def _row(step: "CheckedStep", needs: "Estimate | None") -> list[str]:
     name = step.command.words[0] if step.command.words else "?"
     reads = list(dict.fromkeys(each.name for each in step.uses.inputs if each.role not in ("model", "base", "task")))
-    reads = [each if len(each) <= 30 else f"{each[:27]}..." for each in reads]
+    reads = [each if len(each) <= LONGEST else f"...{each[3 - LONGEST :]}" for each in reads]
     more = [f"+{len(reads) - MOST_NAMES}"] if len(reads) > MOST_NAMES else []
     writes = ", ".join(each.path for each in step.uses.outputs)
     front = [str(step.number), name, ", ".join([*reads[:MOST_NAMES], *more]), writes]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from wsteer.demo.commands import DATA, INSPECT, LM, OURS, OWN, TEXT, Input, Output, Parsed, Uses, uses_of
+from wsteer.demo.commands import DATA, INSPECT, LM, OURS, OWN, TEXT, Input, Output, Parsed, Uses, placed, uses_of
 from wsteer.demo.experiment import Command
 from wsteer.elicitation.shipped_sets import shipped_sets
 from wsteer.errors import WsteerError
@@ -69,7 +69,7 @@ def check(commands: Sequence[Command], bring: Mapping[str, str], folder: Path, m
     steps = [checking.read(number, command) for number, command in enumerate(commands, 1)]
     steps = [checking.step(step, steps) for step in steps]
     needed = [each for each in bring if each in checking.used]
-    brought = [Brought(each, bring[each], os.path.exists(os.path.normpath(folder / each))) for each in needed]
+    brought = [Brought(each, bring[each], placed(folder, each).exists()) for each in needed]
     judges = [
         judge
         for step in steps
@@ -156,30 +156,29 @@ class _Checking:
             return f"{what} is standard input, which an experiment has not; name a file"
         if "*" in name and given.kind != TEXT:
             return f"{what} has a *, and commands run without a shell; name each path"
+        if self._is_brought(name):
+            return None
+        if leaves(name) and given.kind != TEXT:
+            return f"{what} is outside of the experiment's folder; list it under bring, with how to get it"
         if (maker := _maker(name, before)) is not None:
             return _wrong_content(given, maker)
         if (maker := _inside(name, before)) is not None:
+            if maker.number in self.problems:  # which tell why it is not known what it writes
+                return None
             return f"step {maker.number} never writes {what}; it may write {_listed(maker, name)}"
-        if self._is_brought(name):
-            return None
         if (maker := _maker(name, after) or _inside(name, after)) is not None:
             return f"{what} is made only later, by step {maker.number}; change the order"
-        return None if self._is_there(given) else self._missing(name, what)
+        return None if self._is_there(given) else f"{what} does not exist, and no earlier step makes it"
 
     def _is_there(self, given: Input) -> bool:
         """Whether an input needs no other step: it is the model, a text, a file that is there, or on the Hub."""
         if given.name == self.model or given.kind == TEXT:
-            self.hub.extend([given.name] if given.hub and not (self.folder / given.name).exists() else [])
+            self.hub.extend([given.name] if given.hub and not placed(self.folder, given.name).exists() else [])
             return True
-        if not leaves(given.name) and (self.folder / given.name).exists():
+        if placed(self.folder, given.name).exists():
             return True
         self.hub.extend([given.name] if given.hub else [])
         return given.hub
-
-    def _missing(self, name: str, what: str) -> str:
-        if leaves(name):
-            return f"{what} is outside of the experiment's folder; list it under bring, with how to get it"
-        return f"{what} does not exist, and no earlier step makes it"
 
     def _is_brought(self, name: str) -> bool:
         """Whether the path is an entry of `bring`, or in one."""
@@ -205,8 +204,9 @@ def _within(path: str, other: str) -> bool:
 
 
 def _maker(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
-    """The step that makes what the name stands for."""
-    return next((step for step in steps for each in step.uses.outputs if each.makes(name)), None)
+    """The first step that makes what the name stands for, or a part of a folder of that name."""
+    outputs = [(step, each) for step in steps for each in step.uses.outputs]
+    return next((step for step, each in outputs if each.makes(name) or _within(each.path, name)), None)
 
 
 def _inside(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
@@ -217,6 +217,7 @@ def _inside(name: str, steps: Sequence[CheckedStep]) -> CheckedStep | None:
 def _wrong_content(given: Input, maker: CheckedStep) -> str | None:
     """What a folder that an earlier step makes lacks."""
     files = [file for each in maker.uses.outputs if each.path == given.name for file in each.files]
+    files += [each.path.removeprefix(f"{given.name}/") for each in maker.uses.outputs if each.path != given.name]
     if given.holds is None or any(fnmatchcase(file.partition("/")[0], given.holds) for file in files):
         return None
     return f"{given.name} of step {maker.number} will hold no {given.holds}; give wsteer finetune --save-every there"

@@ -1,5 +1,6 @@
 """What one command line of wsteer reads and writes, told from its parsed values before it runs."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,13 @@ EVAL_FILES = ("rows.jsonl", "results.json", "results.csv", "report.html", "sampl
 MONITOR_FILES = ("similarity*", "trajectory*", "correlation*", "projections*", RECORD)
 TUNED = {
     "bias": ("delta.safetensors",),
-    "full": ("config.json", "*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer*"),
+    "full": (
+        "config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+        "tokenizer*",
+    ),
 }
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 
@@ -122,6 +129,11 @@ def _plain(name: str) -> str:
     return ("/" if name.startswith("/") else "") + "/".join(parts) or "."
 
 
+def placed(folder: Path, name: str) -> Path:
+    """Where a name leads from a folder that need not be there, which `..` could not leave then."""
+    return Path(os.path.normpath(folder / name))
+
+
 # ---- Each command
 
 
@@ -134,7 +146,7 @@ def _generate(values: Values, folder: Path) -> Both:
     if given is None:  # data that no model writes
         return [Input("set", model, OWN)], [Output(output, (*_set_files(model), RECORD))]
     inputs = [Input("model", model, MODEL)]
-    if given in shipped_traits() or is_trait(folder / given):
+    if given in shipped_traits() or is_trait(placed(folder, given)):
         judged = ("judged.csv", "judging/*") if values["judge"] else ()
         inputs.append(Input("trait", given, OWN if given in shipped_traits() else PATH))
         kept = () if values["all_questions"] else ("questions_eval.json",)
@@ -175,7 +187,7 @@ def _finetune(values: Values, folder: Path) -> Both:
         inputs += [Input("data", parse_source(each).path, DATA) for each in values["data"]]
         return inputs, [Output(str(values["output"]), files)]
     inputs.append(Input("pairs", str(values["pairs"])))
-    named = pairs_of(folder / str(values["pairs"]), folder)
+    named = pairs_of(placed(folder, str(values["pairs"])), folder)
     inputs += [Input("data", each, DATA) for sides in named.values() for names in sides.values() for each in names]
     sides = [(f"{name}/{side}/{each}") for name in named or ("*",) for side in ("pos", "neg") for each in files]
     deltas = [f"{name}/w.safetensors" for name in named or ("*",)]
@@ -293,10 +305,11 @@ def _task(task: str, values: Values, folder: Path) -> Iterator[Input]:
         yield Input("task", task, OWN)
     else:
         yield Input("task", task)
-        if (folder / task).is_file() and not values["data"]:
-            read = read_yaml(folder / task)
+        file = placed(folder, task)
+        if file.is_file() and not values["data"]:
+            read = read_yaml(file)
             if isinstance(read, dict) and isinstance(read.get("data"), str):
-                yield Input("data", _beside(read["data"], folder / task, folder), DATA)
+                yield Input("data", _beside(read["data"], file, folder), DATA)
 
 
 def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from wsteer.demo.checking import Checked, CheckedStep
-from wsteer.demo.commands import pairs_of
+from wsteer.demo.commands import pairs_of, placed
 from wsteer.demo.loads import Asked, Rows, answers_of, conditions_of, rows_made, rows_of
 from wsteer.demo.sizes import Change, Size, kept, of_rank, size_of, trained
 from wsteer.training.recipe import Recipe
 from wsteer.training.rows import parse_source
 
 TRAINED_BYTES = 16  # of a trained number in float32: itself, its gradient, AdamW's two moments
-PROCESS = 0.6e9  # of Python and its libraries, and of a GPU's context
+PROCESS = 0.7e9  # of Python and its libraries, and of a GPU's context
 GPU = 80e9  # the memory of the GPU that --scale paper is estimated for
 SHARE = 0.8  # of it that activations may take before gradients are checkpointed (training/memory.py)
 PROMPT = 128  # tokens of a prompt, where nothing tells
@@ -87,12 +87,16 @@ class _State:
         found = [path for path in self.changes if name == path or name.startswith(f"{path}/")]
         if found:
             return self.changes[max(found, key=len)]
-        path = self.folder / name
+        path = placed(self.folder, name)
         return Change(path.stat().st_size // 4, 0) if path.is_file() else None
+
+    def checkpoints(self, run: str) -> int:
+        """How many checkpoints a folder holds: those of a fine-tune, and those that steps write into it."""
+        return self.saved.get(run, 0) + sum(path.startswith(f"{run}/checkpoint-") for path in self.changes)
 
     def data(self, name: str) -> Rows | None:
         """The rows of a file: made by a step, or there."""
-        return self.rows.get(name) or rows_of(self.folder / name)
+        return self.rows.get(name) or rows_of(placed(self.folder, name))
 
     def bits(self, values: Mapping[str, Any]) -> int:
         """Bytes of a number as a command computes: 4 on a CPU, on a GPU those of the model's own type."""
@@ -122,8 +126,10 @@ def training_memory(size: Size, recipe: Recipe, longest: float, values: Mapping[
 
     The base's weights; 16 bytes for each trained number (itself, gradient, two moments); the activations of a
     micro-batch of rows of the longest length, or with gradient checkpointing each block's input and one block's
-    activations; for each token 16 bytes x vocabulary of logits, their softmax and gradients. Gradients are
-    checkpointed if asked for, or on a GPU where the rest would not fit (`needs_checkpointing`).
+    activations; for each token 16 bytes x vocabulary of logits, their softmax and gradients. On a CPU the weights of
+    plain attention come on top, up to 8 bytes x intermediate a block (`quick_on_cpu`). Gradients are checkpointed if
+    asked for, or on a GPU where the rest would not fit (`needs_checkpointing`). On a CPU the peak is more by a tenth or
+    two: its allocator does not give back all pieces.
     """
     tokens = longest * (recipe.micro_batch_size or recipe.batch_size)
     change = trained(size, recipe)
@@ -131,6 +137,8 @@ def training_memory(size: Size, recipe: Recipe, longest: float, values: Mapping[
     held += TRAINED_BYTES * (change.factors + change.dense) - (4 * change.dense if recipe.method == "full" else 0)
     rank = int(recipe.options.get("rank", 0) or 0)
     activations = tokens * activation_bytes(size, rank, bits)
+    if bits == 4:
+        activations += tokens * size.blocks * 8 * size.intermediate
     logits = tokens * 16 * size.vocabulary
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
@@ -162,12 +170,13 @@ def _finetune(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Es
     tokens = longest = 0.0
     unknown = "" if size is not None else "the model's sizes"
     for names in sides:
-        known = [(state.data(parse_source(name).path), parse_source(name).weight) for name in names]
-        count = sum(rows.count * weight for rows, weight in known if rows is not None)
-        lengths = [rows for rows, _ in known if rows is not None]
-        mean = stated.length or max((rows.mean for rows in lengths), default=0)
-        longest = max(longest, stated.length or max((rows.longest for rows in lengths), default=0))
-        count = (stated.rows or count) * recipe.fraction
+        sources = [parse_source(name) for name in names]
+        sets = [Rows.of(state.data(each.path), stated.rows, stated.length) for each in sources]
+        counts = [each.count * source.weight for each, source in zip(sets, sources, strict=True)]
+        if any(not each.counted for each in sets) and stated.rows:
+            counts = [stated.rows]  # of all sets together
+        count, longest = sum(counts) * recipe.fraction, max([longest, *(each.longest for each in sets)])
+        mean = sum(each.mean for each in sets) / max(len(sets), 1)
         if not mean or not count:
             unknown = unknown or "rows and their lengths: give the step rows and length"
         taught = count if values["val"] else count * (1 - recipe.val_fraction)
@@ -182,7 +191,7 @@ def _finetune(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Es
     copies = 1 + (steps // every if every else 0)
     disk = change.bytes * copies * len(sides) * len(values["seeds"] or (0,)) + PICTURES // 10 * len(sides)
     state.changes[output], state.saved[output] = change, copies - 1
-    for name in pairs_of(state.folder / str(values["pairs"]), state.folder) if values["pairs"] else ():
+    for name in pairs_of(placed(state.folder, str(values["pairs"])), state.folder) if values["pairs"] else ():
         state.changes[f"{output}/{name}/w.safetensors"] = _difference([change, change])
         disk += _difference([change, change]).bytes
     memory = training_memory(size, recipe, longest, values, state.bits(values))
@@ -193,7 +202,7 @@ def _sides(state: _State, values: Mapping[str, Any]) -> list[list[str]]:
     """The data of each run of a step: one, or both sides of each pair."""
     if not values["pairs"]:
         return [list(values["data"])]
-    named = pairs_of(state.folder / str(values["pairs"]), state.folder)
+    named = pairs_of(placed(state.folder, str(values["pairs"])), state.folder)
     return [names for sides in named.values() for names in sides.values()] or [[], []]
 
 
@@ -244,13 +253,15 @@ def _actvec(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Esti
     disk = len(written) * vectors.bytes + (PICTURES // 10 if values["picture"] else 0)
     if values["imported"]:
         return Estimate(step.number, disk)
-    rows = [state.data(values[name]) for name in ("pos", "neg")]
-    counts = [step.command.step.rows or (each.count if each else 0) for each in rows]
-    length = step.command.step.length or max((each.mean for each in rows if each is not None), default=0)
+    stated = step.command.step
+    rows = [Rows.of(state.data(values[name]), stated.rows, stated.length) for name in ("pos", "neg")]
+    counts, length = [each.count for each in rows], max(each.longest for each in rows)
     bits = state.bits(values)
     memory = running_memory(state.size, values["batch_size"] or 16, length, bits)
     unknown = "" if all(counts) and length else "rows and their lengths: give the step rows and length"
-    return Estimate(step.number, disk, memory, read=round(sum(counts) * length), unknown=unknown)
+    return Estimate(
+        step.number, disk, memory, read=round(sum(each.count * each.mean for each in rows)), unknown=unknown
+    )
 
 
 def _generate(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Estimate:
@@ -277,7 +288,7 @@ def _answering(state: _State, values: Mapping[str, Any], length: float) -> int |
 
 
 def _eval(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Estimate:
-    saved = sum(state.saved.get(_bare(run), 0) for run in values["checkpoints"] or ())
+    saved = sum(state.checkpoints(_bare(run)) for run in values["checkpoints"] or ())
     conditions = conditions_of(values, saved, state.size.blocks if state.size is not None else 1)
     asked: Asked = answers_of(values, step.command.step, state.data)
     answers = asked.answers * conditions
@@ -295,9 +306,10 @@ def _monitor(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Est
     stated = step.command.step
     if not data and not values["shift"]:
         return Estimate(step.number, PICTURES)
-    saved = sum(state.saved.get(_bare(run), 0) + 1 for run in values["shift"] or ())
-    tokens = sum((stated.rows or rows.count) * (stated.length or rows.mean) for rows in data) * (1 + saved)
-    length = stated.length or max((rows.longest for rows in data), default=PROMPT)
+    saved = sum(state.checkpoints(_bare(run)) + 1 for run in values["shift"] or ())
+    data = [Rows.of(rows, stated.rows, stated.length) for rows in data]
+    tokens = sum(rows.count * rows.mean for rows in data) * (1 + saved)
+    length = max((rows.longest for rows in data), default=PROMPT)
     memory = None
     if state.size is not None:
         memory = running_memory(state.size, values["batch_size"] or 16, length, state.bits(values))

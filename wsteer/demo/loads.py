@@ -29,11 +29,23 @@ Data = Callable[[str], "Rows | None"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of data: how many, and how many tokens the mean and the longest one have, about."""
+    """Rows of data: how many, and how many tokens the mean and the longest one have, about.
+
+    They are `counted`, or as many as a model can be expected to write.
+    """
 
     count: float
     mean: float
     longest: float
+    counted: bool = True
+
+    @staticmethod
+    def of(known: "Rows | None", rows: int | None, length: int | None) -> "Rows":
+        """What is counted; else what a step states of its rows and their length; else what is expected."""
+        if known is not None and known.counted:
+            return known
+        expected = known or Rows(0, 0, 0)
+        return Rows(rows or expected.count, length or expected.mean, length or expected.longest, counted=False)
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,14 @@ def rows_made(parsed: Parsed, step: Step, data: Data) -> dict[str, Rows]:
         prompts = data(given)
         count = step.rows or (prompts.count if prompts is not None else 0)
         runs = 1 if not values["delta"] else 1 + len([k for k in values["k"] or [1.0] if k]) * len(values["delta"])
-        return {"": Rows(count * (samples or 1) * runs, length, length)}
-    count = float(step.rows or 0)
+        return {"": Rows(count * (samples or 1) * runs, length, length, counted=False)}
+    count = 0.0
     with contextlib.suppress(WsteerError):
         trait = read_trait(find_trait(given))
         everything = values["all_questions"] or values["questions_eval"]
         questions = len(trait.questions) if everything else len(trait.questions) - len(trait.questions) // 2
-        count = count or questions * len(trait.pos) * (samples or 10)
-    rows = Rows(count, length + FRAME, length + FRAME)
+        count = questions * len(trait.pos) * (samples or 10)
+    rows = Rows(count, length + FRAME, length + FRAME, counted=False)
     return {"pos.jsonl": rows, "neg.jsonl": rows}
 
 
@@ -127,13 +139,14 @@ def answers_of(values: Mapping[str, Any], step: Step, data: Data) -> Asked:
     """The answers under one condition. `rows` of the step are those of all its tasks, `length` that of an answer."""
     tasks, arguments = values["task"], values["task_arg"] or {}
     answers = judged = 0.0
-    lengths, unknown = [0.0], ""
+    lengths, unknown = [], ""
     for task in tasks:
         counted = _task(task, values, arguments, step.rows / len(tasks) if step.rows else None, data)
         answers, judged = answers + counted.answers, judged + counted.judged
-        lengths.append(counted.length)
+        explicit = any(key.rpartition(".")[2] == "max_tokens" for key in arguments)
+        lengths.append(counted.length if explicit else step.length or counted.length)
         unknown = unknown or counted.unknown
-    return Asked(answers, step.length or max(lengths), judged, unknown)
+    return Asked(answers, max(lengths), judged, unknown)
 
 
 def _task(
@@ -151,7 +164,7 @@ def _task(
         **{key.rpartition(".")[2]: each for key, each in arguments.items() if key.startswith(f"{name}.")},
     }
     found = data(str(own.get("data", "")))
-    rows = _limited(stated if stated is not None else found.count if found is not None else None, values)
+    rows = _limited(found.count if found is not None else stated, values)
     times = (
         own.get("samples", ANSWERS.get(name, 1)) if name in ("trait", "emergent_misalignment") else ANSWERS.get(name, 1)
     )
@@ -169,8 +182,7 @@ def _own(task: str, values: Mapping[str, Any], stated: float | None) -> Asked:
     with contextlib.suppress(WsteerError):
         loaded = load_task(task)
         found = rows_of(Path(values["data"] or loaded.data))
-        counted = found.count if found is not None else None
-        rows = _limited(stated if stated is not None else counted, values) or 0.0
+        rows = _limited(found.count if found is not None else stated, values) or 0.0
         prompts = len(loaded.prompts)
         unknown = "" if rows else f"the rows of {task}: give the step rows"
         return Asked(rows * prompts, loaded.max_new_tokens if prompts else 0, 0, unknown)
