@@ -9,6 +9,7 @@ from tests.helpers.command import Cli
 from tests.helpers.tiny import save_model
 from wsteer.demo.experiment import Experiment, commands, read_experiment
 from wsteer.demo.findings import judge
+from wsteer.demo.plan import plan
 
 SCALES = ("small", "paper")
 JUDGED = {"misaligned", "misaligned-through-training"}  # findings that need a judge
@@ -51,10 +52,10 @@ def test_small_runs_on_a_tiny_model_and_the_rules_name_what_it_compares(
     base = save_model(tmp_path / "tiny", max_position_embeddings=1024)
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
-    unjudged = [each for each in commands(experiment, "small", str(base)) if each.missing is None]
-    for command in unjudged:
-        if "--report" in command.words:
+    for planned in plan(experiment, "small", str(base)):
+        if planned.left_out is not None or "--report" in planned.command.words:
             continue
+        command = planned.command
         cut = {"eval": ["--limit", "2"], "finetune": ["--rank", "2"]}.get(command.words[0], [])
         ran = cli(*command.words, *cut, "--quiet")
         assert ran.code in ((0, 3) if command.step.gate else (0,)), f"{command.text}\n{ran.err}"

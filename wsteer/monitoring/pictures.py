@@ -185,7 +185,7 @@ def trajectory_picture(found: Sequence[Trajectory], scores: Scores | None = None
     Each line is over a band of two floors.
     """
     name = "cosine over shared parameters" if shared else "cosine"
-    return steps_picture([_cosines(each, shared) for each in found], name, scores)
+    return steps_picture([_cosines(each, shared) for each in found], name, scores, one_scale=True)
 
 
 def _cosines(each: Trajectory, shared: bool) -> RunPanel:
@@ -199,24 +199,26 @@ def _cosines(each: Trajectory, shared: bool) -> RunPanel:
 
 @own_style
 def steps_picture(
-    runs: Sequence[RunPanel], ylabel: str, scores: Scores | None = None, one_legend: bool = False
+    runs: Sequence[RunPanel], ylabel: str, scores: Scores | None = None, one_scale: bool = False
 ) -> Figure:
     """A panel for each run: its series against the step, and scores in grey on an axis of their own.
 
-    `one_legend`: the panels have the same series, so that one legend stands below all of them.
+    All panels have the same series, and one legend below them; with `one_scale` one axis of values, and one of scores.
     """
     figure, axes = panels(len(runs), width=4.6, height=3.2, margin=1.2)
     drawn: dict[str, Any] = {}
     for panel, each in zip(axes, runs, strict=True):
         handles, labels = _draw_run(panel, each, ylabel, scores)
         drawn |= zip(labels, handles, strict=True)
-        if not one_legend:
-            small_legend(panel, handles, labels)
-    if one_legend:
-        across = 2 * min(PANELS, len(runs))
-        figure.legend(
-            list(drawn.values()), list(drawn), loc="outside lower center", ncols=across, fontsize=9, frameon=False
-        )
+    beside = [panel for panel in figure.axes if panel.get_visible() and panel not in axes]  # of scores
+    for alike in (axes, beside) if one_scale else ():
+        ends = [end for panel in alike for end in panel.get_ylim()]
+        for panel in alike:
+            panel.set_ylim(min(ends), max(ends))
+    across = 2 * min(PANELS, len(runs))
+    figure.legend(
+        list(drawn.values()), list(drawn), loc="outside lower center", ncols=across, fontsize=9, frameon=False
+    )
     return figure
 
 
@@ -241,10 +243,11 @@ def _draw_run(axes: Axes, each: RunPanel, ylabel: str, scores: Scores | None) ->
     if each.noise:
         below = [-reach for reach in each.noise]
         axes.fill_between(each.steps, below, each.noise, color="0.5", alpha=0.25, linewidth=0, label="random (95%)")
+    faint = 0.3 / max(2, len(each.series))  # bands lie over each other
     for series in each.series:
         values, low, high = (_with_gaps(found) for found in (series.values, series.low, series.high))
         (line,) = axes.plot(each.steps, values, marker="o", markersize=3.5, linewidth=1.5, label=series.label)
-        axes.fill_between(each.steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.fill_between(each.steps, low, high, color=line.get_color(), alpha=faint, linewidth=0)
         if series.ring is not None:
             at = values[list(each.steps).index(series.ring)]
             axes.plot(series.ring, at, "o", markersize=9, fillstyle="none", color=line.get_color())

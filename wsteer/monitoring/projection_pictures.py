@@ -56,7 +56,7 @@ def projections_by_step(found: Sequence[Projection], count: int, scores: Scores 
     steps, shown = by_step(found), shown_blocks(found)
     drawn = dict.fromkeys((each.run, each.data, each.block) for each in steps if each.block in shown)
     of_panel = [[each for each in steps if (each.run, each.data, each.block) == key] for key in drawn]
-    return steps_picture([_panel(each, count) for each in of_panel], "projection of the shift", scores, one_legend=True)
+    return steps_picture([_panel(each, count) for each in of_panel], "projection of the shift", scores)
 
 
 def _panel(found: Sequence[Projection], count: int) -> RunPanel:

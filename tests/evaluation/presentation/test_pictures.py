@@ -40,6 +40,23 @@ def test_axes_come_from_roles_then_from_the_order() -> None:
     ]
 
 
+def test_a_tasks_other_behaviours_are_drawn_too_but_not_those_over_the_bases_rows() -> None:
+    behaviour, accuracy, perplexity = MEASURES
+    another = replace(behaviour, metric="another")
+    fixed, elsewhere = replace(another, metric="another_of_base", among="x"), replace(another, task="elsewhere")
+    given = [behaviour, another, fixed, accuracy, perplexity, elsewhere]
+    assert tradeoffs(given) == [(accuracy, behaviour), (perplexity, behaviour), (accuracy, another)]
+
+
+@pytest.mark.slow
+def test_a_picture_of_another_behaviour_is_named_by_it() -> None:
+    chosen, another = conditions(1), replace(MEASURES[0], metric="another")
+    once = estimates(chosen)
+    again = [replace(each, metric="another") for each in once if each.task == "agreement"]
+    found = figures([*once, *again], [MEASURES[0], another, *MEASURES[1:]], chosen)
+    assert list(found)[:3] == ["tradeoff", "tradeoff-text-perplexity", "tradeoff-agreement-another"]
+
+
 @pytest.mark.slow
 def test_each_kind_of_conditions_gets_its_picture() -> None:
     usual = ["tradeoff", "tradeoff-text-perplexity", "curves-agreement", "curves-text"]

@@ -44,8 +44,10 @@ def figures(
         free = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         pictures[next(each for each in free if each not in pictures)] = title, figure
 
-    for number, (x, y) in enumerate(tradeoffs(measures)[:MOST_EACH]):
-        name = "tradeoff" if number == 0 else f"tradeoff-{_plain(x.task)}-{_plain(x.metric)}"
+    pairs = tradeoffs(measures)[:MOST_EACH]
+    for number, (x, y) in enumerate(pairs):
+        other = x if y == pairs[0][1] else y  # what differs from the first
+        name = "tradeoff" if number == 0 else f"tradeoff-{_plain(other.task)}-{_plain(other.metric)}"
         title = f"Trade-off: {y.metric} ({y.task}) against {x.metric} ({x.task})"
         add(name, title, tradeoff(by_place, conditions, x, y))
     tasks = list(dict.fromkeys(each.task for each in measures))[:MOST_EACH]

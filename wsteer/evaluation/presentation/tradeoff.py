@@ -32,14 +32,18 @@ class Point:
 
 
 def tradeoffs(measures: Sequence[Measure]) -> list[tuple[Measure, Measure]]:
-    """The pairs (x, y) that are drawn: the first behaviour against each capability.
+    """The pairs (x, y) that are drawn: the first behaviour against each capability, and its task's others.
 
-    Where no metric has such a role: the first of all against the first of each other task, or of its own task's others.
+    Those others are against the first capability; one over the rows of the base (`among`) is the same again, and is
+    not drawn. Where no metric has such a role: the first of all against the first of each other task, or of its own
+    task's others.
     """
     behaviour = next((each for each in measures if each.role == "behaviour"), None)
     capabilities = [each for each in measures if each.role == "capability"]
     if behaviour is not None and capabilities:
-        return [(each, behaviour) for each in capabilities]
+        of_task = [each for each in measures if each.task == behaviour.task and each.role == "behaviour"]
+        alike = [each for each in of_task if each != behaviour and not each.among]
+        return [(each, behaviour) for each in capabilities] + [(capabilities[0], each) for each in alike]
     if not measures:
         return []
     first = behaviour or next((each for each in measures if each.role is None), measures[0])
