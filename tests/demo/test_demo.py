@@ -42,6 +42,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.slow
 def test_steps_run_in_the_folder_and_those_without_a_judge_are_left_out_by_name(
     cli: Cli, mine: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_steps_run_in_the_folder_and_those_without_a_judge_are_left_out_by_name(
     assert ran.json["peak_memory_gb"] >= max(step["peak_memory_gb"] for step in taken)
 
 
+@pytest.mark.slow
 def test_the_record_has_digests_and_no_path_of_this_machine(cli: Cli, mine: Path, tmp_path: Path, tiny: Path) -> None:
     assert cli("demo", mine, "-o", tmp_path / "out", "-q").code == 0
     record = json.loads((tmp_path / "out" / "wsteer.json").read_text())
@@ -67,6 +69,7 @@ def test_the_record_has_digests_and_no_path_of_this_machine(cli: Cli, mine: Path
     assert record["files"] == sorted({*contents(tmp_path / "out")} - {"wsteer.json"})
 
 
+@pytest.mark.slow
 def test_only_what_a_changed_number_touches_runs_again(cli: Cli, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli("demo", mine, "-o", out, "-q").code == 0
@@ -83,6 +86,7 @@ def test_only_what_a_changed_number_touches_runs_again(cli: Cli, mine: Path, tmp
     assert contents(out) == contents(tmp_path / "anew")
 
 
+@pytest.mark.slow
 def test_what_changed_outside_of_the_file_runs_again(cli: Cli, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli("demo", mine, "-o", out, "-q").code == 0
@@ -94,6 +98,7 @@ def test_what_changed_outside_of_the_file_runs_again(cli: Cli, mine: Path, tmp_p
     assert outcomes(cli("demo", mine, "-o", out, "--resume", "--json")) == ["ran", "ran", "left out", "left out", "ran"]
 
 
+@pytest.mark.slow
 def test_outputs_that_no_step_makes_any_more_stay_and_are_named(cli: Cli, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli("demo", mine, "-o", out, "-q").code == 0
@@ -105,6 +110,7 @@ def test_outputs_that_no_step_makes_any_more_stay_and_are_named(cli: Cli, mine: 
     assert not (out / "steered").exists()
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_refused_unless_the_run_goes_on_or_replaces_it(
     cli: Cli, mine: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +126,7 @@ def test_an_existing_folder_is_refused_unless_the_run_goes_on_or_replaces_it(
     assert cli("demo", mine, "-o", tmp_path / "new", "--resume", "-q").code == 0  # there is nothing yet to go on with
 
 
+@pytest.mark.slow
 def test_another_model_runs_what_has_it_again(cli: Cli, mine: Path, tmp_path: Path, tiny: Path) -> None:
     out = tmp_path / "out"
     assert cli("demo", mine, "-o", out, "-q").code == 0
@@ -127,6 +134,7 @@ def test_another_model_runs_what_has_it_again(cli: Cli, mine: Path, tmp_path: Pa
     assert outcomes(cli("demo", mine, "-o", out, "--resume", "--model", other, "--json"))[:2] == ["unchanged", "ran"]
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_says_which_it_was_and_how_to_go_on(cli: Cli, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     edit(mine, "--fail-above w=0.1", "--fail-above nosuch=0.1")
@@ -142,6 +150,7 @@ def test_a_step_that_fails_says_which_it_was_and_how_to_go_on(cli: Cli, mine: Pa
     ]
 
 
+@pytest.mark.slow
 def test_a_gate_of_a_step_that_may_not_fail_ends_the_run_with_its_code(cli: Cli, mine: Path, tmp_path: Path) -> None:
     edit(mine, "gate: true,", "")
     ran = cli("demo", mine, "-o", tmp_path / "out")
@@ -237,6 +246,7 @@ def test_ctrl_c_in_a_step_ends_the_run_and_says_how_to_go_on(
     assert "-o tuned --max-steps 40 --rank 2 --eval-every 10 --resume --force\n" in ran.err
 
 
+@pytest.mark.slow
 def test_two_runs_never_share_a_folder(cli: Cli, mine: Path, tmp_path: Path) -> None:
     import fcntl
 

@@ -4,20 +4,24 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from wsteer.cli.command import PREFIX, Stopped
+from wsteer.cli.demo_tables import finding_lines
 from wsteer.cli.eval_tables import tables
 from wsteer.cli.options import Config, FollowLinks, Force, Json, Quiet, argument, option
 from wsteer.cli.output import GATE_FAILED, Printer, table
+from wsteer.cli.plan_tables import plan_lines, sum_lines
 
 if TYPE_CHECKING:
     from wsteer.demo.chain import Chain
-    from wsteer.demo.commands import Parsed
-    from wsteer.demo.demo import DemoReport
+    from wsteer.demo.checking import Checked, Parse
+    from wsteer.demo.demo import DemoReport, Execute
+    from wsteer.demo.estimates import Estimates
     from wsteer.demo.experiment import Experiment
 
 
@@ -65,6 +69,9 @@ def demo(
     ] = None,
     listed: Annotated[bool, option("--list", help="List the experiments that come with wsteer.")] = False,
     printed: Annotated[bool, option("--print", help="Print the experiment as a bash script.")] = False,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Check the steps, and estimate disk, memory and tokens; run nothing.")
+    ] = False,
     report: Annotated[bool, option("--report", help="Judge the results in DIR, and write report.html.")] = False,
     resume: Annotated[bool, option("--resume", help="Go on in DIR with what is not finished, or has changed.")] = False,
     follow_links: FollowLinks = False,
@@ -77,13 +84,12 @@ def demo(
 
     Example: wsteer demo sycophancy, or wsteer demo my.yaml --model Qwen/Qwen2.5-1.5B-Instruct -o mine
     """
-    modes = {"--list": listed, "--print": printed, "--report": report}
+    modes = {"--list": listed, "--print": printed, "--dry-run": dry_run, "--report": report}
     others = {"--model": model, "--resume": resume, "--force": force, "--output": output, "EXPERIMENT": experiment}
     _check_meant(modes, others)
     printer = Printer(json, quiet)
     if listed:
-        _list(printer)
-        return
+        return _list(printer)
     output = Path(f"wsteer-{'demo' if experiment is None else Path(experiment).stem}") if output is None else output
     from wsteer.demo.chain import NAME
     from wsteer.demo.experiment import read_experiment
@@ -94,15 +100,51 @@ def demo(
 
         lines = script(found, scale, output, model, follow_links)
         printer.result({"experiment": found.name, "scale": scale, "script": "\n".join([*lines, ""])}, lines)
-        return
-    from wsteer.cli.parsing import parse_line
-    from wsteer.demo.demo import demo as program
+    elif report:
+        from wsteer.demo.page import write_report
+        from wsteer.demo.plan import REPORT
 
+        judged = write_report(found, scale, output, output / REPORT, force, printer.progress)
+        printer.result(judged, list(finding_lines(judged)))
+    elif dry_run:
+        from wsteer.demo.demo import dry_run as check
+
+        checked, estimates = check(found, scale, output, _parser(context), model)
+        printer.result(_foreseen(found, scale, checked, estimates), list(plan_lines(checked, estimates)))
+        checked.refuse()
+    else:
+        from wsteer.demo.demo import demo as program
+
+        told = program(
+            found,
+            scale,
+            output,
+            _executing(context, printer),
+            _parser(context),
+            model,
+            follow_links,
+            resume,
+            force,
+            progress=printer.progress,
+            note=printer.note,
+            failed=printer.failure,
+            foreseen=lambda checked, estimates: printer.note(" ".join(sum_lines(estimates))),
+        )
+        printer.result(told, list(_lines(told)))
+
+
+def _parser(context: typer.Context) -> "Parse":
+    from wsteer.cli.parsing import parse_line
+
+    return lambda words, folder: parse_line(context.find_root().command, words, folder)
+
+
+def _executing(context: typer.Context, printer: Printer) -> "Execute":
     def execute(command: list[str], typed: str, gate: bool) -> None:
         """Run one command in this process. Its result goes to stderr: it is only a step of the experiment."""
         printer.command(typed)
-        arguments = [*command, *(["--quiet"] if quiet else [])]
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
+        arguments = [*command, *(["--quiet"] if printer.quiet else [])]
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if printer.quiet else sys.stderr):
             try:
                 with _own_options(command[0]):
                     ended = context.find_root().command.main(arguments, prog_name="wsteer", standalone_mode=False)
@@ -111,24 +153,7 @@ def demo(
         if ended and not (gate and ended == GATE_FAILED):  # a code of its own, such as 3 for a gate
             raise typer.Exit(ended)
 
-    def parse(words: Sequence[str], folder: Path) -> "Parsed":
-        return parse_line(context.find_root().command, words, folder)
-
-    told = program(
-        found,
-        scale,
-        output,
-        execute,
-        parse,
-        model,
-        follow_links,
-        resume,
-        force,
-        progress=printer.progress,
-        note=printer.note,
-        failed=printer.failure,
-    )
-    printer.result(told, list(_lines(told)))
+    return execute
 
 
 def _check_meant(modes: Mapping[str, bool], others: Mapping[str, object]) -> None:
@@ -136,6 +161,7 @@ def _check_meant(modes: Mapping[str, bool], others: Mapping[str, object]) -> Non
     refused = {
         "--list": ("--model", "--resume", "--force", "--output", "EXPERIMENT"),
         "--print": ("--resume", "--force"),
+        "--dry-run": ("--resume", "--force"),
         "--report": ("--model", "--resume"),
     }
     chosen = [name for name, given in modes.items() if given]
@@ -176,6 +202,24 @@ def _list(printer: Printer) -> None:
 def _described(experiment: "Experiment") -> dict:
     about = {"title": experiment.title, "section": experiment.section, "scales": list(experiment.scales)}
     return {"name": experiment.name, **about, "path": str(experiment.path)}
+
+
+def _foreseen(experiment: "Experiment", scale: str, checked: "Checked", estimates: "Estimates") -> dict:
+    """A dry run as JSON."""
+    left_out = {step.number: step.left_out for step in checked.steps if step.left_out is not None}
+    return {
+        "experiment": experiment.name,
+        "scale": scale,
+        "steps": [
+            {"number": step.number, "command": step.command.text, "left_out": left_out.get(step.number)}
+            for step in checked.steps
+        ],
+        "estimates": asdict(estimates),
+        "bring": [asdict(each) for each in checked.brought],
+        "hub": list(checked.hub),
+        "judges": list(checked.judges),
+        "problems": list(checked.problems),
+    }
 
 
 def _lines(report: "DemoReport") -> Iterator[str]:

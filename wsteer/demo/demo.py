@@ -11,7 +11,8 @@ from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo import chain
 from wsteer.demo.checking import Checked, Parse, check
-from wsteer.demo.commands import uses_of
+from wsteer.demo.commands import Parsed, uses_of
+from wsteer.demo.estimates import Estimates, estimate
 from wsteer.demo.experiment import SHIPPED, Experiment, commands
 from wsteer.demo.finished import Finished, adopt, inside, is_experiment, read_finished, write_record
 from wsteer.demo.memory import peak_memory, reset_peak, return_memory
@@ -67,15 +68,16 @@ def demo(
     progress: Progress = silent,
     note: Note = unsaid,
     failed: Note = unsaid,
+    foreseen: Callable[[Checked, Estimates], None] | None = None,
 ) -> DemoReport:
     """Run the experiment's commands in the folder `output`, with `model` instead of the file's.
 
     `execute` runs one command, `parse` reads a command line without running it; the commands are checked by it first.
     `resume` goes on in a folder that is there: only steps whose command, inputs or outputs changed run again. `failed`
-    is told which step it was that failed, before its error is passed on.
+    is told which step it was that failed, before its error is passed on; `foreseen` gets the estimates before any runs.
     """
     start = time.perf_counter()
-    checked = checked_experiment(experiment, scale, output, model, parse)
+    checked, estimates = dry_run(experiment, scale, output, parse, model)
     checked.refuse()
     if checked.missing:
         told = "; ".join(f"{os.path.normpath(output / each.path)}: {each.how}" for each in checked.missing)
@@ -83,9 +85,11 @@ def demo(
             f"{experiment.name} needs data that do not come with wsteer; put there, and run again: {told}"
         )
     finished = _opened(output, resume, force, [experiment.path, *([] if model is None else [model])])
-    finished.named = lambda step: [each.name for each in uses_of(parse(step.command.words, Path()), Path()).inputs]
+    finished.named = _named_by(parse)
     model = resolved(model_of(experiment, scale, model), progress)
     read_config(open_checkpoint(model))  # one that cannot be had is told before the folder is made
+    if foreseen is not None:
+        foreseen(checked, estimates)
     steps = plan(experiment, scale, model)
     source: dict[str, object] = {"role": "model", "path": recordable(model)}
     inputs = [source, source_entry("experiment", experiment.path)]
@@ -110,10 +114,27 @@ def demo(
     )
 
 
-def checked_experiment(experiment: Experiment, scale: str, output: Path, model: str | None, parse: Parse) -> Checked:
-    """The experiment's commands checked, with nothing fetched."""
+def dry_run(
+    experiment: Experiment, scale: str, output: Path, parse: Parse, model: str | None = None
+) -> tuple[Checked, Estimates]:
+    """The experiment's commands checked, and what they will need; nothing runs, and nothing is fetched."""
     name = without_fetching(model_of(experiment, scale, model))
-    return check(commands(experiment, scale, name), experiment.bring, output, name, parse)
+    checked = check(commands(experiment, scale, name), experiment.bring, output, name, parse)
+    stated = experiment.scales[scale].size if model is None else {}
+    return checked, estimate(checked, output, name, stated, gpu=scale == "paper")
+
+
+def _named_by(parse: Parse) -> Callable[[Planned], list[str]]:
+    """What names a step's inputs as its command has them, also those that only a file of pairs or a task names."""
+    parsed: dict[tuple[str, ...], Parsed] = {}
+
+    def named(step: Planned) -> list[str]:
+        words = step.command.words
+        if words not in parsed:
+            parsed[words] = parse(words, Path())
+        return [each.name for each in uses_of(parsed[words], Path()).inputs]
+
+    return named
 
 
 @dataclass(frozen=True)

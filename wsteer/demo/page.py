@@ -126,7 +126,7 @@ def _finding(judged: Judged, folder: Path, number: int) -> dict[str, object]:
         "axes": escaped(finding.axes),
         "ours": escaped(f"{finding.results}/{picture.name}"),
         "source": inline(picture) if picture.is_file() else "",
-        "unseen": escaped(judged.why if judged.verdict == LEFT_OUT else _no_picture(picture)),
+        "unseen": escaped("Left out." if judged.verdict == LEFT_OUT else _no_picture(picture)),
         "verdict": _verdict(judged.verdict),
         "decisive": escaped(deciding.decisive) if deciding is not None else "",
         "compared": escaped(deciding.compared) if deciding is not None and deciding.decisive else "",
@@ -164,6 +164,7 @@ def _difference(rule: Difference) -> dict[str, object]:
         "why": escaped(rule.why),
         "heads": [escaped(each) for each in heads],
         "lines": [*lines, [*total, *["", ""][: 2 * kept]]],
+        "texts": 2,  # columns of text, the others are of numbers
         "total": True,
     }
 
@@ -189,6 +190,7 @@ def _cosines(rule: Cosines) -> dict[str, object]:
         "why": escaped(rule.why),
         "heads": ["pair", "side", "cosine", "noise"],
         "lines": [*lines("above", rule.above), *lines("below", rule.below)],
+        "texts": 2,
         "total": False,
     }
 
