@@ -13,7 +13,10 @@ from wsteer.files.text import read_json
 
 NAMES = ("sycophancy", "evil")
 SCALES = ("small", "paper")
-LEFT_OUT = {"sycophancy": {"layers", "tone"}, "evil": {"layers", "rate", "consistency"}}  # findings without results at small
+LEFT_OUT = {
+    "sycophancy": {"layers", "tone"},
+    "evil": {"layers", "rate", "reasons", "consistency"},
+}  # findings without results at small
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -56,7 +59,10 @@ def unknown(experiment: Experiment, folder: Path) -> list[str]:
         conditions = {each[key] for each in results["conditions"] for key in ("label", "method")}
         measures = {each["metric"] for each in results["measures"]}
         measures |= {f"{each['task']}.{each['metric']}" for each in results["measures"]}
-        if not (folder / finding.results / f"{finding.picture}.svg").exists():
+        nothing = all(each["value"] is None for each in results["estimates"] if each["metric"] == "non_sycophancy")
+        if not (folder / finding.results / f"{finding.picture}.svg").exists() and (
+            not nothing or experiment.name != "sycophancy"  # no fact is answered right: there is nothing to draw
+        ):
             told.append(f"{finding.name}: {finding.picture}.svg")
         for rule in finding.rules:
             named = {str(rule[key]) for key in ("more", "less", "than") if key in rule}
@@ -70,7 +76,7 @@ def unknown(experiment: Experiment, folder: Path) -> list[str]:
 def test_small_runs_on_a_tiny_model_and_the_rules_name_what_it_finds(
     name: str, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = save_model(tmp_path / "tiny", num_hidden_layers=4, max_position_embeddings=1024)
+    base = save_model(tmp_path / "tiny", num_hidden_layers=3, max_position_embeddings=1024)
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     experiment = read_experiment(name)
