@@ -59,7 +59,7 @@ PROBLEMS = {
     "generate sycofancy -o d": "there is no set 'sycofancy'",
     "actvec M data/pos.jsonl -o a": "it is missing",
     "steer M w.safetensors -o s": "give one of --k and --sweep",
-    "finetune M -o p": "give it, or --pairs FILE",
+    "finetune M -o p": "give it, or --pairs",
     "demo -o x": "no step of an experiment",
 }
 

@@ -150,6 +150,14 @@ def test_pairs_name_more_inputs_and_outputs(tmp_path: Path) -> None:
     assert output.makes("runs/x/w.safetensors") and output.makes("runs/y/pos") and not output.makes("runs/z/pos")
 
 
+def test_folders_of_pairs_need_not_be_there_yet(tmp_path: Path) -> None:
+    found = uses_of(parsed("finetune M --pairs data/x,../y/ -o runs", tmp_path), tmp_path)
+    names = {each.name for each in found.inputs if each.role in ("data", "pairs")}
+    assert names == {"data/x/pos.jsonl", "data/x/neg.jsonl", "../y/pos.jsonl", "../y/neg.jsonl"}
+    (output,) = found.outputs
+    assert output.makes("runs/x/w.safetensors") and output.makes("runs/y/pos") and not output.makes("runs/data")
+
+
 def test_a_task_file_names_its_data(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("name: t\ndata: rows.jsonl\n")
     (tmp_path / "rows.jsonl").touch()
