@@ -72,7 +72,7 @@ LINES = {
     "eval M --task lm:gsm8k --task lm:my.yaml --task inspect:f.py@g --task perplexity:t -T judge_prompt=j.txt -o e": (
         [
             *(("model", "M", MODEL), ("task", "gsm8k", OWN), ("task", "my.yaml", PATH), ("task", "f.py", PATH)),
-            *(("judge_prompt", "j.txt", TEXT), ("texts", "t", DATA)),
+            *(("judge_prompt", "j.txt", PATH), ("texts", "t", DATA)),
         ],
         ["e"],
     ),

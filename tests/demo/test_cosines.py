@@ -1,5 +1,6 @@
 """Rules on cosines: which pairs they name, and verdicts by how far those lie apart, in noise floors."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -99,9 +100,17 @@ def test_a_pair_that_is_not_there_is_refused_with_what_there_is(tmp_path: Path, 
     assert told in str(error.value)
 
 
+SPOILT = [
+    *(("rows", 3), ("rows", [3]), ("columns", [None]), ("cosines", [["0.5"]]), ("cosines", []), ("floor", [[]])),
+    *(("trajectories", 3), ("trajectories", [{}]), ("trajectories", [3])),
+]
+
+
 def test_a_file_of_another_shape_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "similarity.json"
-    for text in ('{"rows": []}', '{"rows": 3, "columns": [], "cosines": [], "floor": [], "trajectories": []}'):
-        path.write_text(text)
+    good = {"rows": ["a"], "columns": ["w"], "cosines": [[0.5]], "floor": [[0.1]], "trajectories": []}
+    spoilt = [{"rows": []}, *({**good, key: value} for key, value in SPOILT)]
+    for found in spoilt:
+        path.write_text(json.dumps(found))
         with pytest.raises(WsteerError, match="is not what wsteer monitor of this version writes"):
             Table(path)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from html import unescape as html_unescape
 from pathlib import Path
 
@@ -236,6 +237,7 @@ def test_the_terminal_has_figure_verdict_and_the_number_that_decides(own: Experi
     report = write_report(own, "small", folder, folder / "report.html")
     lines = list(finding_lines(report))
     rows = [" ".join(line.split()) for line in lines]
+    assert json.loads(json.dumps(asdict(report), allow_nan=False))["findings"][0]["verdict"] == "agrees"  # for --json
     number = report.findings[0].rules[0].decisive
     assert rows[0] == "figure finding agrees here? the number that decides"
     assert rows[1] == f"2, 13 f agrees {number} kept, w k=1 minus a@12 k=1"

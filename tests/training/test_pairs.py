@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsteer.errors import WsteerError
-from wsteer.training.pairs import MOST_PAIRS, Pair, read_pairs
+from wsteer.training.pairs import MOST_PAIRS, Pair, pairs_of, read_pairs
 from wsteer.training.rows import Source
 
 
@@ -30,6 +30,34 @@ def test_a_pair_is_two_data_sets_or_a_folder_beside_the_file(folder: Path) -> No
     expected = ((Source(str(beside / "pos.jsonl")),), (Source(str(beside / "neg.jsonl")),))
     for text in ("evil: evil", "evil: {pos: evil/pos.jsonl, neg: evil/neg.jsonl}", f"evil: {beside}"):
         assert pairs(folder, text) == [Pair("evil", *expected)]
+
+
+def test_folders_are_pairs_named_after_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil, good = folder / "traits" / "evil", folder / "traits" / "good"
+    (folder / "traits" / "traits.yaml").write_text("evil: evil\ngood: good")
+    assert pairs_of([evil, good]) == read_pairs(folder / "traits" / "traits.yaml")
+    assert pairs_of([folder / "traits" / "traits.yaml"]) == pairs_of([evil, good])
+    assert [pair.name for pair in pairs_of([good])] == ["good"]
+    monkeypatch.chdir(evil)
+    assert [pair.name for pair in pairs_of([".", "../good/"])] == ["evil", "good"]
+
+
+def test_folders_that_cannot_be_pairs_are_refused(folder: Path) -> None:
+    evil = folder / "traits" / "evil"
+    (folder / "Evil").mkdir()
+    (folder / ".hidden").mkdir()
+    (folder / "traits" / "traits.yaml").write_text("evil: evil")
+    for given, said in (
+        ([folder / "Evil"], "Evil has no pos.jsonl"),
+        ([evil, folder / "Evil"], "another folder is named Evil, too"),
+        ([evil, evil], "another folder is named evil, too"),
+        ([evil, folder / ".hidden"], "cannot name a pair"),
+        ([evil, folder / "traits" / "traits.yaml"], "is a file"),
+        ([evil, folder / "none"], "none does not exist"),
+        ([folder / "none"], "none does not exist"),
+    ):
+        with pytest.raises(WsteerError, match=said):
+            pairs_of(given)
 
 
 def test_data_may_be_lists_have_weights_and_lie_on_the_hub(folder: Path) -> None:

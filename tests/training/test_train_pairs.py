@@ -349,11 +349,20 @@ def test_only_a_folder_of_pairs_goes_on_and_one_run_at_a_time(tmp_path: Path, ti
                 finetune_pairs(tiny, traits, runs, ONE_STEP, device="cpu", resume=not force, force=force)
 
 
+def test_folders_train_as_a_file_that_names_them(cli: Cli, tmp_path: Path, tiny: Path, traits: Path) -> None:
+    given = [tiny, "-o", tmp_path / "runs", "--max-steps", 1, "--rank", 2, "--warmup-steps", 0]
+    folders = ",".join(str(traits.parent / name) for name in ("agree", "long"))
+    ran = cli("finetune", *given, "--pairs", folders)
+    assert ran.code == 0, ran.err
+    again = cli("finetune", *given, "--pairs", only(traits, "agree", "long"), "--resume")
+    assert "kept from an earlier run: agree/pos, agree/neg, long/pos, long/neg" in again.out, again.err
+
+
 def test_data_and_pairs_exclude_each_other(cli: Cli, tmp_path: Path, tiny: Path, traits: Path) -> None:
     ran = cli("finetune", tiny, "-o", tmp_path / "out")
-    assert (ran.code, "give it, or --pairs FILE" in ran.err) == (2, True)
+    assert (ran.code, "give it, or --pairs" in ran.err) == (2, True)
     ran = cli("finetune", tiny, data_of(traits, "agree", "pos"), "--pairs", traits, "-o", tmp_path / "out")
-    assert (ran.code, "--pairs FILE stands instead of it" in ran.err) == (2, True)
+    assert (ran.code, "--pairs stands instead of it" in ran.err) == (2, True)
     (tmp_path / "config.yaml").write_text(f"pairs: {traits}\nmax_steps: 1\nrank: 2\nwarmup_steps: 0\n")
     ran = cli("finetune", tiny, "--config", tmp_path / "config.yaml", "-o", tmp_path / "out", "-q", "--json")
     assert [pair["name"] for pair in ran.json["pairs"]] == list(ANSWERS)

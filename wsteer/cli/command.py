@@ -161,7 +161,10 @@ def _next(words: Iterator[str]) -> list[str]:
 
 def spaced(parameter: Any, values: Iterable[str]) -> bool:
     """Whether a number is written with `_` between its digits: 1_5 may mean 1.5, and Python reads 15."""
-    return parameter.type_descriptor.annotation in (int, float) and any("_" in value for value in values)
+    described = getattr(parameter, "type_descriptor", None)  # of newer typers; older ones have click's type
+    named = parameter.type.name.split()[0] if described is None else ""  # "integer", "integer range"
+    number = named in ("integer", "float") or (described is not None and described.annotation in (int, float))
+    return number and any("_" in value for value in values)
 
 
 def takes_several(parameter: Any) -> bool:

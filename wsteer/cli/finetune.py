@@ -80,17 +80,18 @@ Templates: a {% generation %} mark is used if the template has one, but is
   writes --date, the same on every machine and day. The folder written keeps
   the --template, and its wsteer.json --template-args and --date: commands
   that read it use them where none are given.
-Pairs: --pairs FILE trains both sides of each pair in a YAML file with one
-  recipe and seed, on a base loaded once (again for --method full and for an
-  --init that changes the base), and writes DIR/NAME/pos, DIR/NAME/neg and
-  their difference, DIR/NAME/w.safetensors: wsteer monitor
-  DIR/*/w.safetensors compares them. An entry is NAME: {pos: DATA, neg:
-  DATA}, where DATA may be a list, or NAME: FOLDER with pos.jsonl and
-  neg.jsonl, as wsteer generate writes it; files are looked for beside the
-  YAML file, then from the current folder. All data are checked first; --val
-  would validate every side with the same rows. With --resume what is
-  finished stays, and the file may have more pairs; with --force too, sides
-  whose data or options changed are trained again.
+Pairs: --pairs trains both sides of each pair with one recipe and seed, on a
+  base loaded once (again for --method full and for an --init that changes
+  the base), and writes DIR/NAME/pos, DIR/NAME/neg and their difference,
+  DIR/NAME/w.safetensors: wsteer monitor DIR/*/w.safetensors compares them.
+  --pairs evil,data/french takes folders with pos.jsonl and neg.jsonl, as
+  wsteer generate writes them, and names the pairs after them. In a YAML file
+  an entry is NAME: {pos: DATA, neg: DATA}, where DATA may be a list, or
+  NAME: FOLDER; files are looked for beside the YAML file, then from the
+  current folder. All data are checked first; --val would validate every side
+  with the same rows. With --resume what is finished stays, and pairs may be
+  added; with --force too, sides whose data or options changed are trained
+  again.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and
@@ -148,8 +149,12 @@ def finetune(
         argument("DATA", help="JSONL files of chat rows or Hub datasets org/name:split; FILE:6 takes one 6 times."),
     ] = None,
     pairs: Annotated[
-        Path | None,
-        option("--pairs", help="YAML file of pairs, instead of DATA: both sides of each are trained.", metavar="FILE"),
+        str | None,
+        option(
+            "--pairs",
+            help="YAML file of pairs, or folders of generate, instead of DATA: both sides of each are trained.",
+            metavar="FILE|DIR,...",
+        ),
     ] = None,
     method: Annotated[
         Method | None,
@@ -294,9 +299,10 @@ def finetune(
         seed=seed,
     )
     if bool(data) == (pairs is not None):
-        wrong = "give it, or --pairs FILE" if not data else "--pairs FILE stands instead of it; give one of them"
+        wrong = "give it, or --pairs" if not data else "--pairs stands instead of it; give one of them"
         raise typer.BadParameter(wrong, param_hint="DATA")
     several = parse_seeds(seeds)
+    sides = parse_names(pairs, "--pairs")
     watched, reporters = parse_names(track, "--track"), parse_names(report_to, "--report-to")
     if pairs is None:  # their folder may be there: it grows
         check_early(output, force, folder=True, resume=resume)
@@ -329,7 +335,7 @@ def finetune(
     report: FinetuneReport | SeedsReport | PairsReport
     try:
         if pairs is not None:
-            report = of_pairs = finetune_pairs(base, pairs, output, recipe, seeds=several, **options)
+            report = of_pairs = finetune_pairs(base, sides, output, recipe, seeds=several, **options)
             lines = pairs_lines(of_pairs)
         elif several is not None:
             report = of_seeds = finetune_seeds(base, data or [], output, recipe, several, **options)

@@ -26,7 +26,7 @@ from wsteer.cli.values import (
     parse_seeds,
     parse_share,
 )
-from wsteer.demo.commands import Parsed
+from wsteer.demo.commands import Parsed, placed
 from wsteer.errors import WsteerError
 
 Read = Callable[[Any], object]
@@ -68,16 +68,16 @@ def parse_line(group: Any, words: Sequence[str], folder: Path) -> Parsed:
 
 def _with_config_in(arguments: Sequence[str], folder: Path) -> list[str]:
     """The arguments, with the file of --config as it is named from here."""
-    placed = []
+    words = []
     after = False
     for word in arguments:
         if after:
-            word = str(folder / word)
+            word = str(placed(folder, word))
         elif word.startswith("--config="):
-            word = f"--config={folder / word.removeprefix('--config=')}"
+            word = f"--config={placed(folder, word.removeprefix('--config='))}"
         after = word == "--config"
-        placed.append(word)
-    return placed
+        words.append(word)
+    return words
 
 
 def _read(command: str, values: Mapping[str, Any]) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Low-rank changes of one parameter compared in rank space, in float64; no matrix of full size is formed."""
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ NEGLIGIBLE = 1e-13
 ROWS = 512  # rows of Q and Y in memory at once, for all changes
 COLUMNS = 512  # columns of a Gram matrix computed at once
 _TINY = torch.finfo(torch.float64).tiny  # replaces a zero divisor: an A of zeros changes nothing
+
+_LINALG = threading.Lock()  # torch loads CUDA's at the first use, and fails where two threads come at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class RankSpace:
         if not lora_A.isfinite().all():
             raise WsteerError("a factor holds NaN or infinity; the training run diverged")
         # A = rᵀqᵀ: q [in, s], r [s, rows of A], s the smaller of the two
-        q, r = torch.linalg.qr(lora_A.to(device).double().T)
+        with _LINALG if device != "cpu" else contextlib.nullcontext():
+            q, r = torch.linalg.qr(lora_A.to(device).double().T)
         u, scales, v = torch.linalg.svd(r.cpu(), full_matrices=False)  # r = u diag(scales) v; small, so on the CPU
         kept = scales > NEGLIGIBLE * scales[0]  # as many as A's rank
         P = weights[:, None] * (v.T * scales)[:, kept]  # [rows of A, r]: B diag(w) A = (B P) Qᵀ

@@ -186,8 +186,9 @@ def _finetune(values: Values, folder: Path) -> Both:
     if values["pairs"] is None:
         inputs += [Input("data", parse_source(each).path, DATA) for each in values["data"]]
         return inputs, [Output(str(values["output"]), files)]
-    inputs.append(Input("pairs", str(values["pairs"])))
-    named = pairs_of(placed(folder, str(values["pairs"])), folder)
+    if _is_file_of_pairs(values["pairs"], folder):
+        inputs.append(Input("pairs", values["pairs"]))
+    named = pairs_of(values["pairs"], folder)
     inputs += [Input("data", each, DATA) for sides in named.values() for names in sides.values() for each in names]
     sides = [(f"{name}/{side}/{each}") for name in named or ("*",) for side in ("pos", "neg") for each in files]
     deltas = [f"{name}/w.safetensors" for name in named or ("*",)]
@@ -204,20 +205,29 @@ def _tuned(recipe: Recipe, save_every: int | None) -> tuple[str, ...]:
     return (*result, "chat_template.jinja", "log.jsonl", "sweep.csv", "loss.png", "runs/*", RECORD, *saved)
 
 
-def pairs_of(path: Path, folder: Path) -> dict[str, dict[str, list[str]]]:
-    """The data of both sides of each pair in a YAML file, as named from `folder`; nothing if there is no such file.
+def _is_file_of_pairs(given: str, folder: Path) -> bool:
+    """Whether --pairs names a YAML file, which may not be there yet, and not folders."""
+    return given.endswith((".yaml", ".yml")) or placed(folder, given).is_file()
 
-    Unlike `training/pairs.py`, which reads it for the run, the data need not be there yet.
+
+def pairs_of(given: str, folder: Path) -> dict[str, dict[str, list[str]]]:
+    """The data of both sides of each pair of --pairs, as named from `folder`; nothing of a YAML file that is not there.
+
+    Unlike `training/pairs.py`, which reads them for the run, the data need not be there yet.
     """
+    if not _is_file_of_pairs(given, folder):
+        paths = [each.strip().rstrip("/") for each in given.split(",")]
+        return {Path(path).name: {side: [f"{path}/{side}.jsonl"] for side in SIDES} for path in paths}
+    path = placed(folder, given)
     if not path.is_file():
         return {}
     read = read_yaml(path)
     found: dict[str, dict[str, list[str]]] = {}
-    for name, given in read.items() if isinstance(read, dict) else ():
-        if isinstance(given, str):
-            given = {side: f"{given}/{side}.jsonl" for side in ("pos", "neg")}
+    for name, entry in read.items() if isinstance(read, dict) else ():
+        if isinstance(entry, str):
+            entry = {side: f"{entry}/{side}.jsonl" for side in SIDES}
         sides = {}
-        for side, data in given.items() if isinstance(given, dict) else ():
+        for side, data in entry.items() if isinstance(entry, dict) else ():
             listed = data if isinstance(data, list) else [data]
             sides[str(side)] = [_beside(parse_source(str(each)).path, path, folder) for each in listed]
         found[str(name)] = sides
@@ -325,7 +335,7 @@ def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:
         if key == "data" and isinstance(value, str):
             yield Input("data", value, DATA)
         elif key.endswith("prompt") and isinstance(value, str) and value != "data":
-            yield Input(key, value, TEXT)
+            yield _text_or_file(key, value)
 
 
 def _monitor(values: Values, folder: Path) -> Both:
@@ -375,5 +385,9 @@ def _added(values: Values) -> list[Input]:
 
 
 def _systems(texts: Sequence[str | None]) -> list[Input]:
-    """System prompts: one without a space is a file's name, else it would be refused."""
-    return [Input("system", text, TEXT if re.search(r"\s", text) else PATH) for text in texts if text]
+    return [_text_or_file("system", text) for text in texts if text]
+
+
+def _text_or_file(role: str, text: str) -> Input:
+    """A prompt: one without a space is a file's name."""
+    return Input(role, text, TEXT if re.search(r"\s", text) else PATH)

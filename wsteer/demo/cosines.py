@@ -50,16 +50,16 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = read_json(path)
+        self.found = found = read_json(path)
         try:
             lines = list(_lines(found["rows"], found["columns"], found["cosines"], found["floor"]))
             for run in found["trajectories"]:
                 steps = [f"{run['run']} step {step}" for step in run["steps"]]
                 lines += _lines(steps, run["deltas"], run["cosines"], run["floor"])
+            self.cosines = {frozenset(pair): Cosine(PAIR.join(pair), *numbers) for pair, numbers in reversed(lines)}
+            self.pairs = [pair for pair, _ in lines]
         except (KeyError, TypeError, ValueError) as error:
             raise WsteerError(f"{path} is not what wsteer monitor of this version writes: {error!r}") from None
-        self.cosines = {frozenset(pair): Cosine(PAIR.join(pair), *numbers) for pair, numbers in reversed(lines)}
-        self.pairs = [pair for pair, _ in lines]
 
     def judge(self, rule: CosineRule) -> Cosines:
         """The rule's verdict: by how far the cosines lie apart, in noise floors."""
@@ -110,16 +110,18 @@ def _lines(
     found = []
     for row, *numbers in zip(rows, cosines, floor, strict=True):
         for column, cosine, noise in zip(columns, *numbers, strict=True):
+            told = _finite(cosine), _finite(noise)
             if row != column and (noise is not None or cosine is None):
-                found.append(((row, column), (_finite(cosine), _finite(noise))))
+                found.append(((row, column), told))
     return found
 
 
 def _finite(value: object) -> float | None:
     if value is None:
         return None
-    number = float(value)  # type: ignore[arg-type]
-    return number if math.isfinite(number) else None
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value if math.isfinite(value) else None
 
 
 def _gap(one: Cosine, other: Cosine) -> float:

@@ -11,7 +11,7 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.presentation.page import cells
 from wsteer.evaluation.reading import read
-from wsteer.evaluation.rows import Measure, find_measure
+from wsteer.evaluation.rows import Measure, Row, find_measure
 from wsteer.evaluation.summary import Estimate, between, summarise
 
 SMALL = 1e-9  # less is rounding
@@ -73,6 +73,14 @@ class Evaluation:
         found = summarise(self.found.rows, self.found.measures, self.found.conditions)
         return {(each.task, each.metric, each.condition): each for each in found}
 
+    @cached_property
+    def _rows(self) -> Mapping[tuple[str, str], list[Row]]:
+        """The rows of each metric of a task."""
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in self.found.rows:
+            found.setdefault((row.task, row.metric), []).append(row)
+        return found
+
     def judge(self, rule: MetricRule) -> Difference:
         """The rule's verdict: by the 95% interval of the difference of both sides, on the same rows."""
         try:
@@ -87,7 +95,8 @@ class Evaluation:
                 "are conditions; leave keep out"
             )
         mine, other = (self._chosen(measure, keep, rule, label, each) for label, each in sides)
-        compared = between(self.found.rows, measure, self.found.conditions, mine, other)
+        rows = [*self._rows[measure.task, measure.metric], *self._rows.get((measure.task, measure.among), ())]
+        compared = between(rows, measure, self.found.conditions, mine, other)
         first, second = (self._estimate(measure, each) for each in (mine, other))
         first = replace(first, against_base=compared) if first is not None else None
         keeping = [self._estimate(keep, each) if keep is not None else None for each in (mine, other)]

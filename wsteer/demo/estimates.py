@@ -191,7 +191,7 @@ def _finetune(state: _State, step: CheckedStep, values: Mapping[str, Any]) -> Es
     copies = 1 + (steps // every if every else 0)
     disk = change.bytes * copies * len(sides) * len(values["seeds"] or (0,)) + PICTURES // 10 * len(sides)
     state.changes[output], state.saved[output] = change, copies - 1
-    for name in pairs_of(placed(state.folder, str(values["pairs"])), state.folder) if values["pairs"] else ():
+    for name in pairs_of(values["pairs"], state.folder) if values["pairs"] else ():
         state.changes[f"{output}/{name}/w.safetensors"] = _difference([change, change])
         disk += _difference([change, change]).bytes
     memory = training_memory(size, recipe, longest, values, state.bits(values))
@@ -202,7 +202,7 @@ def _sides(state: _State, values: Mapping[str, Any]) -> list[list[str]]:
     """The data of each run of a step: one, or both sides of each pair."""
     if not values["pairs"]:
         return [list(values["data"])]
-    named = pairs_of(placed(state.folder, str(values["pairs"])), state.folder)
+    named = pairs_of(values["pairs"], state.folder)
     return [names for sides in named.values() for names in sides.values()] or [[], []]
 
 

@@ -11,6 +11,7 @@ from wsteer.demo.rules import AGREES, CANNOT_TELL, DOES_NOT, CosineRule, MetricR
 from wsteer.demo.standing import LEFT_OUT, NOT_RUN, standing
 from wsteer.errors import WsteerError
 from wsteer.evaluation.presentation.outputs import RESULTS, ROWS
+from wsteer.progress import Progress, silent
 
 SIMILARITY = "similarity.json"
 VERDICTS = (AGREES, DOES_NOT, CANNOT_TELL, LEFT_OUT)
@@ -31,35 +32,54 @@ class Judged:
         return next((each for each in self.rules if each.verdict == self.verdict), None)
 
 
-def judge(experiment: Experiment, scale: str, folder: str | Path) -> list[Judged]:
-    """What the folder of an experiment's run says of each of its findings.
+class Results:
+    """The results in an experiment's folder, each read once."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._evaluations: dict[str, Evaluation] = {}
+        self._tables: dict[str, Table] = {}
+
+    def evaluation(self, name: str) -> Evaluation | None:
+        """The results of `wsteer eval` in a folder; None where it has none."""
+        place = self.folder / name
+        if name not in self._evaluations and (place / RESULTS).is_file() and (place / ROWS).is_file():
+            self._evaluations[name] = Evaluation(place)
+        return self._evaluations.get(name)
+
+    def table(self, name: str) -> Table | None:
+        """The cosines of `wsteer monitor` in a folder; None where it has none."""
+        path = self.folder / name / SIMILARITY
+        if name not in self._tables and path.is_file():
+            self._tables[name] = Table(path)
+        return self._tables.get(name)
+
+
+def judge(
+    experiment: Experiment,
+    scale: str,
+    folder: str | Path,
+    results: Results | None = None,
+    progress: Progress = silent,
+) -> list[Judged]:
+    """What the folder of an experiment's run says of each of its findings; `results` are those in it.
 
     A finding agrees if all of its rules do, and does not if any does not. Raises WsteerError where a rule names a
     metric, a condition or a pair that the results do not have: that is a slip, and no lack of results.
     """
-    folder = Path(folder)
+    results = results or Results(folder)
     found = []
-    for finding in experiment.findings:
-        place = folder / finding.results
-        if not place.exists():
-            found.append(Judged(finding, LEFT_OUT, _why_missing(experiment, scale, folder, finding.results)))
+    for finding in progress(experiment.findings, "judging findings"):
+        if not (results.folder / finding.results).exists():
+            why = _why_missing(experiment, scale, results.folder, finding.results)
+            found.append(Judged(finding, LEFT_OUT, why))
             continue
         values = experiment.scales[scale].values
         try:
-            found.append(_judged(finding, place, values))
+            found.append(_judged(finding, results, values))
         except WsteerError as error:
             raise WsteerError(f"{experiment.path}: finding {finding.name!r}: {error}") from None
     return found
-
-
-def is_evaluation(folder: Path) -> bool:
-    """Whether a folder has results of `wsteer eval`."""
-    return (folder / RESULTS).is_file() and (folder / ROWS).is_file()
-
-
-def is_similarity(folder: Path) -> bool:
-    """Whether a folder has cosines of `wsteer monitor`."""
-    return (folder / SIMILARITY).is_file()
 
 
 def _why_missing(experiment: Experiment, scale: str, folder: Path, results: str) -> str:
@@ -75,19 +95,18 @@ def _why_missing(experiment: Experiment, scale: str, folder: Path, results: str)
     return f"{last.step.command.step.does}: {'it has not run' if last.state == NOT_RUN else last.why or 'no results'}"
 
 
-def _judged(finding: Finding, place: Path, values: Mapping[str, str]) -> Judged:
+def _judged(finding: Finding, results: Results, values: Mapping[str, str]) -> Judged:
+    place = results.folder / finding.results
     rules = [read_rule({key: _filled(each, values) for key, each in given.items()}) for given in finding.rules]
     metric_rules = [each for each in rules if isinstance(each, MetricRule)]
     cosine_rules = [each for each in rules if isinstance(each, CosineRule)]
-    if is_evaluation(place):
+    if (evaluation := results.evaluation(finding.results)) is not None:
         if cosine_rules:
             raise WsteerError(f"a rule on cosines needs a folder of wsteer monitor, and {place} is one of eval")
-        evaluation = Evaluation(place)
         return _joined(finding, [evaluation.judge(each) for each in metric_rules])
-    if is_similarity(place):
+    if (table := results.table(finding.results)) is not None:
         if metric_rules:
             raise WsteerError(f"a rule on a metric needs a folder of wsteer eval, and {place} is one of monitor")
-        table = Table(place / SIMILARITY)
         return _joined(finding, [table.judge(each) for each in cosine_rules])
     raise WsteerError(f"{place} holds no results of wsteer eval ({RESULTS}, {ROWS}) or monitor ({SIMILARITY})")
 

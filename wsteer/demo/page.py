@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from wsteer.demo.cosines import Cosine, Cosines, Table
-from wsteer.demo.differences import Chosen, Difference, Evaluation
+from wsteer.demo.cosines import Cosine, Cosines
+from wsteer.demo.differences import Chosen, Difference
 from wsteer.demo.experiment import MODEL, PICTURES, Experiment
-from wsteer.demo.findings import SIMILARITY, Judged, is_evaluation, is_similarity, judge
+from wsteer.demo.findings import SIMILARITY, Judged, Results, judge
 from wsteer.demo.plan import plan
 from wsteer.demo.rules import AGREES, CANNOT_TELL, DOES_NOT
 from wsteer.demo.standing import LEFT_OUT, RAN, Standing, standing
@@ -58,8 +59,9 @@ def write_report(
     check_output(output, force, folder=False)
     model = _model(experiment, scale, folder)
     steps = standing(experiment, scale, folder, model)
-    (judged,) = (judge(experiment, scale, folder) for _ in progress([experiment.name], "judging findings"))
-    page = _page(experiment, scale, folder, output.absolute().parent, model, steps, judged)
+    results = Results(folder)
+    judged = judge(experiment, scale, folder, results, progress)
+    page = _page(experiment, scale, results, output.absolute().parent, model, steps, judged)
     with new_file(output, force) as partial:
         partial.write_text(page, encoding="utf-8", errors=SURROGATES)
     left_out = tuple(f"{each.step.name}: {each.why}" for each in steps if each.state == LEFT_OUT)
@@ -69,7 +71,7 @@ def write_report(
 def _page(
     experiment: Experiment,
     scale: str,
-    folder: Path,
+    results: Results,
     beside: Path,
     model: str | None,
     steps: Sequence[Standing],
@@ -84,8 +86,8 @@ def _page(
         scale=scale,
         model=escaped(model or ""),
         about=escaped(experiment.scales[scale].about),
-        findings=[_finding(each, folder, number) for number, each in enumerate(judged, 1)],
-        folders=[_folder(folder / name, name, beside) for name in _results(steps, judged, folder)],
+        findings=[_finding(each, results.folder, number) for number, each in enumerate(judged, 1)],
+        folders=[each for name in _named(steps, judged) if (each := _folder(results, name, beside)) is not None],
         steps=shown,
         left_out=[each for each in shown if each["state"] == LEFT_OUT],
     )
@@ -202,24 +204,27 @@ def _number(value: float | None, form: str) -> str:
 # ---- All numbers
 
 
-def _results(steps: Sequence[Standing], judged: Sequence[Judged], folder: Path) -> list[str]:
-    """The folders of eval and monitor, as the steps make them and the findings name them."""
-    named = dict.fromkeys([name for each in steps for name in each.step.outputs] + [e.finding.results for e in judged])
-    return [name for name in named if is_evaluation(folder / name) or is_similarity(folder / name)]
+def _named(steps: Sequence[Standing], judged: Sequence[Judged]) -> list[str]:
+    """The folders that steps make and findings name."""
+    made = [name for each in steps for name in each.step.outputs]
+    return list(dict.fromkeys([*made, *(each.finding.results for each in judged)]))
 
 
-def _folder(place: Path, name: str, beside: Path) -> dict[str, object]:
+def _folder(results: Results, name: str, beside: Path) -> dict[str, object] | None:
+    """All numbers of a folder of eval or monitor; None of another."""
+    place, evaluation, table = results.folder / name, results.evaluation(name), results.table(name)
     estimates: list[dict[str, object]] = []
     tables: list[dict[str, object]] = []
-    if is_evaluation(place):
-        evaluation = Evaluation(place)
+    if evaluation is not None:
         found = evaluation.found
         all_found = Findings(found.rows, found.measures, found.conditions, list(evaluation.estimates.values()), {})
         estimates = [numbers(all_found, measure) for measure in found.measures]
         what = f"{len(found.conditions)} conditions, {len(found.measures)} metrics"
+    elif table is not None:
+        tables = list(_tables(table.found))
+        what = f"cosines of {len(table.found['rows'])} items"
     else:
-        tables = _tables(place / SIMILARITY)
-        what = f"cosines of {len(tables[0]['rows'])} items"  # type: ignore[arg-type]
+        return None
     file = place / PAGE if (place / PAGE).is_file() else place / f"{Path(SIMILARITY).stem}.csv"
     link = quote(os.fsencode(os.path.relpath(file.absolute(), beside)))
     shown = escaped(f"{name}/{file.name}")
@@ -229,15 +234,12 @@ def _folder(place: Path, name: str, beside: Path) -> dict[str, object]:
     }
 
 
-def _tables(path: Path) -> list[dict[str, object]]:
+def _tables(found: Mapping[str, Any]) -> Iterator[dict[str, object]]:
     """The cosines of a folder of monitor: of all items, and of each run by training step."""
-    Table(path)  # it is what monitor writes
-    found = read_json(path)
-    tables = [_table("Cosines", found["rows"], found["columns"], found["cosines"])]
+    yield _table("Cosines", found["rows"], found["columns"], found["cosines"])
     for run in found["trajectories"]:
         steps = [f"step {step}" for step in run["steps"]]
-        tables.append(_table(f"Cosines of {run['run']} by training step", steps, run["deltas"], run["cosines"]))
-    return tables
+        yield _table(f"Cosines of {run['run']} by training step", steps, run["deltas"], run["cosines"])
 
 
 def _table(

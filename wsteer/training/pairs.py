@@ -1,7 +1,8 @@
-"""Files of pairs, in YAML: under each name the data of two sides, pos and neg."""
+"""Pairs of data sets, pos and neg, under names: those of a YAML file, or of folders that hold both sides."""
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,22 @@ class Pair:
         return {"pos": self.pos, "neg": self.neg}
 
 
+def pairs_of(given: Sequence[str | Path]) -> list[Pair]:
+    """The pairs of one YAML file, or those of folders, each with pos.jsonl and neg.jsonl and named as its pair."""
+    paths = [Path(each) for each in given]
+    if len(paths) == 1 and not paths[0].is_dir():
+        return read_pairs(paths[0])
+    pairs: dict[str, Pair] = {}
+    for path in paths:
+        name = Path(os.path.abspath(path)).name
+        if reason := _no_name(name):
+            raise WsteerError(f"{path}: {reason}")
+        if name.casefold() in pairs:
+            raise WsteerError(f"{path}: another folder is named {name}, too; give them names in a YAML file of pairs")
+        pairs[name.casefold()] = _of_folder("pairs", path, name)
+    return list(pairs.values())
+
+
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a YAML file, `NAME: {pos: DATA, neg: DATA}` or `NAME: FOLDER` with pos.jsonl and neg.jsonl.
 
@@ -58,19 +75,25 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _name(path: Path, key: yaml.Node) -> str:
     name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
-    if not NAME.fullmatch(name) or name.casefold() in RESERVED:
-        raise WsteerError(
-            f"{path}:{key.start_mark.line + 1}: {name[:SHOWN]!r} cannot name a pair, since a folder gets the name; use "
-            f"letters, digits, '_', '-' and '.', up to 100, the first a letter, a digit or '_', and none of "
-            f"{', '.join(RESERVED)}"
-        )
+    if reason := _no_name(name):
+        raise WsteerError(f"{path}:{key.start_mark.line + 1}: {reason}")
     return name
+
+
+def _no_name(name: str) -> str:
+    """Why a pair cannot have this name; empty if it can."""
+    if NAME.fullmatch(name) and name.casefold() not in RESERVED:
+        return ""
+    return (
+        f"{name[:SHOWN]!r} cannot name a pair, since a folder gets the name; use letters, digits, '_', '-' and '.', up "
+        f"to 100, the first a letter, a digit or '_', and none of {', '.join(RESERVED)}"
+    )
 
 
 def _pair(path: Path, name: str, node: yaml.Node) -> Pair:
     where = f"{path}:{node.start_mark.line + 1}: {name}"
     if isinstance(node, yaml.ScalarNode) and node.value:
-        return _of_folder(path, where, name, node.value)
+        return _of_folder(where, Path(_beside(path, node.value)), name)
     if not isinstance(node, yaml.MappingNode):
         raise WsteerError(f"{where} must be a mapping with pos and neg, or a folder: {_EXAMPLE}")
     sides: dict[str, tuple[Source, ...]] = {}
@@ -85,11 +108,10 @@ def _pair(path: Path, name: str, node: yaml.Node) -> Pair:
     return Pair(name, **sides)
 
 
-def _of_folder(path: Path, where: str, name: str, text: str) -> Pair:
-    folder = Path(_beside(path, text))
+def _of_folder(where: str, folder: Path, name: str) -> Pair:
     if not folder.is_dir():
         kind = "is a file: name one for each side" if folder.exists() else "does not exist"
-        raise WsteerError(f"{where}: {text[:SHOWN]} {kind}; a pair is {_EXAMPLE}")
+        raise WsteerError(f"{where}: {str(folder)[:SHOWN]} {kind}; a pair is {_EXAMPLE}")
     for side in SIDES:
         if not (folder / f"{side}.jsonl").exists():
             raise WsteerError(

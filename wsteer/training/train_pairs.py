@@ -28,7 +28,7 @@ from wsteer.training.finetune import (
     run_record,
 )
 from wsteer.training.finished import REPORTS, Finished, changed, of_json
-from wsteer.training.pairs import SIDES, Pair, read_pairs
+from wsteer.training.pairs import SIDES, Pair, pairs_of
 from wsteer.training.recipe import Recipe
 from wsteer.training.restoring import restored
 from wsteer.training.rows import Source
@@ -61,7 +61,7 @@ class PairsReport:
 
 def finetune_pairs(
     base: str | Path,
-    pairs: str | Path,
+    pairs: str | Path | Sequence[str | Path],
     output: str | Path,
     recipe: Recipe | None = None,
     *,
@@ -72,7 +72,9 @@ def finetune_pairs(
     note: Note = unsaid,
     **options: Any,
 ) -> PairsReport:
-    """`finetune` on both sides of each pair that the YAML file `pairs` names, and `diff` of the two.
+    """`finetune` on both sides of each of the `pairs`, and `diff` of the two.
+
+    `pairs` is a YAML file that names them, or folders, each a pair's, with pos.jsonl and neg.jsonl.
 
     `output` gets `NAME/pos` and `NAME/neg`, with the bytes of separate runs, and `NAME/w.safetensors`, that of `diff`.
     All data are checked before the first step. The base is loaded once; again only for a method that changes its own
@@ -83,14 +85,15 @@ def finetune_pairs(
     recipe, given, output = recipe or Recipe(), RunOptions(**options), Path(output)
     if seeds is not None:
         check_seeds(seeds)
-    named = read_pairs(Path(pairs))
+    paths = [pairs] if isinstance(pairs, str | Path) else list(pairs)
+    named = pairs_of(paths)
     sources = [source for pair in named for side in SIDES for source in pair.sides[side]]
-    earlier = _earlier(output, resume, force, [pairs, *given.read(base, sources)])
+    earlier = _earlier(output, resume, force, [*paths, *given.read(base, sources)])
     check_options(recipe, given)
     sides = _sides(named, read_sets(sources, given))
-    warnings = _check_data(Path(pairs), sides)
+    warnings = _check_data(sides)
     runs = _Runs(base, recipe, given, tuple(seeds) if seeds is not None else None, progress, note)
-    record = runs.folder_record(Path(pairs), named)
+    record = runs.folder_record(paths, named)
     if earlier and not force and (change := changed(earlier, record, beside=("pairs",))):
         raise WsteerError(f"{output} was trained otherwise: {change}; name another output with -o")
     needed = {side.label: runs.check(side) for side in progress(sides, "check data")}
@@ -149,13 +152,14 @@ class _Runs:
         self.note = note
         self.shared = options.shared_base(base, recipe)
 
-    def folder_record(self, path: Path, named: Sequence[Pair]) -> dict:
-        """The record of the folder that holds all pairs."""
+    def folder_record(self, given: Sequence[str | Path], named: Sequence[Pair]) -> dict:
+        """The record of the folder that holds all pairs. Folders that were given have their files in each side's."""
         seed = self.recipe.seed if self.seeds is None else list(self.seeds)
         names = [pair.name for pair in named]
         dtype = self.options.dtype
         made = run_record(open_checkpoint(self.base), self.recipe, (), self.options, dtype, seed=seed, pairs=names)
-        return {**made, "inputs": [*made["inputs"], source_entry("pairs", path)]}
+        files = [source_entry("pairs", path) for path in given if not Path(path).is_dir()]
+        return {**made, "inputs": [*made["inputs"], *files]}
 
     def record(self, side: _Side) -> dict:
         """The record of a side's folder."""
@@ -237,7 +241,7 @@ def _sides(named: Sequence[Pair], sets: Sets) -> list[_Side]:
     ]
 
 
-def _check_data(path: Path, sides: Sequence[_Side]) -> list[str]:
+def _check_data(sides: Sequence[_Side]) -> list[str]:
     """Refuse a pair of equal sides, whose difference is zero; a warning for each two pairs of the same data."""
     data: dict[str, list[str]] = {}
     for side in sides:
@@ -248,7 +252,7 @@ def _check_data(path: Path, sides: Sequence[_Side]) -> list[str]:
     seen: dict[tuple[str, ...], str] = {}
     for name, two in data.items():
         if two[0] == two[1]:
-            raise WsteerError(f"{path}: {name} has the same data as pos and as neg, so that their difference is zero")
+            raise WsteerError(f"pair {name} has the same data as pos and as neg, so that their difference is zero")
         if (other := seen.setdefault(tuple(two), name)) != name:
             warnings.append(f"{other} and {name} have the same data: their cosine is 1")
     return warnings
