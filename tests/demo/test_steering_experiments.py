@@ -13,7 +13,10 @@ from wsteer.files.text import read_json
 
 NAMES = ("sycophancy", "evil")
 SCALES = ("small", "paper")
-LEFT_OUT = {"sycophancy": {"layers", "tone"}, "evil": {"layers", "rate", "consistency"}}  # findings without results at small
+LEFT_OUT = {
+    "sycophancy": {"layers", "tone"},
+    "evil": {"layers", "rate", "consistency"},
+}  # findings without results at small
 
 
 @pytest.mark.parametrize("scale", SCALES)
