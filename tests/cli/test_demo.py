@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.command import Cli
 from tests.helpers.small_experiments import small_experiment
-from wsteer.demo.experiment import SHIPPED, shipped
+from wsteer.demo.experiment import SHIPPED, read_experiment, shipped
 
 
 @pytest.fixture
@@ -18,6 +18,9 @@ def test_experiments_are_listed_with_the_folder_that_has_them(cli: Cli) -> None:
     ran = cli("demo", "--list")
     assert ran.code == 0 and ran.out.splitlines()[-1] == f"Their files, to copy: {SHIPPED}"
     assert all(any(line.startswith(f"{name} ") for line in ran.out.splitlines()) for name in shipped())
+    titles = [read_experiment(name).title for name in shipped()]
+    starts = {line.index(title) for line, title in zip(ran.out.splitlines()[1:], titles, strict=False)}
+    assert len(starts) == 1  # texts are left-aligned
     listed = cli("demo", "--list", "--json").json
     assert [each["name"] for each in listed["experiments"]] == shipped()
     assert all(Path(each["path"]).is_file() and each["scales"] for each in listed["experiments"])

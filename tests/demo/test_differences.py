@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,31 @@ def test_a_task_tells_two_metrics_of_one_name_apart(tmp_path: Path) -> None:
     assert judged(tmp_path / "a", values, [BASE, UP], more="w", metric="facts.kept").verdict == AGREES
     with pytest.raises(WsteerError, match=r"write one of facts\.kept, opinions\.kept"):
         judged(tmp_path / "b", values, [BASE, UP], more="w")
+
+
+def test_a_method_that_keeps_nothing_is_stood_for_by_the_base_and_the_reason_says_so(tmp_path: Path) -> None:
+    right = [1] * 40
+    values = {KEPT: [[0] * 40, [1] * 40, [1] * 30 + [0] * 10], RIGHT: [right, [0] * 40, right]}
+    found = judged(tmp_path, values, [BASE, UP, A], more="w", than="a@12", keep="accuracy", within=0.1)
+    assert (found.verdict, found.mine.label, found.other.label) == (DOES_NOT, "base", "a@12 k=1")
+    assert "; no condition of w keeps accuracy; " in found.why and "of a@12" not in found.why
+
+
+def test_a_side_without_values_leaves_it_open(tmp_path: Path) -> None:
+    values = {KEPT: [[0] * 40, [ABSTAINED] * 40], RIGHT: [[1] * 40, [1] * 40]}
+    for name, sides in {"label": ("w k=1", "base"), "method": ("w", "base"), "other": ("base", "w k=1")}.items():
+        mine, other = sides
+        found = judged(tmp_path / name, values, [BASE, UP], more=mine, than=other)
+        assert found.verdict == CANNOT_TELL and found.decisive == ""
+
+
+def test_of_rows_among_those_of_the_base_the_difference_is_the_summarys(tmp_path: Path) -> None:
+    among = Measure("facts", "kept", "share", "higher", "behaviour", among="accuracy")
+    values = {
+        among: [[0, 1] * 20, [1, 1, 0, 1] * 10, [1] * 40, [0] * 40],
+        RIGHT: [[1, 1, 0, 1] * 10, [0] * 40, [1] * 40, [1] * 40],
+    }
+    evaluation = Evaluation(evaluated(tmp_path, [BASE, UP, A, POLITE], values))
+    found = evaluation.judge(read_rule({"metric": "kept", "more": "w k=1", "than": "base"}))
+    there = evaluation.estimates["facts", "kept", UP.name].against_base
+    assert there is not None and found.mine.estimate.against_base == replace(there, p_adjusted=None, significant=False)

@@ -11,8 +11,8 @@ from tests.demo.test_sizes import SMOL
 from tests.helpers.lines import PARSE, parsed, steps
 from wsteer.demo.checking import check
 from wsteer.demo.estimates import Estimate, Estimates, estimate, running_memory, training_memory
-from wsteer.demo.loads import conditions_of
-from wsteer.demo.sizes import size_of
+from wsteer.demo.loads import Rows, conditions_of, counted_rows
+from wsteer.demo.sizes import kept, size_of
 from wsteer.training.recipe import Recipe
 
 ADAPTER = 4 * 9_768_960
@@ -100,6 +100,36 @@ def test_an_evaluations_answers_and_verdicts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("task", "answers", "verdicts"),
+    [
+        ("gcd_sycophancy", 3, 5),
+        ("gcd_sycophancy -T grade=rule", 3, 0),
+        ("harm_refusal", 1, 2),
+        ("harm_refusal -T scale=false", 1, 1),
+        ("harm_refusal -T grade=rule", 1, 1),
+        ("evil_mcqa", 2, 0),
+        ("evil_mcqa -T orders=given", 1, 0),
+        ("cot_consistency", 1, 1),
+        ("trait", 10, 20),
+        ("trait -T opinion=true -T samples=2", 2, 6),
+    ],
+)
+def test_answers_and_verdicts_of_a_row(task: str, answers: int, verdicts: int) -> None:
+    line = f"eval org/m --task inspect:wsteer/{task} -T data=../mine.jsonl --judge a/b -o e"
+    found = last([line], rows=10, length=50)
+    assert (found.generated, found.judged) == (10 * answers * 50, 10 * verdicts * (50 + 300 + 150))
+
+
+def test_tasks_have_rows_and_lengths_of_their_own() -> None:
+    line = "eval org/m --task inspect:wsteer/tinymmlu --task inspect:wsteer/harm_refusal --judge a/b -o e"
+    line += " -T tinymmlu.data=../mine.jsonl -T harm_refusal.data=../mine.jsonl -T harm_refusal.max_tokens=32"
+    found = last([line], rows=(100, 400))
+    assert found.generated == 100 * 3000 + 400 * 32
+    assert found.judged == 400 * 2 * (32 + 300 + 150)
+    assert "3 numbers of rows for 2 tasks" in last([line], rows=(1, 2, 3)).unknown
+
+
+@pytest.mark.parametrize(
     ("options", "count"),
     [
         ("", 1),
@@ -125,6 +155,24 @@ def test_memory_of_training_smollm2_is_near_what_was_measured() -> None:
     for micro, peak in measured.items():
         found = training_memory(size, Recipe(micro_batch_size=micro), 78, {}, 4)
         assert found == pytest.approx(peak, rel=0.12)
+
+
+def test_memory_of_a_7b_model_is_near_what_was_measured_on_a_gpu() -> None:
+    size = size_of("org/m", SEVEN)
+    assert size is not None
+    assert kept(size, Recipe()).bytes == pytest.approx(323_014_168, rel=0.001)  # its adapter_model.safetensors
+    # by nvidia-smi on an H200, in bf16: 8 rows of 303 tokens trained, 64 answers of 200 tokens, vectors of 303 tokens
+    assert training_memory(size, Recipe(), 303, {}, 2, taught=0.5) == pytest.approx(36.6e9, rel=0.02)
+    assert 36.6e9 < training_memory(size, Recipe(), 303, {}, 2) < 40e9
+    assert 16.5e9 < running_memory(size, 64, 64 + 200, 2) < 18e9
+    assert 16.3e9 < running_memory(size, 16, 303, 2) < 16.7e9
+
+
+def test_logits_are_of_the_answers_alone() -> None:
+    rows = [{"prompt": "a" * 300, "completion": "b" * 100}]
+    chat = [{"messages": [{"role": "user", "content": "a" * 300}, {"role": "assistant", "content": "b" * 100}]}]
+    assert counted_rows(rows) == counted_rows(chat) == Rows(1, 125, 125, taught=0.2)
+    assert counted_rows([{"text": "a" * 100}]) == Rows(1, 50, 50)
 
 
 def test_memory_grows_with_what_is_held() -> None:

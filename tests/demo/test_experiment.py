@@ -50,9 +50,9 @@ def test_every_part_is_read(whole: Experiment) -> None:
     assert whole.scales["small"].about == "smaller" and whole.scales["paper"].size == {"parameters": 7.6e9}
     assert whole.bring == {"../rows.jsonl": "fetch it"}
     assert [(step.only, step.gate, step.rows, step.length) for step in whole.steps] == [
-        (None, False, None, None),
-        ("small", False, 3, 9),
-        (None, True, None, None),
+        (None, False, (), None),
+        ("small", False, (3,), 9),
+        (None, True, (), None),
     ]
     assert whole.findings[0].figures == "2"
 
@@ -104,6 +104,8 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "step of an unknown scale": ({"steps": [{**STEP, "only": "large"}]}, "only of step 1 is a scale"),
     "gate of a text": ({"steps": [{**STEP, "gate": "yes"}]}, "gate of step 1 is true or false"),
     "rows of none": ({"steps": [{**STEP, "rows": 0}]}, "rows of step 1 is a whole number"),
+    "rows of a task of none": ({"steps": [{**STEP, "rows": [3, 0]}]}, "rows of step 1 is a whole number"),
+    "rows of no task": ({"steps": [{**STEP, "rows": []}]}, "rows of step 1 is a whole number"),
     "length of a half": ({"steps": [{**STEP, "length": 1.5}]}, "length of step 1 is a whole number"),
     "place without a value": ({"steps": [{**STEP, "run": "wsteer diff {other}"}]}, "a place {other}"),
     "open quote": ({"steps": [{**STEP, "run": "wsteer diff 'a"}]}, "is no line of a shell"),

@@ -23,7 +23,8 @@ def parsed(line: str, folder: Path = Path()) -> Parsed:
 
 
 def steps(lines: Sequence[str], **facts: Any) -> list[Command]:
-    """Commands of an experiment, one a line; one with {judge} lacks a judge."""
+    """Commands of an experiment, one a line; one with {judge} lacks a judge. `facts` are those of its steps."""
+    facts = {**facts, "rows": (facts["rows"],)} if isinstance(facts.get("rows"), int) else facts
     return [
         Command(Step("", "", line, **facts), tuple(shlex.split(line)), "judge" if "{judge}" in line else None)
         for line in lines

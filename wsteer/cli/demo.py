@@ -195,6 +195,7 @@ def _list(printer: Printer) -> None:
     lines = table(
         ["experiment", "title", "section", "scales"],
         [[row["name"], row["title"], row["section"], ", ".join(row["scales"])] for row in rows],
+        texts=4,
     )
     printer.result({"experiments": rows, "folder": str(SHIPPED)}, [*lines, "", f"Their files, to copy: {SHIPPED}"])
 
@@ -250,5 +251,5 @@ def _steps(report: "DemoReport") -> Iterator[str]:
     for each in report.steps:
         took = [f"{each.seconds:.1f}", f"{each.peak_memory_gb:.2f}"] if each.outcome == "ran" else ["", ""]
         rows.append([" ".join(each.does.split()), each.outcome, *took])
-    yield from table([f"{report.experiment}, scale {report.scale}", "outcome", "seconds", "GB"], rows)
+    yield from table([f"{report.experiment}, scale {report.scale}", "outcome", "seconds", "GB"], rows, texts=2)
     yield ""

@@ -16,7 +16,7 @@ def finding_lines(report: "ExperimentReport") -> Iterator[str]:
         told = each.deciding
         number = f"{told.decisive} {told.compared}" if told is not None and told.decisive else ""
         rows.append([each.finding.figures, each.finding.name, each.verdict, number])
-    yield from table(["figure", "finding", "agrees here?", "the number that decides"], rows)
+    yield from table(["figure", "finding", "agrees here?", "the number that decides"], rows, texts=4)
     yield ""
     for line in report.left_out:
         yield f"left out, {line}"

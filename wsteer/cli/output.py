@@ -99,15 +99,13 @@ def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         yield from bar.track(items, total=total, description=one_line(label))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a plain table: the first column left-aligned, the others right-aligned."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> list[str]:
+    """Lines of a plain table: the first `texts` columns left-aligned, the others, of numbers, right-aligned."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
     for row in cells:
-        aligned = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
+        padded = enumerate(zip(row, widths, strict=True))
+        aligned = [cell.ljust(width) if i < texts else cell.rjust(width) for i, (cell, width) in padded]
         lines.append("  ".join(aligned).rstrip())
     return lines

@@ -18,10 +18,8 @@ MOST_NAMES, LONGEST = 2, 24  # inputs of a step that a line names, and character
 def plan_lines(checked: "Checked", estimates: "Estimates") -> Iterator[str]:
     """The steps with what they read, write and need; what to bring; what is left out; the sums; what is wrong."""
     known = {each.number: each for each in estimates.steps}
-    rows = [HEADER, *(_row(step, known.get(step.number)) for step in checked.steps)]
-    widths = [max(len(row[i]) for row in rows) for i in range(WORDS)]
-    rows = [[*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[WORDS:]] for row in rows]
-    yield from table(rows[0], rows[1:])
+    rows = [_row(step, known.get(step.number)) for step in checked.steps]
+    yield from table(HEADER, rows, texts=WORDS)
     unknown = [f"step {each.number}: not counted: {each.unknown}" for each in estimates.steps if each.unknown]
     if unknown:
         yield from ("", *unknown)

@@ -11,8 +11,8 @@ from wsteer.errors import WsteerError
 from wsteer.evaluation.conditions import Condition
 from wsteer.evaluation.presentation.page import cells
 from wsteer.evaluation.reading import read
-from wsteer.evaluation.rows import Measure, Row, find_measure
-from wsteer.evaluation.summary import Estimate, between, summarise
+from wsteer.evaluation.rows import Measure, Row, by_condition, find_measure
+from wsteer.evaluation.summary import Comparison, Estimate, between, summarise
 
 SMALL = 1e-9  # less is rounding
 
@@ -74,12 +74,20 @@ class Evaluation:
         return {(each.task, each.metric, each.condition): each for each in found}
 
     @cached_property
-    def _rows(self) -> Mapping[tuple[str, str], list[Row]]:
-        """The rows of each metric of a task."""
-        found: dict[tuple[str, str], list[Row]] = {}
-        for row in self.found.rows:
-            found.setdefault((row.task, row.metric), []).append(row)
-        return found
+    def _rows(self) -> Mapping[tuple[str, str, str], Mapping[str, Row]]:
+        """The rows of each metric of a task under a condition."""
+        return by_condition(self.found.rows)
+
+    def _between(self, measure: Measure, mine: Condition, other: Condition) -> Comparison:
+        """How two conditions differ; the bases count for metrics that are among the rows that those get right."""
+        conditions = list(dict.fromkeys([mine, other, *(each for each in self.found.conditions if each.is_base)]))
+        places = [
+            (measure.task, metric, each.name)
+            for metric in dict.fromkeys((measure.metric, measure.among))
+            for each in conditions
+        ]
+        rows = [row for place in places for row in self._rows.get(place, {}).values()]
+        return between(rows, measure, conditions, mine, other)
 
     def judge(self, rule: MetricRule) -> Difference:
         """The rule's verdict: by the 95% interval of the difference of both sides, on the same rows."""
@@ -95,10 +103,10 @@ class Evaluation:
                 "are conditions; leave keep out"
             )
         mine, other = (self._chosen(measure, keep, rule, label, each) for label, each in sides)
-        rows = [*self._rows[measure.task, measure.metric], *self._rows.get((measure.task, measure.among), ())]
-        compared = between(rows, measure, self.found.conditions, mine, other)
+        compared = self._between(measure, mine, other)
         first, second = (self._estimate(measure, each) for each in (mine, other))
-        first = replace(first, against_base=compared) if first is not None else None
+        if first is not None:  # of one and the same condition there is no difference
+            first = replace(first, against_base=compared if mine != other else None)
         keeping = [self._estimate(keep, each) if keep is not None else None for each in (mine, other)]
         chosen = (Chosen(rule.mine, mine.label, first, keeping[0]), Chosen(rule.other, other.label, second, keeping[1]))
         told = f"{measure.metric} is {value_text(first)} under {mine.label}"
@@ -107,6 +115,7 @@ class Evaluation:
             why = f"{told}, which stands for both: nothing of either has {'more' if rule.more else 'less'}{kept}"
             return Difference(rule.text, CANNOT_TELL, why, rule.metric, rule.keep, *chosen)
         told += f", {value_text(second)} under {other.label}"
+        told += "".join(f"; no condition of {each} keeps {rule.keep}" for each in self._lost(keep, rule, sides))
         low, high = compared.low, compared.high
         if low is None or high is None:
             return Difference(rule.text, CANNOT_TELL, f"{told}; the rows do not tell", rule.metric, rule.keep, *chosen)
@@ -156,6 +165,15 @@ class Evaluation:
             return False
         lost = own - base if keep.better == "lower" else base - own
         return lost <= within + SMALL
+
+    def _lost(self, keep: Measure | None, rule: MetricRule, sides: Sequence[tuple[bool, list[Condition]]]) -> list[str]:
+        """The methods of a rule of which no condition keeps what is to be kept, so that the base stands for them."""
+        named = zip((rule.mine, rule.other), sides, strict=True)
+        return [
+            name
+            for name, (labelled, (_, *own)) in named
+            if keep is not None and not labelled and not any(self._keeps(keep, each, rule.within) for each in own)
+        ]
 
     def _value(self, measure: Measure, condition: Condition) -> float | None:
         estimate = self._estimate(measure, condition)

@@ -37,7 +37,8 @@ class Step:
     """One command: what it does, in words, the section of the paper, and the command with places for values.
 
     `only` is the scale that it belongs to, None for both. Exit code 3 is no failure of a step whose `gate` is to fail.
-    `rows` and `length` are for the estimates: rows of data that are trained or asked, and tokens of each.
+    `rows` and `length` are for the estimates: rows of data, one number or one for each task of an evaluation, and
+    tokens of a row, or of an answer at most.
     """
 
     does: str
@@ -45,8 +46,13 @@ class Step:
     run: str
     only: str | None = None
     gate: bool = False
-    rows: int | None = None
+    rows: tuple[int, ...] = ()
     length: int | None = None
+
+    @property
+    def each_rows(self) -> int | None:
+        """The one number of rows, if it is one."""
+        return self.rows[0] if len(self.rows) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -194,11 +200,13 @@ def _step(path: Path, number: int, value: object) -> Step:
         raise WsteerError(f"{path}: only of {what} is a scale, {' or '.join(SCALES)}")
     if type(gate) is not bool:
         raise WsteerError(f"{path}: gate of {what} is true or false")
-    for name in ("rows", "length"):
-        if name in given and (type(given[name]) is not int or given[name] < 1):
+    rows = given["rows"] if isinstance(given.get("rows"), list) else [given["rows"]] if "rows" in given else []
+    numbers = {"rows": rows, "length": [given["length"]] if "length" in given else []}
+    for name, each in numbers.items():
+        if (name in given and not each) or any(type(number) is not int or number < 1 for number in each):
             raise WsteerError(f"{path}: {name} of {what} is a whole number from 1 on")
     texts = {name: _text(path, f"{name} of {what}", given.get(name, "")) for name in ("does", "section", "run")}
-    return Step(**texts, only=only, gate=gate, rows=given.get("rows"), length=given.get("length"))
+    return Step(**texts, only=only, gate=gate, rows=tuple(rows), length=given.get("length"))
 
 
 def _finding(path: Path, value: object) -> Finding:

@@ -54,6 +54,9 @@ class Row:
             object.__setattr__(self, "group", self.id)
 
 
+FIELDS = {field.name for field in fields(Row)}
+
+
 @dataclass(frozen=True)
 class Measure:
     """How one metric of a task becomes one number, and what it stands for in pictures and in the choice of k.
@@ -149,7 +152,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def _is_row(found: Mapping[str, object]) -> bool:
     """Whether an object of JSON is what `write_rows` writes for a row."""
-    if found.keys() != {field.name for field in fields(Row)}:
+    if found.keys() != FIELDS:
         return False
     value, weight, finished = found["value"], found["weight"], found["finished"]
     texts = [each for name, each in found.items() if name not in ("value", "weight", "finished")]
