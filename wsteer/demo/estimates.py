@@ -88,7 +88,8 @@ class _State:
         if found:
             return self.changes[max(found, key=len)]
         path = placed(self.folder, name)
-        return Change(path.stat().st_size // 4, 0) if path.is_file() else None
+        files = [each for each in (path, path / "adapter_model.safetensors") if each.is_file()]
+        return Change(files[0].stat().st_size // 4, 0) if files else None
 
     def checkpoints(self, run: str) -> int:
         """How many checkpoints a folder holds: those of a fine-tune, and those that steps write into it."""
