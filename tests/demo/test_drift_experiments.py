@@ -1,16 +1,13 @@
-"""Gcd and refusal: their lines parse, what they read is made before, and they run on a tiny model."""
+"""Gcd and refusal: what is to be brought, what is left out, and both at small scale on a tiny model."""
 
 import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from tests.cli.test_readmes import complaint
 from tests.helpers.command import Cli
+from tests.helpers.lines import PARSE
 from tests.helpers.tiny import save_model
-from wsteer.cli.main import app
-from wsteer.cli.parsing import parse_line
 from wsteer.demo.checking import Checked, check
 from wsteer.demo.experiment import commands, read_experiment
 from wsteer.demo.findings import LEFT_OUT, judge
@@ -31,17 +28,7 @@ BOTH = pytest.mark.parametrize(("name", "scale"), WITHOUT)
 def checked(name: str, scale: str, folder: Path) -> Checked:
     experiment = read_experiment(name)
     model = experiment.scales[scale].values["model"]
-    group = typer.main.get_command(app)
-    return check(
-        commands(experiment, scale), experiment.bring, folder, model, lambda words, at: parse_line(group, words, at)
-    )
-
-
-@BOTH
-def test_every_line_parses_and_has_what_it_reads(name: str, scale: str, tmp_path: Path) -> None:
-    found = commands(read_experiment(name), scale)
-    assert {each.text: told for each in found if (told := complaint(each.words)) is not None} == {}
-    assert checked(name, scale, tmp_path / "out").problems == ()
+    return check(commands(experiment, scale), experiment.bring, folder, model, PARSE)
 
 
 def test_what_is_to_be_brought_is_for_the_paper_alone_and_beside_the_folder(tmp_path: Path) -> None:
