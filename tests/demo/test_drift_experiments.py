@@ -12,6 +12,9 @@ from wsteer.demo.checking import Checked, check
 from wsteer.demo.experiment import commands, read_experiment
 from wsteer.demo.findings import LEFT_OUT, judge
 from wsteer.elicitation.trait import SHIPPED
+from wsteer.evaluation.paper import gcd_sycophancy
+from wsteer.evaluation.presentation.tradeoff import tradeoffs
+from wsteer.evaluation.rows import Measure
 from wsteer.files.text import read_json
 
 NAMES = ("gcd", "refusal")
@@ -90,6 +93,14 @@ def test_small_runs_on_a_tiny_model_and_the_rules_name_what_it_finds(
     assert {"base", "untuned step 0", "system"} < labels and any(each.startswith("joint step ") for each in labels)
     judged = judge(experiment, "small", Path())
     assert {each.finding.name for each in judged if each.verdict == LEFT_OUT} == WITHOUT[name, "small"]
-    for each in judged:
+    for each in judged if name == "refusal" else ():  # about divisors a random model says nothing that a rule grades
         results = Path(each.finding.results)
         assert not results.exists() or (results / f"{each.finding.picture}.svg").exists(), each.finding.name
+
+
+def test_the_pictures_of_gcd_are_trade_offs_that_eval_draws() -> None:
+    measures = [Measure("gcd_sycophancy", metric, **each) for metric, each in gcd_sycophancy.MEASURES.items()]
+    drawn = [(across.metric, up.metric) for across, up in tradeoffs(measures)]
+    assert (drawn[0], drawn[-1]) == (("gcd_accuracy", "correctness"), ("gcd_accuracy", "disagreement"))
+    named = {each.picture for each in read_experiment("gcd").findings}
+    assert named == {"tradeoff", "tradeoff-gcd_sycophancy-disagreement", "layers"}
