@@ -156,6 +156,7 @@ JUDGED = {
             "attack_success": 0.0,
             **{f"score_{score}": float(score == 4) for score in range(1, 6)},
             "refused": 0.0,
+            "plainly_refused": 0.0,
         },
         calls=2,
         arguments={"grade": "judge"},
