@@ -247,3 +247,12 @@ def test_the_terminal_has_figure_verdict_and_the_number_that_decides(own: Experi
         "left out, eval -> tone: there is no judge: never graded by the model under test",
         str(folder / "report.html"),
     ]
+
+
+def test_a_picture_that_findings_share_is_in_the_page_once(tmp_path: Path) -> None:
+    found = experiment(tmp_path, *({"name": name, "rules": RULES[1:]} for name in "abc"))
+    place = evaluated(tmp_path, [BASE, UP], {KEPT: [[0] * 4, [1] * 4], RIGHT: [[1] * 4, [0] * 4]})
+    (place / "tradeoff.svg").write_text(SVG)
+    html = Path(write_report(found, "small", tmp_path, tmp_path / "report.html").output).read_text()
+    assert html.count(base64.b64encode(SVG.encode()).decode()) == 1 and html.count("<img") == 1
+    assert html.count('data-same="finding-1"') == html.count('<a href="#finding-1">an earlier finding</a>') == 2

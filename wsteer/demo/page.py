@@ -86,7 +86,7 @@ def _page(
         scale=scale,
         model=escaped(model or ""),
         about=escaped(experiment.scales[scale].about),
-        findings=[_finding(each, results.folder, number) for number, each in enumerate(judged, 1)],
+        findings=_findings(judged, results.folder),
         folders=[each for name in _named(steps, judged) if (each := _folder(results, name, beside)) is not None],
         steps=shown,
         left_out=[each for each in shown if each["state"] == LEFT_OUT],
@@ -112,6 +112,17 @@ def links(section: str, paper: str) -> list[dict[str, str]]:
 
 
 # ---- Findings
+
+
+def _findings(judged: Sequence[Judged], folder: Path) -> list[dict[str, object]]:
+    """The findings; a picture of ours that several of them have is there once, and later ones name the first."""
+    found: list[dict[str, object]] = []
+    first: dict[object, object] = {}
+    for number, each in enumerate(judged, 1):
+        shown = _finding(each, folder, number)
+        same = first.setdefault(shown["ours"], shown["anchor"]) if shown["source"] else shown["anchor"]
+        found.append({**shown, "same": same if same != shown["anchor"] else ""})
+    return found
 
 
 def _finding(judged: Judged, folder: Path, number: int) -> dict[str, object]:
