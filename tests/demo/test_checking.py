@@ -44,6 +44,9 @@ PROBLEMS = {
     "diff pos neg -o ../w.safetensors": "not in the experiment's folder",
     "diff pos neg -o /tmp/w.safetensors": "not in the experiment's folder",
     "diff pos neg -o wsteer.json": "the experiment's own",
+    "diff pos neg -o wsteer.json/w": "the experiment's own",
+    "diff pos neg -fo v": "it writes v, which its line does not name; give it -o v",
+    "steer M w.safetensors --k 1": "it writes M-w-k1, which its line does not name; give it -o M-w-k1",
     "diff pos neg -o *.safetensors": "has a *",
     "monitor w.safetensors --of pos/* -o m": "pos/* (item) has a *",
     "finetune M - -o p": "standard input",
@@ -131,3 +134,18 @@ def test_an_absolute_path_that_is_there_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("path", "out"), [("a/../b", False), ("a/../../b", True), ("../a", True), ("/a/../b", False)])
 def test_whether_a_path_leaves_its_folder(path: str, out: bool) -> None:
     assert leaves(path) is out
+
+
+@pytest.mark.parametrize("folder", [Path("out"), Path("deep/out"), None])
+def test_data_beside_a_task_are_named_from_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = folder or tmp_path / "out"
+    folder.parent.mkdir(exist_ok=True)
+    (folder.parent / "task.yaml").write_text("name: mine\ndata: facts.jsonl\n")
+    (folder.parent / "facts.jsonl").write_text("{}\n")
+    line, bring = "eval M --task ../task.yaml -o eval", {"../task.yaml": "mine"}
+    (problem,) = checked([line], folder, bring).problems
+    assert "../facts.jsonl (data) is outside of the experiment's folder; list it under bring" in problem
+    assert checked([line], folder, {**bring, "../facts.jsonl": "its rows"}).problems == ()

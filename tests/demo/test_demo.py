@@ -135,6 +135,23 @@ def test_another_model_runs_what_has_it_again(cli: Cli, mine: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_variable_that_gives_a_command_an_option_counts_as_changed(
+    cli: Cli, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert cli("demo", mine, "-o", out, "-q").code == 0
+    (tmp_path / "more.yaml").write_text("dtype: bfloat16")
+    resumed = ("demo", mine, "-o", out, "--resume", "--json")
+    monkeypatch.setenv("WSTEER_STEER_CONFIG", str(tmp_path / "more.yaml"))
+    assert outcomes(cli(*resumed))[:2] == ["unchanged", "ran"]
+    assert outcomes(cli(*resumed))[:2] == ["unchanged", "unchanged"]
+    (tmp_path / "more.yaml").write_text("dtype: float16")
+    assert outcomes(cli(*resumed))[:2] == ["unchanged", "ran"]
+    monkeypatch.delenv("WSTEER_STEER_CONFIG")
+    assert outcomes(cli(*resumed))[:2] == ["unchanged", "ran"]
+
+
+@pytest.mark.slow
 def test_a_step_that_fails_says_which_it_was_and_how_to_go_on(cli: Cli, mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     edit(mine, "--fail-above w=0.1", "--fail-above nosuch=0.1")
@@ -171,6 +188,19 @@ def test_a_line_that_is_wrong_is_told_before_the_first_step(cli: Cli, mine: Path
     ran = cli("demo", mine, "-o", tmp_path / "out")
     assert ran.code == 1 and "step 5: " in ran.error and "--off" in ran.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["../nosuch", "nosuch/a/b", "my model", "mine.yaml/"])
+def test_a_model_that_cannot_be_is_told_as_such(cli: Cli, mine: Path, tmp_path: Path, model: str) -> None:
+    for mode in ((), ("--dry-run",)):
+        assert f"model {model} is no folder" in cli("demo", mine, "--model", model, "-o", tmp_path / "out", *mode).error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_without_a_step_has_nothing_to_run(cli: Cli, mine: Path, tmp_path: Path) -> None:
+    text = mine.read_text().partition("steps:")[0]
+    mine.write_text(text + "steps: [{does: x, only: paper, run: wsteer diff a b -o w}]\n")
+    assert outcomes(cli("demo", mine, "-o", tmp_path / "out", "--json")) == []
 
 
 def test_nothing_is_written_outside_of_the_folder(cli: Cli, mine: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The file of an experiment: what may stand in it, and the one line that says what is wrong."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "bring of a list": ({"bring": ["../x"]}, "bring must be a table"),
     "bring without how": ({"bring": {"../x": None}}, "bring ../x is no text"),
     "steps of a table": ({"steps": {}}, "steps must be a list"),
+    "no steps": ({"steps": []}, "steps is empty"),
     "step without a command": ({"steps": [{"does": "x"}]}, "step 1 lacks run"),
     "step with an unknown key": ({"steps": [{**STEP, "when": "x"}]}, "step 1 has no 'when'"),
     "step of an unknown scale": ({"steps": [{**STEP, "only": "large"}]}, "only of step 1 is a scale"),
@@ -142,3 +144,38 @@ def test_names_that_are_none_and_scales_that_a_file_lacks_are_told(tmp_path: Pat
         read_experiment(tmp_path / "nosuch.yaml")
     with pytest.raises(WsteerError, match="has no scale 'paper'; it has small"):
         commands(read_experiment(written(tmp_path, paper=None)), "paper")
+
+
+@pytest.mark.parametrize(
+    ("line", "mark"),
+    [
+        ("wsteer diff a b -o w | tee log", "|"),
+        ("wsteer diff a b -o w>log", ">"),
+        ("wsteer diff a b -o w; ls", ";"),
+        ("wsteer diff a b -o w && ls", "&"),
+        ("wsteer diff a b -o $OUT", "$O"),
+        ('wsteer diff a b -o "x${OUT}"', "${"),
+        ('wsteer diff a b -o "$(date)"', "$("),
+        ("wsteer diff a b -o `date`", "`"),
+        ('wsteer eval m --system "it\'s" -o $x', "$x"),
+    ],
+)
+def test_what_only_a_shell_would_do_is_refused(tmp_path: Path, line: str, mark: str) -> None:
+    with pytest.raises(WsteerError, match="and commands run without a shell") as error:
+        read_experiment(written(tmp_path, steps=[{**STEP, "run": line}]))
+    assert f"has {mark!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "wsteer diff a b --include '(q|k)_proj$' -o w",
+        'wsteer diff a b --include "(q|k)_proj$" -o w',
+        r'wsteer eval m --system "a \$x; it costs 3$ & more" -o e',
+        r"wsteer diff a\&b c -o w",
+        "wsteer eval m --system \"it's\" --task 'a;b' -o e",
+    ],
+)
+def test_quoted_text_may_have_a_shells_marks(tmp_path: Path, line: str) -> None:
+    found = read_experiment(written(tmp_path, steps=[{**STEP, "run": line}]))
+    assert commands(found, "small")[0].words == tuple(shlex.split(line)[1:])

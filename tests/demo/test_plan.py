@@ -59,3 +59,15 @@ def test_outputs_stay_in_the_folder(tmp_path: Path, outside: str) -> None:
     assert not is_inside(outside)
     with pytest.raises(WsteerError, match="which is not in the experiment's folder"):
         planned(tmp_path, f"wsteer diff a b -o {outside}")
+
+
+def test_a_word_that_a_later_step_has_as_its_output_is_no_input(tmp_path: Path) -> None:
+    lines = ["wsteer generate evil -o data", "wsteer diff data x -o evil", "wsteer diff evil/w x -o y"]
+    found = planned(tmp_path, *lines)
+    assert "evil" not in found[0].inputs and "data" in found[1].inputs and "evil/w" in found[2].inputs
+
+
+def test_links_are_followed_by_commands_that_have_the_option(tmp_path: Path) -> None:
+    lines = ["wsteer generate evil -o data", "wsteer generate {model} p.txt -o a", "wsteer diff a b -o w"]
+    found = planned(tmp_path, *lines, "wsteer report w -o page.html")
+    assert [each.words(follow_links=True)[-1] == "--follow-links" for each in found] == [False, True, True, False]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsteer.demo.commands import DATA, INSPECT, LM, OURS, OWN, TEXT, Input, Output, Parsed, Uses, placed, uses_of
 from wsteer.demo.experiment import Command
+from wsteer.demo.plan import named_outputs
 from wsteer.elicitation.shipped_sets import shipped_sets
 from wsteer.errors import WsteerError
 
@@ -116,7 +117,7 @@ class _Checking:
         """The step, left out where it must be; what is wrong with its inputs and outputs is told."""
         number, before, after = step.number, steps[: step.number - 1], steps[step.number :]
         for output in step.uses.outputs:
-            for text in self._wrong_output(output, before):
+            for text in self._wrong_output(output, step.command.words, before):
                 self.tell(number, text)
         why = f"there is no {step.command.missing}" if step.command.missing else None
         for each in step.uses.inputs:
@@ -134,14 +135,16 @@ class _Checking:
                 self.tell(number, f"it needs {module}: pip install 'wsteer[{EXTRAS[module]}]'")
         return step
 
-    def _wrong_output(self, output: Output, before: Sequence[CheckedStep]) -> Iterator[str]:
+    def _wrong_output(self, output: Output, words: Sequence[str], before: Sequence[CheckedStep]) -> Iterator[str]:
         path = output.path
         if "*" in path:
             yield f"{path} has a *, and commands run without a shell; name what is written"
         elif leaves(path) or os.path.isabs(path):
             yield f"it writes {path}, which is not in the experiment's folder; name a path there"
-        elif path in FOLDERS_OWN:
+        elif any(_within(path, own) for own in FOLDERS_OWN):
             yield f"it writes {path}, which is the experiment's own; give -o another name"
+        elif not any(_within(path, each) for each in named_outputs(words)[0]):
+            yield f"it writes {path}, which its line does not name; give it -o {path}"
         for step in before:
             for other in step.uses.outputs:
                 if _within(path, other.path) or _within(other.path, path):

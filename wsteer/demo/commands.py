@@ -229,17 +229,15 @@ def pairs_of(given: str, folder: Path) -> dict[str, dict[str, list[str]]]:
         sides = {}
         for side, data in entry.items() if isinstance(entry, dict) else ():
             listed = data if isinstance(data, list) else [data]
-            sides[str(side)] = [_beside(parse_source(str(each)).path, path, folder) for each in listed]
+            sides[str(side)] = [_beside(parse_source(str(each)).path, given, folder) for each in listed]
         found[str(name)] = sides
     return found
 
 
-def _beside(name: str, file: Path, folder: Path) -> str:
-    """A path that stands in a file, as it is named from `folder`: beside the file where it exists, else as given."""
-    beside = file.parent / name
-    if not beside.exists():
-        return name
-    return str(beside.relative_to(folder)) if beside.is_relative_to(folder) else str(beside)
+def _beside(name: str, file: str, folder: Path) -> str:
+    """A path that stands in a file, as a command in `folder` names it: beside the file if it exists, else as given."""
+    beside = os.path.join(os.path.dirname(file), name)
+    return beside if placed(folder, beside).exists() else name
 
 
 def _diff(values: Values, folder: Path) -> Both:
@@ -319,7 +317,7 @@ def _task(task: str, values: Values, folder: Path) -> Iterator[Input]:
         if file.is_file() and not values["data"]:
             read = read_yaml(file)
             if isinstance(read, dict) and isinstance(read.get("data"), str):
-                yield Input("data", _beside(read["data"], file, folder), DATA)
+                yield Input("data", _beside(read["data"], task, folder), DATA)
 
 
 def _inspected(task: str, arguments: Mapping[str, object]) -> Iterator[Input]:

@@ -11,12 +11,12 @@ from wsteer.checkpoints.architecture import read_config
 from wsteer.checkpoints.checkpoint import open_checkpoint
 from wsteer.demo import chain
 from wsteer.demo.checking import Checked, Parse, check
-from wsteer.demo.commands import Parsed, uses_of
+from wsteer.demo.commands import OWN, TEXT, Parsed, uses_of
 from wsteer.demo.estimates import Estimates, estimate
 from wsteer.demo.experiment import SHIPPED, Experiment, commands
 from wsteer.demo.finished import Finished, adopt, inside, is_experiment, read_finished, write_record
 from wsteer.demo.memory import peak_memory, reset_peak, return_memory
-from wsteer.demo.model import resolved, without_fetching
+from wsteer.demo.model import check_model, resolved, without_fetching
 from wsteer.demo.plan import REPORT, Planned, model_of, plan
 from wsteer.errors import Interrupted, WsteerError
 from wsteer.files.provenance import RECORD, listed_files, record, recordable, source_entry
@@ -110,7 +110,7 @@ def demo(
         report=str(output / REPORT) if experiment.findings else None,
         chain=chain.read_chain(output) if is_chain else None,
         seconds=round(time.perf_counter() - start, 1),
-        peak_memory_gb=max(_peak_gb(), *(each.peak_memory_gb for each in done)),
+        peak_memory_gb=max([_peak_gb(), *(each.peak_memory_gb for each in done)]),
     )
 
 
@@ -119,6 +119,7 @@ def dry_run(
 ) -> tuple[Checked, Estimates]:
     """The experiment's commands checked, and what they will need; nothing runs, and nothing is fetched."""
     name = without_fetching(model_of(experiment, scale, model))
+    check_model(name)
     checked = check(commands(experiment, scale, name), experiment.bring, output, name, parse)
     stated = experiment.scales[scale].size if model is None else {}
     return checked, estimate(checked, output, name, stated, gpu=scale == "paper")
@@ -132,7 +133,7 @@ def _named_by(parse: Parse) -> Callable[[Planned], list[str]]:
         words = step.command.words
         if words not in parsed:
             parsed[words] = parse(words, Path())
-        return [each.name for each in uses_of(parsed[words], Path()).inputs]
+        return [each.name for each in uses_of(parsed[words], Path()).inputs if each.kind not in (OWN, TEXT)]
 
     return named
 

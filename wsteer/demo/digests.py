@@ -46,4 +46,9 @@ class Digests:
 
 
 def _digest(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return digest_of_text(json.dumps(files, sort_keys=True))
+
+
+def digest_of_text(text: str) -> str:
+    """The digest of a text, which may have bytes that are not UTF-8."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

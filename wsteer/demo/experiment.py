@@ -15,6 +15,9 @@ SHIPPED = Path(__file__).parent
 SCALES = ("small", "paper")
 PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")  # of a value in a command; JSON has quotes behind its braces
 JUDGE, MODEL = "judge", "model"
+QUOTED = re.compile(r"""'[^']*'|"((?:\\.|[^"\\])*)"|\\.""", re.DOTALL)
+FILLED_IN = re.compile(r"`|\$[\w({]")  # what a shell would put a value for, also in double quotes
+OF_A_SHELL = re.compile(rf"[|&;<>()]|{FILLED_IN.pattern}")
 PICTURES = "https://arxiv.org/"  # whence alone a report may load the paper's
 
 
@@ -132,6 +135,8 @@ def read_experiment(given: str | Path) -> Experiment:
         key: _text(path, f"bring {key}", value)
         for key, value in _table(path, "bring", top.get("bring", {}), set(), None).items()
     }
+    if not _list(path, "steps", top["steps"]):
+        raise WsteerError(f"{path}: steps is empty; an experiment has one command or more")
     found = Experiment(
         path,
         _text(path, "title", top["title"]),
@@ -169,13 +174,28 @@ def _command(path: Path, step: Step, values: Mapping[str, str]) -> Command:
         # a model's path is one word, whatever is in it; other values may be several options
         return shlex.quote(values[name]) if name == MODEL else values.get(name, found[0])
 
+    line = PLACE.sub(filled, step.run)
+    if (mark := _of_a_shell(line)) is not None:
+        raise WsteerError(
+            f"{path}: {step.run[:80]!r} has {mark!r}, and commands run without a shell; if it is text, quote it"
+        )
     try:
-        words = shlex.split(PLACE.sub(filled, step.run))
+        words = shlex.split(line)
     except ValueError as error:
         raise WsteerError(f"{path}: {step.run[:80]!r} is no line of a shell: {error}") from None
     if words[:1] != ["wsteer"] or len(words) < 2:
         raise WsteerError(f"{path}: {step.run[:80]!r} does not begin with wsteer and a command")
     return Command(step, tuple(words[1:]), missing[0] if missing else None)
+
+
+def _of_a_shell(line: str) -> str | None:
+    """The first thing in a line that a shell would act on: a pipe, a redirection, a variable; None if there is none."""
+
+    def unquoted(found: re.Match[str]) -> str:
+        return " ".join(FILLED_IN.findall(re.sub(r"\\.", "", found[1] or "", flags=re.DOTALL)))
+
+    mark = OF_A_SHELL.search(QUOTED.sub(unquoted, line))
+    return None if mark is None else mark[0]
 
 
 # ---- Parts of the file, checked

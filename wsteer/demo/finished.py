@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsteer.demo.digests import Digests
+from wsteer.demo.digests import Digests, digest_of_text
 from wsteer.demo.plan import Planned, is_inside
 from wsteer.errors import WsteerError
 from wsteer.files.flushing import replace_json
@@ -42,7 +42,8 @@ class Finished:
         made = {path for entry in self.entries for path in entry["outputs"]}
         outputs = [Path(path) for path in step.outputs if path in made]
         kept = any(kept_work(path) for path in outputs)
-        grows = "--pairs" in step.command.words and any(path.exists() for path in outputs)
+        of_pairs = any(word.startswith("--pairs") for word in step.command.words)
+        grows = of_pairs and any(path.exists() for path in outputs)
         resumed = self._began(step) and (kept or grows)
         return [
             *(["--resume"] if resumed else []),
@@ -80,15 +81,19 @@ class Finished:
         return entry is not None and entry["inputs"] == self._read(step)
 
     def _read(self, step: Planned) -> dict[str, str]:
-        return self._of([*step.inputs, *self.named(step)])
+        """The digests of what the step reads: files, and variables that give its command's options."""
+        variables = _variables(step.command.words[0])
+        read = self._of([*step.inputs, *self.named(step), *variables.values()])
+        return read | {name: digest_of_text(text) for name, text in variables.items()}
 
     def _of(self, paths: Sequence[str]) -> dict[str, str]:
         """The digests of the paths that are files or folders; a Hub id or a number is none."""
         root, found = Path.cwd(), {}
-        for path in map(os.path.expanduser, paths):
+        for path in dict.fromkeys(str(Path(os.path.expanduser(each))) for each in paths):
             within = not root.is_relative_to(os.path.abspath(path))  # a folder above is nothing that a step reads
             if within and (digest := self.digests.of(path)) is not None:
-                found[recordable(path)] = digest
+                name = recordable(path)  # of an absolute path the last part, which another may have, too
+                found[name if name not in found else f"{name} ({len(found)})"] = digest
         return found
 
     def _replace(self, step: Planned, ended: bool, outputs: dict) -> None:
@@ -145,6 +150,13 @@ def _is_entry(value: object) -> bool:
     if not all(isinstance(value.get(key), dict) for key in ("inputs", "outputs")) or "ended" not in value:
         return False
     return all(map(is_inside, value["outputs"]))
+
+
+def _variables(command: str) -> dict[str, str]:
+    """The variables that give this command options; those of demo do not reach the report."""
+    start = f"WSTEER_{command}_".upper()
+    named = {name: text for name, text in os.environ.items() if text and name.startswith(start)}
+    return {} if command == "demo" else named
 
 
 def _is_ours(path: Path) -> bool:

