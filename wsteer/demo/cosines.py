@@ -24,7 +24,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Cosines:
-    """A rule on cosines, judged. `gap` is that of the two nearest, one of `above` minus one of `below`."""
+    """A rule on cosines, judged. `gap` is that of the two nearest, one of `above` minus one of `below`; of the means
+    where those decide.
+    """
 
     text: str
     verdict: str
@@ -42,7 +44,7 @@ class Cosines:
     @property
     def compared(self) -> str:
         """What the number is of."""
-        return "the nearest cosines, above minus below"
+        return f"the {'mean' if self.verdict == DOES_NOT else 'nearest'} cosines, above minus below"
 
 
 class Table:
@@ -82,6 +84,7 @@ class Table:
         if gap > FLOORS * floor:
             verdict, told = AGREES, f"{told}, {gap:.3g} apart, more than twice the noise of {floor:.2g}"
         elif shift < -FLOORS * largest:
+            gap, floor = shift, largest
             verdict, told = DOES_NOT, f"the mean above is smaller than the mean below by {-shift:.3g}; {told}"
         else:
             verdict, told = CANNOT_TELL, f"{told}; one standard deviation of noise is {floor:.2g}"
