@@ -88,7 +88,8 @@ class Finished:
 
     def _of(self, paths: Sequence[str]) -> dict[str, str]:
         """The digests of the paths that are files or folders; a Hub id or a number is none."""
-        root, found = Path.cwd(), {}
+        root = Path.cwd()
+        found: dict[str, str] = {}
         for path in dict.fromkeys(str(Path(os.path.expanduser(each))) for each in paths):
             within = not root.is_relative_to(os.path.abspath(path))  # a folder above is nothing that a step reads
             if within and (digest := self.digests.of(path)) is not None:
