@@ -43,7 +43,7 @@ def test_verdicts_are_by_twice_the_noise_floor(tmp_path: Path, above: tuple, bel
     assert found.compared == f"the {which} cosines, above minus below"
     assert [each.pair for each in found.above] == ["a ~ w", "b ~ w"]
     assert [each.value for each in found.below] == list(below) and {each.floor for each in found.below} == {FLOOR}
-    assert found.decisive == f"{min(above) - max(below):+.3g} (noise 0.01)"
+    assert found.decisive == f"{gap:+.3g} (noise 0.01)"
 
 
 def test_a_star_is_any_text_and_a_thing_with_itself_is_no_pair(tmp_path: Path) -> None:
