@@ -60,7 +60,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_wrong(cli: Cli, mine: Path, 
     assert [each["present"] for each in ran.json["bring"]] == [True, True]
     mine.write_text(mine.read_text().replace("wsteer diff ../pos ../neg", "wsteer diff ../pos nothing"))
     ran = cli("demo", mine, "-o", tmp_path / "out", "--dry-run")
-    assert ran.code == 1 and "step 1: nothing" in ran.error and "In all about" in ran.out
+    assert ran.code == 1 and "step 1: nothing" in ran.error and "In all at least" in ran.out
     assert set(tmp_path.iterdir()) == before
 
 
