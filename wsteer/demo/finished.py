@@ -42,7 +42,7 @@ class Finished:
         made = {path for entry in self.entries for path in entry["outputs"]}
         outputs = [Path(path) for path in step.outputs if path in made]
         kept = any(kept_work(path) for path in outputs)
-        of_pairs = any(word.startswith("--pairs") for word in step.command.words)
+        of_pairs = any(word.partition("=")[0] == "--pairs" for word in step.command.words)
         grows = of_pairs and any(path.exists() for path in outputs)
         resumed = self._began(step) and (kept or grows)
         return [
