@@ -216,7 +216,7 @@ def test_a_system_prompt_is_said_and_is_not_in_the_digest(tmp_path: Path, tiny: 
     assert [row.value for row in of(plain, "margin")] != [row.value for row in of(said, "margin")]
 
 
-@pytest.mark.parametrize("name", ["agreement", "agreement_choices", "ill_will", "repetition", "sycophancy"])
+@pytest.mark.parametrize("name", ["agreement", "agreement_choices", "ill_will", "quiz", "repetition", "sycophancy"])
 def test_built_in_tasks_are_prepared_without_a_model(name: str) -> None:
     task = prepare(name, limit=3)
     assert task.name == name and task.count == 3 and task.measures == load_task(name).measures

@@ -75,7 +75,7 @@ def test_bad_tasks_are_refused(task: Path, old: str, new: str, reason: str) -> N
 
 
 def test_unknown_task_names_the_built_in_ones() -> None:
-    with pytest.raises(WsteerError, match="agreement, agreement_choices, ill_will, repetition, sycophancy"):
+    with pytest.raises(WsteerError, match="agreement, agreement_choices, ill_will, quiz, repetition, sycophancy"):
         load_task("nosuch")
 
 
