@@ -1,6 +1,7 @@
 """An experiment as a bash script: the same bytes as a run, whatever the names are."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def test_a_script_takes_another_model_and_ends_at_what_fails(
     mine = small_experiment(tmp_path, tiny, adapters)
     text = cli("demo", mine, "-o", tmp_path / "deep" / "out", "--print").out
     save_model(tmp_path / "other", seed=4)
+    for folder in ("deep", "other"):  # data to bring lie beside an experiment's folder
+        for side in ("pos", "neg"):
+            shutil.copytree(tmp_path / side, tmp_path / folder / side)
     assert bash(text, tmp_path, MODEL="other").returncode == 0  # as named from where the script is run
     assert cli("demo", mine, "--model", tmp_path / "other", "-o", tmp_path / "ran", "-q").code == 0
     steered = tmp_path / "deep" / "out" / "steered"

@@ -1,5 +1,6 @@
 """Experiments of a test, as YAML files: quick commands on the tiny model, and the folder with their data."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -28,5 +29,5 @@ def small_experiment(folder: Path, model: Path, adapters: tuple[Path, Path], tex
     for name, adapter in zip(("pos", "neg"), adapters, strict=True):
         shutil.copytree(adapter, folder / name)
     path = folder / "mine.yaml"
-    path.write_text(text.format(model=f'"{model}"'))
+    path.write_text(text.format(model=json.dumps(str(model))))  # a text of JSON is one of YAML, whatever is in it
     return path

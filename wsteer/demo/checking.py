@@ -157,7 +157,7 @@ class _Checking:
             return _wrong_name(given)
         if name in STDIN:
             return f"{what} is standard input, which an experiment has not; name a file"
-        if "*" in name and given.kind != TEXT:
+        if "*" in name and given.kind != TEXT and not placed(self.folder, name).exists():
             return f"{what} has a *, and commands run without a shell; name each path"
         if self._is_brought(name):
             return None
