@@ -8,7 +8,7 @@ import pytest
 from tests.cli.test_readmes import complaint
 from tests.helpers.command import Cli
 from tests.helpers.tiny import save_model
-from wsteer.demo.experiment import Experiment, commands, read_experiment
+from wsteer.demo.experiment import PLACE, Experiment, commands, read_experiment
 from wsteer.files.text import read_json
 
 NAMES = ("sycophancy", "evil")
@@ -67,6 +67,7 @@ def unknown(experiment: Experiment, folder: Path) -> list[str]:
         for rule in finding.rules:
             named = {str(rule[key]) for key in ("more", "less", "than") if key in rule}
             asked = {str(rule[key]) for key in ("metric", "keep") if key in rule}
+            asked = {PLACE.sub(lambda found: experiment.scales["small"].values[found[1]], each) for each in asked}
             told += [f"{finding.name}: {each}" for each in sorted(named - conditions | asked - measures)]
     return told
 
