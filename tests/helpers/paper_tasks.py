@@ -159,6 +159,7 @@ JUDGED = {
             "plainly_refused": 0.0,
         },
         calls=2,
+        ungraded={"plainly_refused": 0.0},
         arguments={"grade": "judge"},
     ),
     "emergent_misalignment": Judged(
