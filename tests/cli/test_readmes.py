@@ -1,5 +1,6 @@
-"""What the READMEs say holds: every command line parses, every link leads to a file, no table stands twice."""
+"""What the READMEs say holds: commands and Python parse, every link leads to a file, no table stands twice."""
 
+import ast
 import contextlib
 import io
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+import wsteer
 from wsteer.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +148,17 @@ torchrun -m wsteer finetune
         (11, ["finetune"]),
         (13, ["--version"]),
     ]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_all_python_parses_and_names_what_wsteer_has(readme: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S):
+        named = {
+            node.attr
+            for node in ast.walk(ast.parse(block))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "wsteer"
+        }
+        assert named <= set(wsteer.__all__)
 
 
 @pytest.mark.parametrize("readme", READMES, ids=name_of)
