@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from wsteer.files.pictures import MOST_LABEL, label, save
+from wsteer.files.pictures import MOST_LABEL, label, save, save_alone
 from wsteer.monitoring.pictures import heat_map
 
 
@@ -25,6 +25,28 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
         save(drawn(), tmp_path / f"{name}.png", svg=True)
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def panels() -> Figure:
+    """Many panels of two sizes, which a layout engine places."""
+    figure = Figure(figsize=(8.8, 20), layout="constrained")
+    grid = figure.add_gridspec(6, 2)
+    for i in range(12):
+        cells = grid[i // 2, i % 2].subgridspec(2, 1, height_ratios=(4, 1))
+        above = figure.add_subplot(cells[0])
+        above.set_title(f"panel {i}")
+        figure.add_subplot(cells[1], sharex=above).set(xlabel="k", ylabel="valid")
+    return figure
+
+
+@pytest.mark.slow
+def test_laid_out_panels_give_equal_bytes_wherever_they_lie_in_memory(tmp_path: Path) -> None:
+    seen, taken = set(), []
+    for number in range(5):
+        taken.append([object() for _ in range(4099 * number)])
+        save_alone(panels(), tmp_path / "a.svg", ".svg")
+        seen.add((tmp_path / "a.svg").read_bytes())
+    assert len(seen) == 1
 
 
 def test_an_svg_is_written_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Figures written as PNG and SVG; equal figures give equal bytes, and whatever names they show can be drawn."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -56,13 +57,30 @@ def save(figure: Figure, path: Path, svg: bool = False) -> None:
 
 
 def _prepare(figure: Figure) -> None:
-    """Show all texts as `label` gives them."""
+    """Show all texts as `label` gives them, and place the panels once and for all."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text("\n".join(map(label, text.get_text().split("\n"))))
+    if figure.get_layout_engine() is not None:
+        # the engine's solver orders its unknowns by their addresses: its last digits differ from run to run, and so do
+        # the names in an SVG file that matplotlib derives from the bounds of an area
+        with _quiet():
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            left, bottom, width, height = (round(number, 6) for number in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
+            axes.set_in_layout(True)  # counted in the figure's bounds
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of glyphs that the font lacks, which are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _write(figure: Figure, path: Path, suffix: str, metadata: Mapping[str, str | None]) -> None:
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
-        warnings.simplefilter("ignore")  # of glyphs that the font lacks, which are drawn as boxes
+    with _quiet(), matplotlib.rc_context({"svg.hashsalt": "wsteer", "svg.fonttype": "none"}):
         figure.savefig(path, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=dict(metadata))
